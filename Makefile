@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all their own set-up: everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test test-fast lint format lock system-packages clean
+
+help:              ## Show the targets
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+
+install: $(VENV)/.installed  ## Make .venv with the locked dependencies and the package itself
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "StarForge needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the locked dependencies into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install      ## Start everything, process 200 snapshots and leave the server running
+	@$(BIN)/starforge demo
+
+test: install      ## Lint, types, imports and every test that this machine can run
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+test-fast: install ## The tests that need no database
+	@$(BIN)/python -m pytest -m "not db"
+
+lint: install      ## Lint, formatting, imports and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy
+
+format: install    ## Rewrite the sources in the house's format
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock:              ## Pin every dependency again (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --group dev --all-extras pyproject.toml --output-file requirements.lock
+
+system-packages:   ## Install the Debian packages that some tests need (as root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  postgresql chromium prometheus pgbouncer redis-server
+
+clean:             ## Remove .venv and the caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

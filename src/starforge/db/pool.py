@@ -1,0 +1,236 @@
+"""The pool of connections: asyncpg, small and bounded, aware of poolers and roles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg
+import msgspec
+
+from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError, RoleUnsafeError
+from starforge.settings import HomeSettings, Settings, setting
+
+CONNECT_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+"""What asyncpg raises when the server is gone, going, starting or full."""
+
+
+class PoolSettings(Settings):
+    """How many connections a process may hold, and to what."""
+
+    url: str = setting(
+        "",
+        env="DATABASE_URL",
+        unit="URL",
+        meaning="Postgres to use: postgresql://user:password@host:port/database; empty: the embedded one.",
+        secret=True,
+    )
+    pool_max: int = setting(
+        8,
+        env="PG_POOL_MAX",
+        unit="connections",
+        meaning="Most connections of one worker with all its children, or of one server.",
+        ge=2,
+        le=200,
+    )
+    acquire_s: float = setting(
+        10.0,
+        env="STARFORGE_PG_ACQUIRE_S",
+        unit="seconds",
+        meaning="Longest wait for a free connection before the caller is refused.",
+        gt=0,
+    )
+    connect_s: float = setting(
+        10.0,
+        env="STARFORGE_PG_CONNECT_S",
+        unit="seconds",
+        meaning="Longest wait for a new connection to be made.",
+        gt=0,
+    )
+
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+JSONB_FORMAT = b"\x01"
+"""jsonb travels in binary as a format number and the text; COPY takes binary only."""
+
+
+async def _prepare(conn: Connection) -> None:
+    """Let jsonb and json columns carry Python values."""
+    await conn.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: JSONB_FORMAT + msgspec.json.encode(value),
+        decoder=lambda data: msgspec.json.decode(data[1:]),
+        format="binary",
+    )
+    await conn.set_type_codec(
+        "json",
+        schema="pg_catalog",
+        encoder=msgspec.json.encode,
+        decoder=msgspec.json.decode,
+        format="binary",
+    )
+
+
+async def connect(
+    url: str, *, application: str = "starforge", cache: bool = True
+) -> asyncpg.Connection[asyncpg.Record]:
+    """Open one connection; raise DatabaseUnreachableError with what stood in the way."""
+    settings = PoolSettings.read()
+    try:
+        conn = await asyncpg.connect(
+            url,
+            timeout=settings.connect_s,
+            statement_cache_size=100 if cache else 0,
+            server_settings={"application_name": application},
+        )
+        if cache and await _behind_pooler(conn):
+            await conn.close()
+            return await connect(url, application=application, cache=False)
+        await _prepare(conn)
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise DatabaseUnreachableError(f"{shown(url)} refused the login: {error}") from None
+    except asyncpg.InvalidCatalogNameError as error:
+        raise DatabaseUnreachableError(f"{shown(url)}: {error}") from None
+    except (ValueError, asyncpg.ClientConfigurationError) as error:
+        raise DatabaseUnreachableError(f"DATABASE_URL cannot be read: {error}") from None
+    except CONNECT_ERRORS as error:
+        raise DatabaseUnreachableError(f"{shown(url)} cannot be reached: {_why(error)}") from None
+    return conn
+
+
+async def _behind_pooler(conn: Connection) -> bool:
+    """Tell whether a pooler sits between: it answers with a process id that is not the server's."""
+    pid = await conn.fetchval("SELECT pg_backend_pid()")
+    return bool(pid != conn.get_server_pid())
+
+
+class Pool:
+    """At most `size` connections to one database, opened when needed and kept.
+
+    Behind PgBouncer in transaction mode prepared statements do not outlive a transaction, so asyncpg's
+    statement cache is switched off there by itself (`pooled` tells).
+    """
+
+    def __init__(self, pool: asyncpg.Pool, url: str, size: int, pooled: bool, acquire_s: float) -> None:
+        self._pool, self.url, self.size, self.pooled, self._acquire_s = pool, url, size, pooled, acquire_s
+
+    @classmethod
+    async def open(cls, url: str, *, size: int | None = None, application: str = "starforge") -> Self:
+        """Open a pool of at most `size` connections (PG_POOL_MAX where not given)."""
+        settings = PoolSettings.read()
+        size = size or settings.pool_max
+        first = await connect(url, application=application)
+        pooled = await _behind_pooler(first)
+        await first.close()
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=size,
+            timeout=settings.connect_s,
+            statement_cache_size=0 if pooled else 100,
+            max_inactive_connection_lifetime=300,
+            server_settings={"application_name": application},
+            init=_prepare,
+        )
+        return cls(pool, url, size, pooled, settings.acquire_s)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection; raise PoolExhaustedError or DatabaseUnreachableError where there is none."""
+        try:
+            conn = await self._pool.acquire(timeout=self._acquire_s)
+        except TimeoutError:
+            raise PoolExhaustedError(
+                f"all {self.size} connections were busy for {self._acquire_s:g} s"
+            ) from None
+        except CONNECT_ERRORS as error:
+            raise DatabaseUnreachableError(f"{shown(self.url)} cannot be reached: {_why(error)}") from None
+        try:
+            yield conn
+        finally:
+            await self._pool.release(conn)
+
+    @asynccontextmanager
+    async def transaction(self, *, tenant: str | None = None) -> AsyncIterator[Connection]:
+        """Lend a connection inside a transaction that speaks for `tenant`."""
+        async with self.connection() as conn, conn.transaction():
+            if tenant is not None:
+                await set_tenant(conn, tenant)
+            yield conn
+
+    async def close(self) -> None:
+        """Close every connection; one that does not end in time is cut."""
+        try:
+            await asyncio.wait_for(self._pool.close(), 5)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+async def set_tenant(conn: Connection, tenant: str) -> None:
+    """Make the open transaction speak for `tenant`; ends with it, also behind a pooler."""
+    await conn.execute("SELECT set_config('starforge.tenant_id', $1, true)", tenant)
+
+
+async def require_bound_role(conn: Connection, what: str) -> None:
+    """Under enforced tenancy raise RoleUnsafeError where row security does not bind the current role."""
+    if HomeSettings.read().tenancy != "enforced":
+        return
+    row = await conn.fetchrow(
+        "SELECT current_user AS name, rolsuper, rolbypassrls,"
+        " EXISTS (SELECT 1 FROM pg_class WHERE relname = 'queue_jobs'"
+        " AND pg_has_role(relowner, 'MEMBER')) AS owns"
+        " FROM pg_roles WHERE rolname = current_user"
+    )
+    assert row is not None
+    faults = {"rolsuper": "is a superuser", "rolbypassrls": "has BYPASSRLS", "owns": "owns the tables"}
+    found = [words for column, words in faults.items() if row[column]]
+    if found:
+        raise RoleUnsafeError(
+            f"{what} runs as {row['name']}, which {' and '.join(found)}; STARFORGE_TENANCY is enforced"
+        )
+
+
+def shown(url: str) -> str:
+    """Return a URL without its password, fit for messages and logs."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or "localhost"
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "the database of DATABASE_URL"
+    user = f"{parts.username}@" if parts.username else ""
+    return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
+
+
+def with_user(url: str, user: str, password: str | None = None) -> str:
+    """Return the URL with another user, and with no password where none is given."""
+    parts = urlsplit(url)
+    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, f"{login}@{host}", parts.path, parts.query, parts.fragment))
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,207 @@
+"""Operations: every act that changes state on somebody's behalf is declared once, in its room.
+
+A room's `operations.py` decorates a function with `@operation`. The function's signature is the
+command line's arguments, the API's body and the console's form; its docstring is the help. All doors
+run it through `ops/perform.py`, which adds role, plan, reason, idempotency key and audit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from starforge.errors import MisusedError
+
+ROLES = ("viewer", "operator", "admin")
+"""Least to most; a role may do what the ones before it may."""
+
+Risk = Literal["reversible", "destructive"]
+
+
+class BadArgumentError(MisusedError):
+    """An operation was called with an argument that its signature does not take."""
+
+    code = "SF020"
+    remedy = "Call it with the arguments that `starforge ops list --json` shows for it."
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the name, role and tenant that a door has established, and how it was reached."""
+
+    actor: str
+    role: str
+    tenant: str
+    conn: Any
+    """The connection whose open transaction holds both the change and its audit row."""
+
+    source_address: str | None = None
+    request_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an operation did, or in a plan would do."""
+
+    summary: str
+    """One sentence for the person who asked."""
+
+    matched: int
+    """Rows that the request addressed."""
+
+    changed: int
+    """Rows that are different now; fewer than matched where some were as wanted already."""
+
+    sample: tuple[str, ...] = ()
+    """Up to ten ids or names of what matched."""
+
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return the change as JSON values."""
+        return typing.cast("dict[str, Any]", msgspec.to_builtins(self, str_keys=True))
+
+
+Act = Callable[..., Awaitable[Change]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of an operation as the doors need it."""
+
+    name: str
+    type: Any
+    required: bool
+    default: Any
+    positional: bool
+    """True for what the command line takes as a word, False for what it takes as an option."""
+
+    help: str
+
+    @property
+    def type_name(self) -> str:
+        """The type in words: text, number, yes/no, id …"""
+        names = {str: "text", int: "number", float: "number", bool: "yes/no", UUID: "id"}
+        return names.get(bare_type(self.type), str(self.type))
+
+
+def bare_type(annotation: Any) -> Any:
+    """Return T for `T | None`, else the annotation itself."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        rest = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return rest[0] if len(rest) == 1 else annotation
+    return annotation
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One declared act."""
+
+    name: str
+    role: str
+    inverse: str | None
+    risk: Risk
+    act: Act
+    parameters: tuple[Parameter, ...]
+    help: str
+
+    @property
+    def noun(self) -> str:
+        return self.name.split()[0]
+
+    @property
+    def verb(self) -> str:
+        return " ".join(self.name.split()[1:])
+
+    @property
+    def needs_reason(self) -> bool:
+        """Destructive and bulk acts are refused without one; a `reason` without default says so too."""
+        return self.risk == "destructive" or any(p.name == "reason" and p.required for p in self.parameters)
+
+    def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert text or JSON arguments to the signature's types; raise BadArgumentError otherwise."""
+        known = {parameter.name: parameter for parameter in self.parameters}
+        if unknown := sorted(set(arguments) - set(known)):
+            raise BadArgumentError(
+                f"{self.name} takes no argument {', '.join(unknown)}; it takes {', '.join(known)}"
+            )
+        bound: dict[str, Any] = {}
+        for name, parameter in known.items():
+            value = arguments.get(name)
+            if value is None:
+                if parameter.required:
+                    raise BadArgumentError(
+                        f"{self.name} needs {name}: {parameter.help or parameter.type_name}"
+                    )
+                bound[name] = parameter.default
+                continue
+            try:
+                bound[name] = msgspec.convert(value, parameter.type, strict=False)
+            except msgspec.ValidationError as error:
+                raise BadArgumentError(f"{self.name}: {name}={value!r}: {error}") from None
+        return bound
+
+
+OPERATIONS: dict[str, Operation] = {}
+
+
+def operation(
+    name: str, *, role: str, inverse: str | None, risk: Risk = "reversible"
+) -> Callable[[Act], Act]:
+    """Declare an operation.
+
+    Args:
+        name: "noun verb" as the command line says it: "queue pause".
+        role: Least role that may ask for it.
+        inverse: Name of the operation that undoes it; None where nothing does.
+        risk: destructive where something cannot be had back.
+    """
+    if role not in ROLES:
+        raise TypeError(f"operation {name}: role {role!r} is none of {ROLES}")
+
+    def declare(act: Act) -> Act:
+        if name in OPERATIONS:
+            raise TypeError(f"operation {name} is declared twice")
+        OPERATIONS[name] = Operation(
+            name=name,
+            role=role,
+            inverse=inverse,
+            risk=risk,
+            act=act,
+            parameters=_parameters(act),
+            help=inspect.getdoc(act) or "",
+        )
+        return act
+
+    return declare
+
+
+def _parameters(act: Act) -> tuple[Parameter, ...]:
+    hints = typing.get_type_hints(act, include_extras=True)
+    found = []
+    for parameter in list(inspect.signature(act).parameters.values())[1:]:
+        annotation = hints[parameter.name]
+        described = ""
+        if typing.get_origin(annotation) is typing.Annotated:
+            annotation, *notes = typing.get_args(annotation)
+            described = next((note for note in notes if isinstance(note, str)), "")
+        required = parameter.default is parameter.empty
+        found.append(
+            Parameter(
+                name=parameter.name,
+                type=annotation,
+                required=required,
+                default=None if required else parameter.default,
+                positional=parameter.kind is not parameter.KEYWORD_ONLY,
+                help=described,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,98 @@
+"""The handler contract: what a room or a user supplies so that a worker can run its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from starforge.db.pool import Connection, Pool
+from starforge.queue.errors import DuplicateTypeError
+from starforge.queue.job import LeasedJob
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a handler is given beside its payload."""
+
+    job: LeasedJob
+    pool: Pool
+    worker_id: UUID
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt: 1 for the first."""
+        return self.job.attempt
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that the job belongs to; `pool.transaction(tenant=ctx.tenant)` speaks for it."""
+        return self.job.tenant
+
+
+class PermanentError(Exception):
+    """Raised by a handler: no retry can help; the job goes to the dead letters at once."""
+
+
+class Quarantined(Exception):  # noqa: N818 - an outcome, not an error
+    """Raised by a handler: hold this job back, with its reason, until it is released."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a worker's end while it ran a job."""
+
+    worker_id: UUID
+    reason: str
+    kills: int
+
+
+Run = Callable[[Context, Mapping[str, Any]], Awaitable[Any]]
+Lost = Callable[[Connection, LeasedJob, Evidence], Awaitable[None]]
+GaveUp = Callable[[Connection, LeasedJob, BaseException], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class JobType:
+    """A job type: its name, its handler and how its jobs are run.
+
+    `run` gets the context and the payload. `failed` is called in the transaction that records a failed
+    attempt (retry or last), `lost` in the one that records that a worker died while running the job.
+    """
+
+    name: str
+    run: Run
+    queue: str = "default"
+    priority: int = 0
+    max_attempts: int | None = None
+    timeout_s: float | None = None
+    failed: GaveUp | None = None
+    lost: Lost | None = None
+
+
+class JobTypes:
+    """The job types that a process knows; two of one name are refused."""
+
+    def __init__(self, types: Iterable[JobType] = ()) -> None:
+        self._types: dict[str, JobType] = {}
+        for job_type in types:
+            self.add(job_type)
+
+    def add(self, job_type: JobType) -> None:
+        """Register a type; raise DuplicateTypeError where its name is taken."""
+        if job_type.name in self._types:
+            raise DuplicateTypeError(f"two handlers are registered for job type {job_type.name!r}")
+        self._types[job_type.name] = job_type
+
+    def get(self, name: str) -> JobType | None:
+        """Return the type of that name, or None."""
+        return self._types.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names, sorted."""
+        return tuple(sorted(self._types))
+
+    def queues(self) -> tuple[str, ...]:
+        """Return the queues that the types enqueue to, sorted."""
+        return tuple(sorted({job_type.queue for job_type in self._types.values()} | {"default"}))

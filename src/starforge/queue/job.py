@@ -1,0 +1,96 @@
+"""The job: its states, what is enqueued, and what a worker holds while it runs one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from starforge.clock import new_id
+from starforge.machine import Machine
+from starforge.settings import HomeSettings, Settings, setting
+
+JOB = Machine.of(
+    "job",
+    [
+        # verb        from                                   to
+        ("enqueue", "", "pending"),
+        ("claim", "pending", "running"),
+        ("complete", "running", "completed"),
+        ("retry", "running", "pending"),
+        ("fail", "running pending", "failed"),
+        ("quarantine", "running pending", "quarantined"),
+        ("return", "running", "pending"),  # a stopping worker gives back what it had not finished
+        ("reclaim", "running", "pending"),  # its worker's lease ended
+        ("pause", "pending", "paused"),
+        ("resume", "paused", "pending"),
+        ("release", "quarantined", "pending"),
+        ("redrive", "failed", "pending"),
+        ("cancel", "pending running paused failed quarantined", "cancelled"),
+    ],
+)
+
+LIVE_STATUSES = ("pending", "running", "paused", "failed", "quarantined")
+"""The statuses of rows in queue_jobs."""
+
+HISTORY_STATUSES = ("completed", "cancelled")
+"""The statuses of rows in job_history."""
+
+
+class JobSettings(Settings):
+    """What holds for a job where neither its type nor its enqueue says otherwise."""
+
+    max_attempts: int = setting(
+        5,
+        env="STARFORGE_MAX_ATTEMPTS",
+        unit="attempts",
+        meaning="Failures after which a job is failed and goes to the dead letters.",
+        ge=1,
+        le=1000,
+    )
+    payload_bytes_max: int = setting(
+        256 * 1024,
+        env="STARFORGE_PAYLOAD_BYTES_MAX",
+        unit="bytes",
+        meaning="Largest payload that is accepted at enqueue.",
+        ge=1024,
+    )
+
+
+@dataclass(slots=True)
+class NewJob:
+    """A job to be enqueued; what is left out comes from the defaults."""
+
+    type: str
+    payload: dict[str, Any] = field(default_factory=dict)
+    queue: str = "default"
+    priority: int = 0
+    max_attempts: int = field(default_factory=lambda: JobSettings.read().max_attempts)
+    run_after: datetime | None = None
+    """Earliest start; None means now on the database's clock."""
+
+    tenant: str = field(default_factory=lambda: HomeSettings.read().tenant)
+    id: UUID = field(default_factory=new_id)
+
+
+class LeasedJob(msgspec.Struct, frozen=True, gc=False):
+    """A job that a worker holds: every write that acknowledges it carries `lease_epoch`."""
+
+    id: UUID
+    tenant: str
+    queue: str
+    type: str
+    payload: dict[str, Any]
+    attempts: int
+    max_attempts: int
+    lease_epoch: int
+    created_at: datetime
+    run_after: datetime
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt: 1 for the first."""
+        return self.attempts + 1
