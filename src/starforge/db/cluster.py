@@ -27,16 +27,19 @@ from pathlib import Path
 
 import psutil
 
-from starforge.clock import monotonic_s
+from starforge.clock import failpoint, monotonic_s
 from starforge.db.binaries import Account, Binaries
 from starforge.db.errors import DiskFullError, EmbeddedFailedError, EmbeddedVersionError
-from starforge.db.folder import ADMIN, POLL_S, EmbeddedFolder, lock, unlock, write
+from starforge.db.folder import ADMIN, POLL_S, EmbeddedFolder, lock, make_folder, unlock, write
 from starforge.db.roles import role_name
 
 START_S_MAX = 60
 STOP_S_MAX = 60.0
+DISK_FULL = ("No space left on device", "Check free disk space")
 LOG_BYTES_MAX = 16 * 1024 * 1024
 LOG_LINES_SHOWN = 12
+LOG_BYTES_SHOWN = 16 * 1024
+SAME_START_S = 5.0
 SOCKET_PATH_BYTES_MAX = 107
 """sun_path of a Unix socket on Linux, less its closing zero."""
 
@@ -53,6 +56,7 @@ SETTINGS = {
     # Nothing streams from this server, and a backup of it is a dump.
     "wal_level": "minimal",
     "max_wal_senders": "0",
+    "max_logical_replication_workers": "0",
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "jit": "off",
@@ -118,6 +122,10 @@ class Cluster:
                 return folder
         return None
 
+    def make_folder(self) -> None:
+        """Make the cluster's folder; the service account may pass through it, not list it."""
+        make_folder(self.path)
+
     def check_version(self) -> None:
         """Raise EmbeddedVersionError when the data here was made by another major version."""
         file = self.data / "PG_VERSION"
@@ -163,7 +171,14 @@ class Cluster:
         account.own(passing)
         write(pwfile, password, mode=0o600)
         account.own(pwfile)
-        argv: list[str | Path] = [binaries.bin / "initdb", "-D", passing, "-U", role_name(ADMIN), "--no-instructions"]
+        argv: list[str | Path] = [
+            binaries.bin / "initdb",
+            "-D",
+            passing,
+            "-U",
+            role_name(ADMIN),
+            "--no-instructions",
+        ]
         argv += ["--auth=scram-sha-256", f"--pwfile={pwfile}", "--encoding=UTF8", "--locale=C"]
         if self.major >= 17:
             argv += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -173,28 +188,32 @@ class Cluster:
             pwfile.unlink()
         if done.returncode != 0:
             raise self.failure("initdb failed", done.stdout + done.stderr)
-        main = passing / "postgresql.conf"
-        main.unlink()
-        main.write_text("# Change settings with ALTER SYSTEM: it has the last word.\ninclude '../starforge.conf'\n")
-        main.chmod(0o644)
+        failpoint("embedded_making")
+        write(passing / "postgresql.conf", "include '../starforge.conf'\n", mode=0o600)
         passing.rename(self.data)
 
     def configure(self, account: Account, port: int, options: Mapping[str, str]) -> None:
         """Write the configuration and make the socket's folder."""
         sockets = self.socket_dir
-        values = {"port": str(port), "hba_file": str(self.path / "pg_hba.conf"), "unix_socket_directories": ""}
+        values = {
+            "port": str(port),
+            "hba_file": str(self.path / "pg_hba.conf"),
+            "unix_socket_directories": "",
+        }
         if sockets is not None:
             sockets.mkdir(exist_ok=True)
             sockets.chmod(0o700)
             account.own(sockets)
             values["unix_socket_directories"] = f'"{sockets}"'
         lines = [f"{name} = {_quoted(value)}" for name, value in (SETTINGS | values | dict(options)).items()]
-        head = "# Written by StarForge at every start. Change settings with ALTER SYSTEM: it has the last word."
+        head = (
+            "# Written by StarForge at every start. Change settings with ALTER SYSTEM: it has the last word."
+        )
         write(self.path / "starforge.conf", "\n".join([head, *lines, ""]), mode=0o644)
         write(self.path / "pg_hba.conf", HBA, mode=0o644)
 
-    def start(self, binaries: Binaries, account: Account, held: int) -> None:
-        """Start the server and wait until it takes connections.
+    def start(self, binaries: Binaries, account: Account, held: int) -> Postmaster:
+        """Start the server, wait until it takes connections, and return its run.
 
         Args:
             binaries: What to run, within the account's reach.
@@ -204,13 +223,13 @@ class Cluster:
         """
         self._clear_stale()
         known = self._open_log(account)
-        argv = [binaries.bin / "pg_ctl", "start", "-D", self.data, "-l", self.log, "-s", "-w", "-t", str(START_S_MAX)]
+        argv: list[str | Path] = [binaries.bin / "pg_ctl", "start", "-s", "-w", "-t", str(START_S_MAX)]
+        argv += ["-D", self.data, "-l", self.log]
         done = account.run(argv, timeout_s=START_S_MAX + 10, keep=[held])
-        if done.returncode == 0:
-            return
-        with self.log.open("rb") as stream:
-            stream.seek(known)
-            said = stream.read().decode(errors="replace") + done.stderr
+        running = self.postmaster()
+        if done.returncode == 0 and running is not None:
+            return running
+        said = self.log_end(known) + done.stderr
         if "Address already in use" in said:
             raise PortTakenError
         slow = "not start in time" in said
@@ -229,13 +248,22 @@ class Cluster:
                 told = True
                 os.kill(postmaster.pid, signal.SIGINT)  # what `pg_ctl stop -m fast` sends
             if monotonic_s() > deadline:
-                raise self.failure(f"did not stop within {STOP_S_MAX:g} s", self.log.read_text(errors="replace"))
+                raise self.failure(f"did not stop within {STOP_S_MAX:g} s", self.log_end())
             time.sleep(POLL_S)
         unlock(held)
 
+    def log_end(self, since: int = 0) -> str:
+        """Return the end of the log, of what was written after its first `since` bytes."""
+        try:
+            with self.log.open("rb") as stream:
+                stream.seek(max(since, self.log.stat().st_size - LOG_BYTES_SHOWN))
+                return stream.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
     def failure(self, what: str, said: str) -> EmbeddedFailedError | DiskFullError:
         """Make the error that says what the server said."""
-        if "No space left on device" in said:
+        if any(sign in said for sign in DISK_FULL):
             return DiskFullError(f"the embedded Postgres {what}: no space left on the disk of {self.path}")
         shown = "\n".join(f"    {line}" for line in said.strip().splitlines()[-LOG_LINES_SHOWN:])
         return EmbeddedFailedError(f"the embedded Postgres {what}; its log {self.log} ends with\n{shown}")
@@ -261,8 +289,10 @@ class Cluster:
             process = psutil.Process(postmaster.pid)
             if process.status() == psutil.STATUS_ZOMBIE or "postgres" not in process.name():
                 return False
-            since = abs(process.create_time() - postmaster.started)
-            return str(self.data) in process.cmdline() or since < 5
+            if process.uids().real != self.data.stat().st_uid:
+                return False
+            apart_s = abs(process.create_time() - postmaster.started)
+            return str(self.data) in process.cmdline() or apart_s < SAME_START_S
         except psutil.NoSuchProcess:
             return False
 

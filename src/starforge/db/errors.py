@@ -30,7 +30,7 @@ class EmbeddedFailedError(UnreachableError):
     """The embedded server did not start or stop as it should."""
 
     code = "SF104"
-    remedy = "Read the server's log that the message names; free the disk or the port it names."
+    remedy = "Do what the message says; the server's log that it names tells more."
 
 
 class EmbeddedVersionError(RefusedError):

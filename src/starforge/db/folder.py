@@ -48,6 +48,10 @@ class EmbeddedFolder:
         """Held, shared, by every process that uses the server."""
         return self.path / "users.lock"
 
+    def make(self) -> None:
+        """Make the folder where it is missing."""
+        make_folder(self.path)
+
     @contextmanager
     def control(self) -> Iterator[None]:
         """Be the only process that starts or stops the server."""
@@ -95,24 +99,28 @@ class EmbeddedFolder:
 def make_home(home: Path) -> Path:
     """Make the home folder where it is missing and return it, absolute and free of links.
 
-    What is missing on the way is made too. As root these folders let the service account pass (0711);
-    a folder that exists keeps the permissions it has.
+    What is missing on the way is made too. A folder that exists keeps the permissions it has.
     """
     home = home.expanduser().resolve()
-    mode = 0o711 if os.geteuid() == 0 else 0o700
     for folder in (*reversed(home.parents), home):
-        make_folder(folder, mode)
+        make_folder(folder)
     return home
 
 
-def make_folder(folder: Path, mode: int) -> None:
-    """Make a folder where there is none, owned as the one it lies in."""
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none, owned as the one it lies in.
+
+    Only its owner may look into it; as root, the service account may pass through it.
+    """
+    if folder.is_dir():
+        return
     try:
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
     except FileExistsError:
         return
     _own_like_parent(folder, folder)
-    folder.chmod(mode)
+    if os.geteuid() == 0:
+        folder.chmod(0o711)
 
 
 def write(file: Path, text: str, *, mode: int) -> None:

@@ -90,6 +90,12 @@ async def _prepare(conn: Connection) -> None:
     )
 
 
+async def _leave(conn: Connection) -> None:
+    """Hand a connection back: nothing here sets session state, so a full reset's round trip is saved."""
+    if conn.is_in_transaction():
+        await conn.execute("ROLLBACK")
+
+
 async def connect(
     url: str, *, application: str = "starforge", cache: bool = True
 ) -> asyncpg.Connection[asyncpg.Record]:
@@ -150,6 +156,7 @@ class Pool:
             max_inactive_connection_lifetime=300,
             server_settings={"application_name": application},
             init=_prepare,
+            reset=_leave,
         )
         return cls(pool, url, size, pooled, settings.acquire_s)
 

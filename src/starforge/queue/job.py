@@ -68,12 +68,22 @@ class NewJob:
     payload: dict[str, Any] = field(default_factory=dict)
     queue: str = "default"
     priority: int = 0
-    max_attempts: int = field(default_factory=lambda: JobSettings.read().max_attempts)
+    max_attempts: int | None = None
+    """Failures after which it is given up; None means STARFORGE_MAX_ATTEMPTS."""
+
     run_after: datetime | None = None
     """Earliest start; None means now on the database's clock."""
 
-    tenant: str = field(default_factory=lambda: HomeSettings.read().tenant)
+    tenant: str | None = None
+    """Tenant it belongs to; None means TENANT_ID."""
+
     id: UUID = field(default_factory=new_id)
+
+    def row(self) -> tuple[Any, ...]:
+        """Return (id, tenant, queue, type, payload, priority, max_attempts, run_after), defaults filled in."""
+        tenant = HomeSettings.read().tenant if self.tenant is None else self.tenant
+        tries = JobSettings.read().max_attempts if self.max_attempts is None else self.max_attempts
+        return (self.id, tenant, self.queue, self.type, self.payload, self.priority, tries, self.run_after)
 
 
 class LeasedJob(msgspec.Struct, frozen=True, gc=False):

@@ -105,7 +105,9 @@ CREATE INDEX queue_jobs_dlq_type ON queue_jobs_dlq (type, created_at DESC);
 CREATE TABLE workers (
     id                uuid PRIMARY KEY,
     host              text NOT NULL,
+    machine           text NOT NULL,
     pid               integer NOT NULL,
+    pid_started_at    timestamptz NOT NULL,
     version           text NOT NULL,
     state             text NOT NULL DEFAULT 'running'
                       CONSTRAINT workers_state CHECK (state IN ('running', 'stopping', 'stopped', 'dead')),
@@ -118,6 +120,7 @@ CREATE TABLE workers (
     stopped_at        timestamptz,
     stop_reason       text
 );
+COMMENT ON COLUMN workers.machine IS 'Boot id and process namespace: where pid means something.';
 CREATE INDEX workers_live ON workers (lease_expires_at) WHERE state IN ('running', 'stopping');
 
 CREATE TABLE gates (

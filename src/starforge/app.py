@@ -1,0 +1,139 @@
+"""What users hold: an app with job types and mappings.
+
+    app = StarForge("shop")
+
+    @app.job(queue="mail", max_attempts=3)
+    async def welcome(user_id: int) -> None: ...
+
+    await app.enqueue("welcome", {"user_id": 7})
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from starforge.db.pool import Connection, connect
+from starforge.db.server import database_url
+from starforge.etl.ingest import process_snapshot_type
+from starforge.etl.mapping import Mapping as SourceMapping
+from starforge.etl.mapping import Mappings
+from starforge.heroes.mapping import HERO
+from starforge.queue.enqueue import enqueue, enqueue_many
+from starforge.queue.handler import Context, JobType, JobTypes
+from starforge.queue.job import NewJob
+
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
+
+
+class StarForge:
+    """An app: the job types that a worker runs and the mappings that the ETL knows."""
+
+    def __init__(self, name: str = "starforge", *, mappings: Iterable[SourceMapping] = ()) -> None:
+        self.name = name
+        self.mappings = Mappings([HERO, *mappings])
+        self._types = JobTypes([process_snapshot_type(self.mappings)])
+
+    def job(
+        self,
+        name: str | None = None,
+        *,
+        queue: str = "default",
+        priority: int = 0,
+        max_attempts: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Register an async function as a job type; its parameters are the payload's keys.
+
+        A parameter called `ctx` gets the attempt's Context.
+        """
+
+        def register(handler: Handler) -> Handler:
+            self._types.add(
+                JobType(
+                    name=name or handler.__name__,
+                    run=_called(handler),
+                    queue=queue,
+                    priority=priority,
+                    max_attempts=max_attempts,
+                    timeout_s=timeout_s,
+                )
+            )
+            return handler
+
+        return register
+
+    def job_types(self) -> JobTypes:
+        """Return the job types, for a worker."""
+        return self._types
+
+    def new_job(
+        self,
+        job_type: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_after: datetime | None = None,
+        max_attempts: int | None = None,
+    ) -> NewJob:
+        """Make a job of a type with the type's own queue, priority and attempts where none are given."""
+        known = self._types.get(job_type)
+        return NewJob(
+            type=job_type,
+            payload=dict(payload or {}),
+            queue=queue or (known.queue if known else "default"),
+            priority=priority if priority is not None else (known.priority if known else 0),
+            max_attempts=max_attempts or (known.max_attempts if known else None),
+            run_after=run_after,
+        )
+
+    async def enqueue(
+        self,
+        job_type: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        conn: Connection | None = None,
+        **options: Any,
+    ) -> UUID:
+        """Accept one job and return its id.
+
+        Args:
+            job_type: Name of the type.
+            payload: JSON object of the handler's arguments.
+            conn: A connection whose open transaction the job belongs to; a new one where not given.
+            options: queue, priority, run_after, max_attempts.
+        """
+        job = self.new_job(job_type, payload, **options)
+        if conn is not None:
+            return await enqueue(conn, job)
+        own = await connect(await database_url())
+        try:
+            return await enqueue(own, job)
+        finally:
+            await own.close()
+
+    async def enqueue_many(self, conn: Connection, jobs: Iterable[NewJob]) -> list[UUID]:
+        """Accept all of these jobs or none and return their ids."""
+        return await enqueue_many(conn, list(jobs))
+
+
+def _called(handler: Callable[..., Awaitable[Any]]) -> Callable[[Context, Mapping[str, Any]], Awaitable[Any]]:
+    if "ctx" in inspect.signature(handler).parameters:
+
+        async def with_context(ctx: Context, payload: Mapping[str, Any]) -> Any:
+            return await handler(ctx=ctx, **payload)
+
+        return with_context
+
+    async def without(_ctx: Context, payload: Mapping[str, Any]) -> Any:
+        return await handler(**payload)
+
+    return without
+
+
+app = StarForge()
+"""The app of a worker that was given no other: the hero profile and nothing else."""

@@ -1,0 +1,49 @@
+"""The errors of the ETL room."""
+
+from __future__ import annotations
+
+from starforge.errors import MisusedError
+
+
+class MalformedError(MisusedError):
+    """The bytes are not JSON by the rules of `etl/guard.py`, or not the gzip they claim to be.
+
+    `position` is the byte at fault, from 0; it is the length of the data where the document ends too
+    early. `line` and `column` count from 1, the column in bytes.
+    """
+
+    code = "SF401"
+    remedy = "Its bytes are kept in snapshot_quarantine: correct the producer and offer the snapshot again."
+
+    def __init__(self, position: int, line: int, column: int, reason: str) -> None:
+        super().__init__(f"malformed at line {line}, column {column} (byte {position}): {reason}")
+        self.position, self.line, self.column, self.reason = position, line, column, reason
+
+    @classmethod
+    def at(cls, data: bytes, position: int, reason: str) -> MalformedError:
+        """Make the error for byte `position` of `data`, with the line and column worked out."""
+        line = data.count(b"\n", 0, position) + 1
+        column = position - data.rfind(b"\n", 0, position)
+        return cls(position, line, column, reason)
+
+
+class TooLargeError(MisusedError):
+    """A file, a line or what a gzip unpacks to is larger than StarForge reads into memory."""
+
+    code = "SF402"
+    remedy = "Split it into smaller snapshots, or raise STARFORGE_SNAPSHOT_INLINE_MAX_MB."
+
+    def __init__(self, name: str, bytes_max: int) -> None:
+        super().__init__(f"{name} is larger than {bytes_max} bytes")
+        self.name, self.bytes_max = name, bytes_max
+
+
+class UnreadableError(MisusedError):
+    """A file or folder could not be read, or a folder holds no snapshot."""
+
+    code = "SF403"
+    remedy = "Check the name and the permissions of the file that the message names."
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason

@@ -1,0 +1,20 @@
+-- fail: running jobs whose last attempt failed stay as failed, with a row each in the dead letters. (Q-50, D-19)
+-- takes   ids uuid[], lease epochs bigint[], errors jsonb[] with reason, worker_id uuid
+-- gives   the ids that were accepted; those whose lease was lost are missing
+-- index   queue_jobs_pkey, queue_jobs_dlq_once
+WITH given_up AS (
+    UPDATE queue_jobs AS job
+    SET status = 'failed', attempts = job.attempts + 1, last_error = failed.error, updated_at = sf_now()
+    FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[]) AS failed (id, lease_epoch, error)
+    WHERE job.id = failed.id AND job.status = 'running' AND job.worker_id = $4
+      AND job.lease_epoch = failed.lease_epoch
+    RETURNING job.*
+), dead AS (
+    INSERT INTO queue_jobs_dlq (original_job_id, generation, tenant_id, queue, type, payload, reason, original_status,
+                                last_error, priority, attempts, max_attempts, kills, worker_id, job_created_at)
+    SELECT id, lease_epoch, tenant_id, queue, type, payload, coalesce(last_error ->> 'reason', 'failed'), 'running',
+           last_error, priority, attempts, max_attempts, kills, worker_id, created_at
+    FROM given_up
+    ON CONFLICT ON CONSTRAINT queue_jobs_dlq_once DO NOTHING
+)
+SELECT id FROM given_up

@@ -1,0 +1,154 @@
+"""The child: the process that runs jobs. Its supervisor starts it, feeds it nothing, and outlives it.
+
+Started as `python -m starforge.worker.child` with a JSON document of `ChildOrders` in its environment.
+Its standard input is a pipe whose other end only the supervisor holds: when that closes, the supervisor
+is gone, nobody renews the lease any more, and the child ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from starforge.db.notify import listen
+from starforge.db.pool import Pool
+from starforge.errors import StarForgeError
+from starforge.queue.enqueue import CHANNEL
+from starforge.queue.handler import JobTypes
+from starforge.telemetry.log import configure
+from starforge.worker.errors import AppNotFoundError
+from starforge.worker.run import Runner
+
+log = structlog.get_logger("worker")
+
+ORDERS_ENV = "STARFORGE_CHILD_ORDERS"
+CONNECTIONS_FOR_LISTENER = 4
+"""Below this many connections the listener's is worth more to the handlers."""
+
+
+class ChildOrders(msgspec.Struct, frozen=True):
+    """What a supervisor tells its child."""
+
+    worker_id: UUID
+    url: str
+    app: str
+    queues: list[str]
+    concurrency: int
+    connections: int
+    grace_s: float
+    poll_s: float
+    log_level: str = "info"
+
+
+class App(Protocol):
+    """What the worker needs of an app."""
+
+    def job_types(self) -> JobTypes: ...
+
+
+def load_app(reference: str) -> App:
+    """Import `module:attribute`; raise AppNotFoundError with what is missing."""
+    module_name, _, attribute = reference.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise AppNotFoundError(f"--app {reference}: there is no module {error.name} in {folder}") from None
+    app = getattr(module, attribute or "app", None)
+    if not hasattr(app, "job_types"):
+        raise AppNotFoundError(f"--app {reference}: {module_name} has no StarForge called {attribute or 'app'}")
+    return app  # type: ignore[no-any-return]
+
+
+def _die_with_supervisor() -> None:
+    """End this process when the supervisor's end of standard input closes."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(75)
+
+    threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+
+
+async def work(orders: ChildOrders) -> None:
+    """Run jobs until the supervisor says stop."""
+    types = load_app(orders.app).job_types()
+    listens = orders.connections >= CONNECTIONS_FOR_LISTENER
+    pool = await Pool.open(
+        orders.url, size=orders.connections - listens, application=f"starforge worker {orders.worker_id}"
+    )
+    runner = Runner(
+        pool,
+        types,
+        orders.worker_id,
+        queues=tuple(orders.queues),
+        concurrency=orders.concurrency,
+        poll_s=orders.poll_s,
+    )
+    hurry, quiet = asyncio.Event(), asyncio.Event()
+    stops = 0
+
+    def told_to_stop() -> None:
+        nonlocal stops
+        stops += 1
+        runner.stop()
+        if stops > 1:
+            hurry.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, told_to_stop)
+    # Ctrl-C reaches the whole terminal group; only the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    listener = asyncio.create_task(
+        listen(orders.url, CHANNEL, lambda _queue: runner.announce(), quiet)
+        if listens and not pool.pooled
+        else asyncio.sleep(0)
+    )
+    # What was imported stays; the collector need not look at it again and again.
+    gc.freeze()
+    log.info("child.ready", worker_id=str(orders.worker_id), types=list(types.names()), queues=orders.queues)
+    try:
+        await runner.run(grace_s=orders.grace_s, hurry=hurry)
+    finally:
+        quiet.set()
+        await listener
+        await pool.close()
+    log.info("child.done", finished=runner.finisher.finished, lost=runner.finisher.lost)
+
+
+def main() -> int:
+    """Run the child; return its exit status."""
+    orders = msgspec.json.decode(os.environ.pop(ORDERS_ENV), type=ChildOrders)
+    configure(orders.log_level)
+    _die_with_supervisor()
+    try:
+        import uvloop
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    try:
+        with runner:
+            runner.run(work(orders))
+    except StarForgeError as error:
+        log.error("child.refused", code=error.code, error=str(error), remedy=error.remedy)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

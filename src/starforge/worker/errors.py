@@ -1,0 +1,26 @@
+"""The errors of the worker room."""
+
+from __future__ import annotations
+
+from starforge.errors import MisusedError, RefusedError
+
+
+class AppNotFoundError(MisusedError):
+    """The module or attribute that should hold the app does not exist."""
+
+    code = "SF301"
+    remedy = "Name it as module:attribute, for example --app shop.jobs:app, from a folder where it imports."
+
+
+class WorkerEndedError(RefusedError):
+    """The worker's lease ended although its process lives."""
+
+    code = "SF302"
+    remedy = "The worker starts again by itself; look for long pauses of the machine or the database."
+
+
+class ChildKeepsDyingError(RefusedError):
+    """The child process ends again and again right after its start."""
+
+    code = "SF303"
+    remedy = "Read the lines above for why it ended; start it alone with `starforge worker --log-level debug`."

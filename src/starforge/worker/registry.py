@@ -1,0 +1,149 @@
+"""The registry of workers: who lives, under which lease, and who is known to be gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+
+from starforge import __version__
+from starforge.clock import new_id
+from starforge.db.pool import Connection
+from starforge.db.statement import sql
+from starforge.machine import Machine
+from starforge.settings import Settings, setting
+
+WORKER = Machine.of(
+    "worker",
+    [
+        # verb       from                 to
+        ("register", "", "running"),
+        ("stop", "running", "stopping"),
+        ("end", "running stopping", "stopped"),
+        ("bury", "running stopping", "dead"),
+    ],
+)
+
+
+class WorkerSettings(Settings):
+    """How a worker behaves."""
+
+    concurrency: int = setting(
+        8,
+        env="WORKER_CONCURRENCY",
+        unit="jobs",
+        meaning="Most jobs that one worker runs at once.",
+        ge=1,
+        le=1000,
+    )
+    lease_s: float = setting(
+        30.0,
+        env="STARFORGE_LEASE_S",
+        unit="seconds",
+        meaning="A worker that gives no sign for this long is dead and its jobs are run again.",
+        ge=1,
+        le=3600,
+    )
+    grace_s: float = setting(
+        25.0,
+        env="STARFORGE_GRACE_S",
+        unit="seconds",
+        meaning="Time that running jobs have to end after a stop was asked for.",
+        ge=0,
+        le=3600,
+    )
+    poll_s: float = setting(
+        0.5,
+        env="STARFORGE_POLL_S",
+        unit="seconds",
+        meaning="Longest time between two looks for work while nothing is announced.",
+        gt=0,
+        le=60,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A worker as it registers."""
+
+    queues: tuple[str, ...]
+    types: tuple[str, ...]
+    concurrency: int
+
+
+@cache
+def machine_key() -> str:
+    """Name the place where a process id means something: this boot, this process namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    if boot.exists() and namespace.exists():
+        return f"{boot.read_text().strip()}:{namespace.stat().st_ino}"
+    return f"{socket.gethostname()}:{int(psutil.boot_time())}"
+
+
+async def register(conn: Connection, registration: Registration, *, lease_s: float) -> UUID:
+    """Enter a new worker, led by this process, and return its id."""
+    worker_id = new_id()
+    started = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+    await conn.execute(
+        sql("worker", "register"),
+        worker_id,
+        socket.gethostname(),
+        machine_key(),
+        os.getpid(),
+        started,
+        __version__,
+        list(registration.queues),
+        list(registration.types),
+        registration.concurrency,
+        lease_s,
+    )
+    return worker_id
+
+
+async def extend(conn: Connection, worker_id: UUID, *, lease_s: float) -> bool:
+    """Renew the lease; return False when it is over."""
+    return await conn.fetchval(sql("worker", "extend"), worker_id, lease_s) is not None
+
+
+async def stop(conn: Connection, worker_id: UUID, *, ended: bool, reason: str) -> None:
+    """Say that the worker drains (`ended` False) or has ended."""
+    await conn.execute(sql("worker", "stop"), worker_id, "stopped" if ended else "stopping", reason)
+
+
+async def bury(conn: Connection, worker_id: UUID, reason: str) -> bool:
+    """Declare dead a worker whose process is known to be gone; return whether it held a lease."""
+    return await conn.fetchval(sql("worker", "bury"), worker_id, reason) is not None
+
+
+async def expire(conn: Connection) -> int:
+    """Declare dead every worker whose lease ran out; return how many."""
+    return len(await conn.fetch(sql("worker", "expire")))
+
+
+async def bury_the_gone(conn: Connection) -> int:
+    """Declare dead the workers of this machine whose process no longer exists; return how many.
+
+    So the jobs of a killed worker need not wait for its lease. Should such a process live on in some
+    way, its writes are refused all the same: reclaiming raises the epoch.
+    """
+    buried = 0
+    for row in await conn.fetch(sql("worker", "living"), machine_key()):
+        if not _lives(row["pid"], row["pid_started_at"]):
+            buried += await bury(conn, row["id"], "its process is gone")
+    return buried
+
+
+def _lives(pid: int, started_at: datetime) -> bool:
+    try:
+        process = psutil.Process(pid)
+        born = datetime.fromtimestamp(process.create_time(), UTC)
+        return process.status() != psutil.STATUS_ZOMBIE and abs((born - started_at).total_seconds()) < 2
+    except psutil.NoSuchProcess:
+        return False
