@@ -1,11 +1,11 @@
 """What users hold: an app with job types and mappings.
 
-    app = StarForge("shop")
+app = StarForge("shop")
 
-    @app.job(queue="mail", max_attempts=3)
-    async def welcome(user_id: int) -> None: ...
+@app.job(queue="mail", max_attempts=3)
+async def welcome(user_id: int) -> None: ...
 
-    await app.enqueue("welcome", {"user_id": 7})
+await app.enqueue("welcome", {"user_id": 7})
 """
 
 from __future__ import annotations

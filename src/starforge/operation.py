@@ -24,6 +24,9 @@ ROLES = ("viewer", "operator", "admin")
 
 Risk = Literal["reversible", "destructive"]
 
+RESERVED = ("plan", "plan_id", "key", "json")
+"""Words that the doors take for themselves; no argument of an operation may have one as its name."""
+
 
 class BadArgumentError(MisusedError):
     """An operation was called with an argument that its signature does not take."""
@@ -79,6 +82,11 @@ class Parameter:
 
     name: str
     type: Any
+    """The type alone, without notes and bounds: `int | None`."""
+
+    bounded: Any
+    """The type with its bounds as msgspec checks them: `Annotated[int, Meta(ge=1)] | None`."""
+
     required: bool
     default: Any
     positional: bool
@@ -92,12 +100,37 @@ class Parameter:
         names = {str: "text", int: "number", float: "number", bool: "yes/no", UUID: "id"}
         return names.get(bare_type(self.type), str(self.type))
 
+    def convert(self, value: Any) -> Any:
+        """Return the value as the parameter's type; text is read as what it says where that is another.
+
+        Raises: msgspec.ValidationError when it is not of the type or outside its bounds.
+        """
+        try:
+            return msgspec.convert(value, self.bounded)
+        except msgspec.ValidationError:
+            if not isinstance(value, str):
+                raise
+            return msgspec.convert(value, self.bounded, strict=False)
+
 
 def bare_type(annotation: Any) -> Any:
     """Return T for `T | None`, else the annotation itself."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+    if _is_union(annotation):
         rest = [part for part in typing.get_args(annotation) if part is not type(None)]
         return rest[0] if len(rest) == 1 else annotation
+    return annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+
+
+def _without_bounds(annotation: Any) -> Any:
+    """Return the type without the notes of `Annotated`, also inside a union."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _without_bounds(typing.get_args(annotation)[0])
+    if _is_union(annotation):
+        return typing.Union[tuple(_without_bounds(part) for part in typing.get_args(annotation))]  # noqa: UP007
     return annotation
 
 
@@ -144,9 +177,10 @@ class Operation:
                 bound[name] = parameter.default
                 continue
             try:
-                bound[name] = msgspec.convert(value, parameter.type, strict=False)
+                bound[name] = parameter.convert(value)
             except msgspec.ValidationError as error:
-                raise BadArgumentError(f"{self.name}: {name}={value!r}: {error}") from None
+                # The value itself stays out of the message: it may be a secret.
+                raise BadArgumentError(f"{self.name}: {name}: {error}") from None
         return bound
 
 
@@ -170,13 +204,19 @@ def operation(
     def declare(act: Act) -> Act:
         if name in OPERATIONS:
             raise TypeError(f"operation {name} is declared twice")
+        parameters = _parameters(act)
+        names = [parameter.name for parameter in parameters]
+        if taken := sorted(set(names) & set(RESERVED)):
+            raise TypeError(f"operation {name}: the doors use the name {', '.join(taken)} themselves")
+        if risk == "destructive" and "reason" not in names:
+            raise TypeError(f"operation {name} is destructive and takes no reason")
         OPERATIONS[name] = Operation(
             name=name,
             role=role,
             inverse=inverse,
             risk=risk,
             act=act,
-            parameters=_parameters(act),
+            parameters=parameters,
             help=inspect.getdoc(act) or "",
         )
         return act
@@ -189,19 +229,17 @@ def _parameters(act: Act) -> tuple[Parameter, ...]:
     found = []
     for parameter in list(inspect.signature(act).parameters.values())[1:]:
         annotation = hints[parameter.name]
-        described = ""
-        if typing.get_origin(annotation) is typing.Annotated:
-            annotation, *notes = typing.get_args(annotation)
-            described = next((note for note in notes if isinstance(note, str)), "")
+        notes = typing.get_args(annotation)[1:] if typing.get_origin(annotation) is typing.Annotated else ()
         required = parameter.default is parameter.empty
         found.append(
             Parameter(
                 name=parameter.name,
-                type=annotation,
+                type=_without_bounds(annotation),
+                bounded=annotation,
                 required=required,
                 default=None if required else parameter.default,
                 positional=parameter.kind is not parameter.KEYWORD_ONLY,
-                help=described,
+                help=next((note for note in notes if isinstance(note, str)), ""),
             )
         )
     return tuple(found)

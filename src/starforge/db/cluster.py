@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from starforge.clock import failpoint, monotonic_s
+from starforge.clock import monotonic_s
 from starforge.db.binaries import Account, Binaries
 from starforge.db.errors import DiskFullError, EmbeddedFailedError, EmbeddedVersionError
 from starforge.db.folder import ADMIN, POLL_S, EmbeddedFolder, lock, make_folder, unlock, write
@@ -187,8 +187,7 @@ class Cluster:
         finally:
             pwfile.unlink()
         if done.returncode != 0:
-            raise self.failure("initdb failed", done.stdout + done.stderr)
-        failpoint("embedded_making")
+            raise self.failure("could not be set up by initdb", done.stdout + done.stderr)
         write(passing / "postgresql.conf", "include '../starforge.conf'\n", mode=0o600)
         passing.rename(self.data)
 
@@ -266,7 +265,9 @@ class Cluster:
         if any(sign in said for sign in DISK_FULL):
             return DiskFullError(f"the embedded Postgres {what}: no space left on the disk of {self.path}")
         shown = "\n".join(f"    {line}" for line in said.strip().splitlines()[-LOG_LINES_SHOWN:])
-        return EmbeddedFailedError(f"the embedded Postgres {what}; its log {self.log} ends with\n{shown}")
+        return EmbeddedFailedError(
+            f"the embedded Postgres {what} (log: {self.log}); the last it said:\n{shown}"
+        )
 
     def _clear_stale(self) -> None:
         """Remove the lock files of a server that is gone: Postgres believes the process id they name.

@@ -17,3 +17,17 @@ class FolderUnwritableError(UnreachableError):
 
     code = "SF802"
     remedy = "Free space or mend the permissions where the message says, then run it again."
+
+
+class BenchStalledError(RefusedError):
+    """A benchmark made no progress for too long."""
+
+    code = "SF803"
+    remedy = "Look at the workers' lines above; the figures so far are worth nothing."
+
+
+class DemoStalledError(RefusedError):
+    """The demo's snapshots did not all end within the time it waits."""
+
+    code = "SF804"
+    remedy = "Look at the worker's lines above and at the first page of the server."

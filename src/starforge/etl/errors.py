@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starforge.errors import MisusedError
+from starforge.errors import MisusedError, NotFoundError, RefusedError
 
 
 class MalformedError(MisusedError):
@@ -47,3 +47,22 @@ class UnreadableError(MisusedError):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason = name, reason
+
+
+class IngestPausedError(RefusedError):
+    """Ingestion is paused by the operator; nothing of what was offered was taken."""
+
+    code = "SF410"
+    remedy = "Offer it again later; `starforge ingest resume` ends the pause."
+    http_status = 503
+
+    def __init__(self, told: str, retry_after_s: int) -> None:
+        super().__init__(f"ingestion is paused: {told}")
+        self.retry_after_s = retry_after_s
+
+
+class IngestNotPausedError(NotFoundError):
+    """A resume was asked for while ingestion was not paused."""
+
+    code = "SF411"
+    remedy = "Nothing to do: snapshots are accepted."

@@ -50,7 +50,7 @@ class Evidence:
 
 Run = Callable[[Context, Mapping[str, Any]], Awaitable[Any]]
 Lost = Callable[[Connection, LeasedJob, Evidence], Awaitable[None]]
-GaveUp = Callable[[Connection, LeasedJob, BaseException], Awaitable[None]]
+Failed = Callable[[Connection, LeasedJob, BaseException, bool], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class JobType:
     """A job type: its name, its handler and how its jobs are run.
 
     `run` gets the context and the payload. `failed` is called in the transaction that records a failed
-    attempt (retry or last), `lost` in the one that records that a worker died while running the job.
+    attempt, with True where it was the last; `lost` in the one that records that a worker died while
+    running the job.
     """
 
     name: str
@@ -67,7 +68,7 @@ class JobType:
     priority: int = 0
     max_attempts: int | None = None
     timeout_s: float | None = None
-    failed: GaveUp | None = None
+    failed: Failed | None = None
     lost: Lost | None = None
 
 

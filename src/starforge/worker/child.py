@@ -69,7 +69,9 @@ def load_app(reference: str) -> App:
         raise AppNotFoundError(f"--app {reference}: there is no module {error.name} in {folder}") from None
     app = getattr(module, attribute or "app", None)
     if not hasattr(app, "job_types"):
-        raise AppNotFoundError(f"--app {reference}: {module_name} has no StarForge called {attribute or 'app'}")
+        raise AppNotFoundError(
+            f"--app {reference}: {module_name} has no StarForge called {attribute or 'app'}"
+        )
     return app  # type: ignore[no-any-return]
 
 

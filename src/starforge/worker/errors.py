@@ -23,4 +23,6 @@ class ChildKeepsDyingError(RefusedError):
     """The child process ends again and again right after its start."""
 
     code = "SF303"
-    remedy = "Read the lines above for why it ended; start it alone with `starforge worker --log-level debug`."
+    remedy = (
+        "Read the lines above for why it ended; start it alone with `starforge worker --log-level debug`."
+    )

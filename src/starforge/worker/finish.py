@@ -115,7 +115,7 @@ class Finisher:
             for outcome in (*gone, *again):
                 job_type = self._types.get(outcome.job.type)
                 if outcome.job.id in accepted and job_type and job_type.failed and outcome.error:
-                    await job_type.failed(conn, outcome.job, outcome.error)
+                    await job_type.failed(conn, outcome.job, outcome.error, outcome.permanent)
         return accepted
 
     def _count(self, batch: list[Outcome], accepted: set[UUID]) -> None:

@@ -38,7 +38,14 @@ class Runner:
     """Claims jobs into a bounded buffer and runs them in `concurrency` slots."""
 
     def __init__(
-        self, pool: Pool, types: JobTypes, worker_id: UUID, *, queues: tuple[str, ...], concurrency: int, poll_s: float
+        self,
+        pool: Pool,
+        types: JobTypes,
+        worker_id: UUID,
+        *,
+        queues: tuple[str, ...],
+        concurrency: int,
+        poll_s: float,
     ) -> None:
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._concurrency, self._poll_s = concurrency, poll_s

@@ -87,7 +87,9 @@ class Supervisor:
             quick = quick + 1 if monotonic_s() - started_s < QUICK_DEATH_S else 0
             log.error("child.died", exit_status=status, quick_deaths=quick)
             if status == 2 or quick >= QUICK_DEATHS_MAX:
-                raise ChildKeepsDyingError(f"the worker's child ended {quick or 1} times with status {status}")
+                raise ChildKeepsDyingError(
+                    f"the worker's child ended {quick or 1} times with status {status}"
+                )
             if quick:
                 await wait(self._stop, min(RESTART_S_MAX, 0.1 * 2**quick))
         if self._conn is not None:
@@ -98,9 +100,7 @@ class Supervisor:
         conn = await self._patient_connection()
         if conn is None:
             return 0
-        worker_id = await registry.register(
-            conn, self._orders.registration, lease_s=self._settings.lease_s
-        )
+        worker_id = await registry.register(conn, self._orders.registration, lease_s=self._settings.lease_s)
         child = await self._start_child(worker_id)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(self._stop.wait())

@@ -1,0 +1,59 @@
+"""The command line: `starforge`. Exit codes: 0 done, 1 refused, 2 misused, 3 unreachable."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from starforge import __version__
+from starforge.cli import database, development, snapshots, work
+from starforge.cli.doors import add_doors
+from starforge.cli.render import fail, run
+from starforge.errors import StarForgeError
+
+app = typer.Typer(
+    name="starforge",
+    help="Durable jobs, a snapshot ETL and backfills on Postgres, with the on-call runbooks built in.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"starforge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Durable jobs, a snapshot ETL and backfills on Postgres, with the on-call runbooks built in."""
+
+
+work.add(app)
+database.add(app)
+snapshots.add(app)
+development.add(app)
+add_doors(app, run)
+
+
+def main() -> None:
+    """Run the command line; every error that StarForge raises on purpose becomes one message and a code."""
+    try:
+        app()
+    except StarForgeError as error:
+        sys.exit(fail(error, as_json="--json" in sys.argv))
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

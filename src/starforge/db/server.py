@@ -1,0 +1,76 @@
+"""Which database this process uses: the one of DATABASE_URL, else the embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starforge.db.embedded import EmbeddedServer, acquire, peek
+from starforge.db.migrate import migrate
+from starforge.db.pool import PoolSettings, connect, with_user
+from starforge.db.roles import role_name
+from starforge.settings import HomeSettings
+
+
+class Database:
+    """A database to work with; `url(role)` says how to log in for what."""
+
+    def __init__(self, given: str, embedded: EmbeddedServer | None) -> None:
+        self._given, self.embedded = given, embedded
+
+    def url(self, role: str) -> str:
+        """Return the URL for a role: owner, engine, app, operator, or admin for whoever may do all.
+
+        With DATABASE_URL it is that URL as it stands: the login is the administrator's choice.
+        """
+        return self._given if self.embedded is None else self.embedded.dsn(role)
+
+    def release(self) -> None:
+        """Stop using it; the embedded server stops with its last user."""
+        if self.embedded is not None:
+            self.embedded.release()
+
+
+def open_database() -> Database:
+    """Return the database to use, starting the embedded server where DATABASE_URL is not set."""
+    given = PoolSettings.read().url
+    if given:
+        return Database(given, None)
+    return Database("", acquire(HomeSettings.read().home))
+
+
+@asynccontextmanager
+async def database(*, migrated: bool = True) -> AsyncIterator[Database]:
+    """Use the database for the length of a `with` block; the embedded one is migrated on the way.
+
+    The schema of a DATABASE_URL is never touched unasked: `starforge migrate` does that.
+    """
+    opened = await asyncio.to_thread(open_database)
+    try:
+        if migrated and opened.embedded is not None:
+            conn = await connect(opened.url("admin"))
+            try:
+                await migrate(conn)
+            finally:
+                await conn.close()
+        yield opened
+    finally:
+        await asyncio.to_thread(opened.release)
+
+
+async def enqueue_url() -> str:
+    """Return the URL for enqueueing from a user's program; a running embedded server is not started."""
+    given = PoolSettings.read().url
+    if given:
+        return given
+    home = HomeSettings.read().home
+    running = await asyncio.to_thread(peek, home)
+    if running is None:
+        running = await asyncio.to_thread(acquire, home)
+    return running.dsn("engine")
+
+
+def url_for_role(given: str, role: str) -> str:
+    """Return DATABASE_URL with the user of a role and no password: that is the administrator's to add."""
+    return with_user(given, role_name(role))

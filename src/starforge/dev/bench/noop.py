@@ -1,0 +1,27 @@
+"""The app that the queue benchmark's workers run: jobs that do nothing, and jobs that tell the time."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+from starforge.app import StarForge
+
+PICKUP_FILE_ENV = "STARFORGE_BENCH_PICKUPS"
+RECORD = struct.Struct("<Id")
+
+app = StarForge("bench")
+
+
+@app.job("bench.noop")
+async def noop(n: int) -> None:
+    """Do nothing: what is left is the queue's own cost."""
+
+
+@app.job("bench.pickup")
+async def pickup(n: int) -> None:
+    """Write down (number, wall-clock seconds) at the handler's first instruction."""
+    now = time.time()
+    with open(os.environ[PICKUP_FILE_ENV], "ab", buffering=0) as file:
+        file.write(RECORD.pack(n, now))

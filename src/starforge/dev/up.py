@@ -1,0 +1,164 @@
+"""`starforge up`: database, migrations, server and one worker in one process tree."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from starforge.clock import monotonic_s
+from starforge.db.migrate import check_version
+from starforge.db.pool import Pool, connect, require_bound_role
+from starforge.db.server import Database, database
+from starforge.loop import wait
+from starforge.settings import HomeSettings
+from starforge.web.auth import ensure_first_token
+from starforge.web.serve import bind, serve
+from starforge.worker.registry import WorkerSettings
+
+log = structlog.get_logger("up")
+
+RESTART_S_MAX = 10.0
+QUICK_DEATH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that runs, with or without a worker beside it."""
+
+    pool: Pool
+    database: Database
+    url: str
+    token_file: Path
+    tasks: tuple[asyncio.Task[None], ...]
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Wait for `stop`; raise what ended the server or the worker before that."""
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({stopped, *self.tasks}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in done - {stopped}:
+            task.result()
+
+
+class WorkerProcess:
+    """The worker of `up`, in a process group of its own, started again whenever it ends."""
+
+    def __init__(self, url: str, app: str, log_level: str) -> None:
+        self._environment = {**os.environ, "DATABASE_URL": url, "STARFORGE_PARENT_PIPE": "1"}
+        self._command = [sys.executable, "-m", "starforge", "worker", "--app", app, "--log-level", log_level]
+        self._process: asyncio.subprocess.Process | None = None
+        self._stop = asyncio.Event()
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process (and group) id of the supervisor that runs now."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def run(self) -> None:
+        """Keep a worker running until `stop`."""
+        quick = 0
+        while not self._stop.is_set():
+            started_s = monotonic_s()
+            # Its own group: Ctrl-C in the terminal reaches `up`, which drains the worker in order.
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, env=self._environment, stdin=asyncio.subprocess.PIPE, start_new_session=True
+            )
+            self.starts += 1
+            status = await self._process.wait()
+            _end_group(self._process.pid)
+            if self._stop.is_set():
+                return
+            quick = quick + 1 if monotonic_s() - started_s < QUICK_DEATH_S else 0
+            log.warning("worker.ended", exit_status=status, starts=self.starts)
+            await wait(self._stop, min(RESTART_S_MAX, 0.1 * 2**quick) if quick else 0)
+
+    async def stop(self) -> None:
+        """Drain the worker; kill it when it does not end within its grace period."""
+        self._stop.set()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), WorkerSettings.read().grace_s + 10)
+        except TimeoutError:
+            log.error("worker.killed", pid=process.pid)
+            _end_group(process.pid)
+
+    def hurry(self) -> None:
+        """Have the worker give its running jobs back at once."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+
+
+def _end_group(pid: int) -> None:
+    """Kill what is left of a worker's group: a child outlives its supervisor by an instant at most."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+@asynccontextmanager
+async def serving(*, host: str | None, port: int | None) -> AsyncIterator[Running]:
+    """Serve HTTP for the length of a `with` block.
+
+    Raises: PortTakenError before anything else is started; DatabaseUnreachableError, SchemaVersionError.
+    """
+    with bind(host, port) as listener:
+        async with database() as db:
+            conn = await connect(db.url("owner"))
+            try:
+                await check_version(conn, what="this server")
+                await require_bound_role(conn, "this server")
+                token_file = await ensure_first_token(conn, HomeSettings.read().home)
+            finally:
+                await conn.close()
+            pool = await Pool.open(db.url("app"), application="starforge server")
+            stop = asyncio.Event()
+            server = asyncio.create_task(serve(pool, listener, stop))
+            address = "{}:{}".format(*listener.getsockname()[:2])
+            try:
+                yield Running(pool, db, f"http://{address}", token_file, (server,))
+            finally:
+                stop.set()
+                await asyncio.wait({server})
+                await pool.close()
+
+
+@asynccontextmanager
+async def running(
+    *, host: str | None, port: int | None, app: str, log_level: str
+) -> AsyncIterator[tuple[Running, WorkerProcess]]:
+    """Run server and worker for the length of a `with` block, and end them in order: worker first."""
+    async with serving(host=host, port=port) as served:
+        worker = WorkerProcess(served.database.url("engine"), app, log_level)
+        keeper = asyncio.create_task(worker.run())
+        try:
+            yield replace(served, tasks=(*served.tasks, keeper)), worker
+        finally:
+            await worker.stop()
+            await asyncio.wait({keeper})
+
+
+def on_signals(stop: asyncio.Event, hurry: list[WorkerProcess]) -> None:
+    """Set `stop` at the first SIGINT or SIGTERM; a second one hurries the worker."""
+
+    def told() -> None:
+        if stop.is_set():
+            for worker in hurry:
+                worker.hurry()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told)

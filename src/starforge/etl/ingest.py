@@ -1,0 +1,97 @@
+"""Ingest: the `process_snapshot` job, from stored bytes to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from starforge.clock import failpoint, monotonic_s
+from starforge.db.pool import Connection
+from starforge.db.statement import sql
+from starforge.etl.errors import MalformedError, MappingError, UnknownSourceError
+from starforge.etl.mapping import Mappings
+from starforge.etl.parse import read_document
+from starforge.etl.receive import JOB_TYPE
+from starforge.etl.rejects import reject, reject_of
+from starforge.etl.upsert import Written, write
+from starforge.queue.handler import Context, JobType, PermanentError, Quarantined
+from starforge.queue.job import LeasedJob
+from starforge.telemetry.metrics import (
+    LABELS,
+    PROCESSING_DURATION,
+    SNAPSHOTS_FAILED,
+    SNAPSHOTS_PROCESSED,
+)
+
+
+def process_snapshot_type(mappings: Mappings) -> JobType:
+    """Return the job type that turns stored snapshots into rows by these mappings."""
+
+    async def run(context: Context, payload: Mapping[str, Any]) -> None:
+        await process_snapshot(context, payload, mappings)
+
+    return JobType(name=JOB_TYPE, run=run, failed=_failed)
+
+
+async def process_snapshot(context: Context, payload: Mapping[str, Any], mappings: Mappings) -> Written:
+    """Read one stored snapshot and write its rows; the rows and the snapshot's state commit together.
+
+    Raises: PermanentError from MalformedError or MappingError, which no retry can mend; Quarantined
+        where the snapshot is held back.
+    """
+    started_s = monotonic_s()
+    snapshot_id, capture_id = _ids(payload)
+    async with context.pool.transaction(tenant=context.tenant) as conn:
+        row = await conn.fetchrow(sql("etl", "begin"), snapshot_id, capture_id)
+    if row is None:
+        raise PermanentError(f"there is no snapshot {snapshot_id}")
+    if row["held"] is not None:
+        raise Quarantined(f"snapshot {snapshot_id} is quarantined: {row['held']}")
+    failpoint("after_begin")
+    try:
+        mapping = mappings.get(row["source"])
+        document = read_document(row["raw"].encode())
+        async with context.pool.transaction(tenant=context.tenant) as conn:
+            written = await write(
+                conn, mapping, document, tenant=context.tenant, captured_at=row["captured_at"]
+            )
+            status = "processed" if written.complete else "superseded"
+            await conn.execute(sql("etl", "processed"), snapshot_id, status, written.rows_written)
+            failpoint("before_processed_commit")
+    except (MalformedError, MappingError, UnknownSourceError) as error:
+        raise PermanentError(str(error)) from error
+    SNAPSHOTS_PROCESSED.labels(result="success").inc()
+    PROCESSING_DURATION.observe(monotonic_s() - started_s)
+    return written
+
+
+def _ids(payload: Mapping[str, Any]) -> tuple[UUID, UUID | None]:
+    try:
+        capture = payload.get("capture_id")
+        return UUID(str(payload["snapshot_id"])), UUID(str(capture)) if capture else None
+    except (KeyError, ValueError, AttributeError) as error:
+        raise PermanentError(f"the payload names no snapshot: {payload!r:.200}") from error
+
+
+async def _failed(conn: Connection, job: LeasedJob, error: BaseException, final: bool) -> None:
+    """Record a failed attempt beside the job's own retry or end, in the same transaction."""
+    found = reject_of(error)
+    try:
+        snapshot_id, _ = _ids(job.payload)
+    except PermanentError:
+        snapshot_id = None
+    row = None
+    if snapshot_id is not None:
+        last_error = {"reason": found.message, "error_type": found.error_type, "job_id": str(job.id)}
+        row = await conn.fetchrow(sql("etl", "failed"), snapshot_id, last_error, final)
+    await reject(
+        conn,
+        found,
+        tenant=row["tenant_id"] if row else job.tenant,
+        source=row["source"] if row else "",
+        snapshot_id=snapshot_id,
+        job_id=job.id,
+    )
+    SNAPSHOTS_PROCESSED.labels(result="failure").inc()
+    SNAPSHOTS_FAILED.labels(error_type=found.error_type, env=LABELS.env, service=LABELS.service).inc()

@@ -1,0 +1,234 @@
+"""Receive: what is offered becomes a stored snapshot with a job, or bytes in quarantine. Nothing is lost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from starforge.clock import failpoint
+from starforge.db.pool import Connection, Pool
+from starforge.db.statement import sql
+from starforge.etl.control import require_open
+from starforge.etl.errors import MalformedError, MappingError
+from starforge.etl.guard import MB, Verdict, check, guard_settings
+from starforge.etl.mapping import Mapping
+from starforge.etl.parse import parse
+from starforge.etl.rejects import reject, reject_of
+from starforge.etl.source import Offer, OfferError
+from starforge.machine import Machine
+from starforge.queue.enqueue import enqueue
+from starforge.queue.job import NewJob
+from starforge.telemetry.metrics import SNAPSHOTS_RECEIVED
+
+SNAPSHOT = Machine.of(
+    "snapshot",
+    [
+        # verb        from                              to
+        ("receive", "", "received"),
+        ("hold", "", "quarantined"),  # above the size guard at the door
+        ("process", "received failed", "processed"),
+        ("supersede", "received failed", "superseded"),
+        ("fail", "received", "failed"),
+        ("quarantine", "received failed", "quarantined"),
+        ("release", "quarantined", "received"),
+        ("recapture", "processed superseded failed", "received"),
+    ],
+)
+
+JOB_TYPE = "process_snapshot"
+BATCH_OFFERS_MAX = 50
+BATCH_BYTES_MAX = 8 * MB
+
+Fate = Literal["accepted", "recaptured", "duplicate", "oversized", "malformed", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one offer.
+
+    accepted and recaptured have a job; oversized and malformed are in quarantine; a duplicate is known
+    already; unreadable had no bytes to keep.
+    """
+
+    name: str
+    fate: Fate
+    size_bytes: int
+    snapshot_id: UUID | None = None
+    job_id: UUID | None = None
+    error: OfferError | None = None
+    sha256: bytes | None = None
+
+
+async def receive(
+    pool: Pool,
+    offers: Sequence[Offer],
+    *,
+    mapping: Mapping,
+    tenant: str,
+    captured_at: datetime | None = None,
+) -> list[Receipt]:
+    """Take these offers in one transaction and say what became of each, in order.
+
+    Raises: IngestPausedError while ingestion is paused; then none was taken.
+    """
+    receiver = _Receiver(mapping, tenant, captured_at)
+    try:
+        async with pool.transaction(tenant=tenant) as conn:
+            await require_open(conn)
+            receipts = [await receiver.take(conn, offer) for offer in offers]
+            failpoint("receive_before_commit")
+    except asyncpg.DataError as error:
+        # Postgres refused a text that our rule let pass: find it alone, keep its bytes, take the others.
+        if len(offers) > 1:
+            return [
+                receipt
+                for offer in offers
+                for receipt in await receive(
+                    pool, [offer], mapping=mapping, tenant=tenant, captured_at=captured_at
+                )
+            ]
+        refused = MalformedError(0, 1, 1, f"Postgres refuses it: {error}")
+        async with pool.transaction(tenant=tenant) as conn:
+            receipts = [await receiver.keep_bytes(conn, offers[0], refused)]
+    SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc(len(receipts))
+    return receipts
+
+
+class _Receiver:
+    """Takes offers of one source for one tenant."""
+
+    def __init__(self, mapping: Mapping, tenant: str, captured_at: datetime | None) -> None:
+        self._mapping, self._tenant, self._captured_at = mapping, tenant, captured_at
+
+    async def take(self, conn: Connection, offer: Offer) -> Receipt:
+        if offer.error is not None:
+            return await self.keep_bytes(conn, offer, offer.error)
+        try:
+            verdict = check(offer.data)
+            document = self._document(offer.data, verdict)
+        except MalformedError as error:
+            return await self.keep_bytes(conn, offer, error)
+        return await self._store(conn, offer, verdict, document)
+
+    def _document(self, data: bytes, verdict: Verdict) -> Any:
+        """Parse what will be processed; of what is above the size guard only the grammar is checked."""
+        if not verdict.oversized:
+            return parse(data, verdict)
+        try:
+            msgspec.json.decode(data, type=msgspec.Raw)
+        except msgspec.DecodeError:
+            parse(data, verdict)  # raises with the position
+        return None
+
+    async def _store(self, conn: Connection, offer: Offer, verdict: Verdict, document: Any) -> Receipt:
+        subject, captured_at = self._identity(document)
+        digest = hashlib.sha256(offer.data).digest()
+        row = await conn.fetchrow(
+            sql("etl", "receive"),
+            self._tenant,
+            self._mapping.name,
+            subject,
+            offer.data.decode(),
+            len(offer.data),
+            digest,
+            captured_at,
+            "quarantined" if verdict.oversized else "received",
+        )
+        size = len(offer.data)
+        if row is None:
+            return await self._again(conn, offer, digest, captured_at)
+        snapshot_id = row["id"]
+        if verdict.oversized:
+            limit = guard_settings().size_max_mb
+            reason = f"{size / MB:.1f} MB is above the size guard of {limit:g} MB"
+            await conn.execute(sql("etl", "quarantine_snapshot"), snapshot_id, offer.name, reason)
+            return Receipt(offer.name, "oversized", size, snapshot_id)
+        capture_id = await self._capture(conn, snapshot_id, subject, row["captured_at"])
+        job_id = await self._enqueue(conn, snapshot_id, capture_id)
+        return Receipt(offer.name, "accepted", size, snapshot_id, job_id)
+
+    async def _again(
+        self, conn: Connection, offer: Offer, digest: bytes, captured_at: datetime | None
+    ) -> Receipt:
+        """Known content: nothing new, unless its subject has looked different since (A → B → A)."""
+        known = await conn.fetchrow(sql("etl", "known"), self._tenant, self._mapping.name, digest)
+        assert known is not None
+        size, snapshot_id = len(offer.data), known["id"]
+        latest = known["latest_id"]
+        if latest is None or latest == snapshot_id or known["status"] == "quarantined":
+            return Receipt(offer.name, "duplicate", size, snapshot_id)
+        capture_id = await self._capture(conn, snapshot_id, known["subject"], captured_at)
+        if capture_id is None:
+            return Receipt(offer.name, "duplicate", size, snapshot_id)
+        job_id = await self._enqueue(conn, snapshot_id, capture_id)
+        return Receipt(offer.name, "recaptured", size, snapshot_id, job_id)
+
+    async def keep_bytes(self, conn: Connection, offer: Offer, error: OfferError) -> Receipt:
+        """Keep what is no JSON as it came, and record why; an unreadable file has nothing to keep."""
+        found = reject_of(error)
+        details = {**found.details, "name": offer.name}
+        await reject(
+            conn,
+            type(found)("PARSE_ERROR", found.message, details, found.fingerprint),
+            tenant=self._tenant,
+            source=self._mapping.name,
+        )
+        if not isinstance(error, MalformedError) and not offer.data:
+            return Receipt(offer.name, "unreadable", 0, error=error)
+        digest = hashlib.sha256(offer.data).digest()
+        size = len(offer.data)
+        await conn.execute(
+            sql("etl", "quarantine_bytes"),
+            self._tenant,
+            self._mapping.name,
+            offer.name,
+            offer.data,
+            size,
+            digest,
+            str(error),
+            details,
+        )
+        return Receipt(offer.name, "malformed", size, error=error, sha256=digest)
+
+    def _identity(self, document: Any) -> tuple[str | None, datetime | None]:
+        """Return whose state this is and when it was; a document that does not say is mapped in vain later."""
+        if document is None:
+            return None, self._captured_at
+        try:
+            subject = self._mapping.subject(document)
+            return subject, self._captured_at or self._mapping.captured_at(document)
+        except MappingError:
+            return None, self._captured_at
+
+    async def _capture(
+        self, conn: Connection, snapshot_id: UUID, subject: str | None, captured_at: datetime | None
+    ) -> UUID | None:
+        found: UUID | None = await conn.fetchval(
+            sql("etl", "capture"), self._tenant, snapshot_id, self._mapping.name, subject, captured_at
+        )
+        return found
+
+    async def _enqueue(self, conn: Connection, snapshot_id: UUID, capture_id: UUID | None) -> UUID:
+        payload = {"snapshot_id": str(snapshot_id), "capture_id": str(capture_id)}
+        return await enqueue(conn, NewJob(type=JOB_TYPE, payload=payload, tenant=self._tenant))
+
+
+def batches(offers: Iterable[Offer]) -> Iterator[list[Offer]]:
+    """Group offers so that each transaction stays small: at most 50 offers and about 8 MB."""
+    batch: list[Offer] = []
+    size = 0
+    for offer in offers:
+        if batch and (len(batch) >= BATCH_OFFERS_MAX or size + len(offer.data) > BATCH_BYTES_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append(offer)
+        size += len(offer.data)
+    if batch:
+        yield batch

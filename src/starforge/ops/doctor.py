@@ -1,0 +1,192 @@
+"""Doctor: is this deployment fit to run? Each check says what it found and how to mend it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from starforge.db.errors import DatabaseUnreachableError
+from starforge.db.migrate import applied, code_version, migrations, pending, serves
+from starforge.db.pool import Connection, PoolSettings, connect, shown
+from starforge.db.roles import EXTENSIONS, REQUIRED_EXTENSIONS, ROLES, role_name
+from starforge.errors import RefusedError
+from starforge.settings import HomeSettings, Settings, setting
+
+State = Literal["ok", "warning", "fault"]
+POSTGRES_MIN = 150_000
+
+
+class DoctorSettings(Settings):
+    """From when on the doctor worries."""
+
+    disk_free_mb_min: int = setting(
+        2048,
+        env="STARFORGE_DISK_FREE_MB_MIN",
+        unit="MB",
+        meaning="Less free space than this where StarForge keeps its data is a warning; a tenth, a fault.",
+        ge=10,
+    )
+    headroom: int = setting(
+        20,
+        env="STARFORGE_CONNECTION_HEADROOM",
+        unit="connections",
+        meaning="Connections of the server that StarForge leaves to others.",
+        ge=0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    check: str
+    state: State
+    found: str
+    mend: str = ""
+
+
+async def examine(url: str) -> AsyncIterator[Finding]:
+    """Run every check against the database of `url`, the most fundamental first."""
+    yield _disk()
+    try:
+        conn = await connect(url, application="starforge doctor")
+    except DatabaseUnreachableError as error:
+        yield Finding("connection", "fault", str(error), error.remedy)
+        return
+    try:
+        checks: tuple[Callable[[Connection, str], Awaitable[Finding]], ...] = (
+            _connection, _roles, _migrations, _extensions, _pooler, _budget,
+        )  # fmt: skip
+        for check in checks:
+            yield await check(conn, url)
+    finally:
+        await conn.close()
+
+
+async def _connection(conn: Connection, url: str) -> Finding:
+    number = int(await conn.fetchval("SELECT current_setting('server_version_num')"))
+    version = await conn.fetchval("SELECT current_setting('server_version')")
+    told = f"Postgres {version} at {shown(url)}"
+    if number < POSTGRES_MIN:
+        return Finding("connection", "fault", told, "StarForge needs Postgres 15 or newer.")
+    unsafe = [
+        name
+        for name in ("fsync", "full_page_writes", "synchronous_commit")
+        if await conn.fetchval("SELECT current_setting($1)", name) == "off"
+    ]
+    if unsafe:
+        return Finding(
+            "connection",
+            "warning",
+            f"{told}; {', '.join(unsafe)} off: accepted jobs do not survive a crash",
+            f"Set {' and '.join(unsafe)} = on in postgresql.conf and reload.",
+        )
+    return Finding("connection", "ok", told)
+
+
+async def _roles(conn: Connection, _url: str) -> Finding:
+    rows = await conn.fetch(
+        "SELECT rolname, rolsuper OR rolbypassrls AS unbound FROM pg_roles WHERE rolname = ANY ($1)",
+        [role_name(role) for role in ROLES],
+    )
+    there = {row["rolname"]: row["unbound"] for row in rows}
+    missing = [role_name(role) for role in ROLES if role_name(role) not in there]
+    if missing:
+        return Finding(
+            "roles",
+            "fault",
+            f"missing: {', '.join(missing)}",
+            "As a superuser: starforge db grants | psql DATABASE",
+        )
+    unbound = [name for name, free in there.items() if free]
+    if unbound:
+        return Finding(
+            "roles",
+            "warning",
+            f"row security does not bind {', '.join(unbound)}",
+            f"ALTER ROLE {unbound[0]} NOSUPERUSER NOBYPASSRLS;",
+        )
+    me = await conn.fetchval("SELECT current_user")
+    enforced = HomeSettings.read().tenancy == "enforced"
+    return Finding(
+        "roles", "ok", f"all four exist; this login is {me}; tenancy {'enforced' if enforced else 'single'}"
+    )
+
+
+async def _migrations(conn: Connection, _url: str) -> Finding:
+    try:
+        have = await applied(conn)
+        todo = pending(have, migrations())
+        version = serves(have, code_version(), what="this StarForge")
+    except RefusedError as error:
+        return Finding("migrations", "fault", str(error), error.remedy)
+    if todo:
+        names = ", ".join(f"{m.number:04d}_{m.name}" for m in todo)
+        return Finding("migrations", "warning", f"pending: {names}", "starforge migrate")
+    return Finding("migrations", "ok", f"schema {version}, code {code_version()}")
+
+
+async def _extensions(conn: Connection, _url: str) -> Finding:
+    have = {row[0] for row in await conn.fetch("SELECT extname FROM pg_extension")}
+    missing = [name for name in EXTENSIONS if name not in have]
+    if any(name in REQUIRED_EXTENSIONS for name in missing):
+        return Finding(
+            "extensions", "fault", f"missing: {', '.join(missing)}", f"CREATE EXTENSION {missing[0]};"
+        )
+    if missing:
+        return Finding(
+            "extensions",
+            "warning",
+            f"missing: {', '.join(missing)}; reports of slow statements stay empty",
+            "Add pg_stat_statements to shared_preload_libraries, restart Postgres, CREATE EXTENSION.",
+        )
+    return Finding("extensions", "ok", ", ".join(EXTENSIONS))
+
+
+async def _pooler(conn: Connection, url: str) -> Finding:
+    pooled = await conn.fetchval("SELECT pg_backend_pid()") != conn.get_server_pid()
+    if not pooled:
+        return Finding("pooler", "ok", "direct connection")
+    return Finding(
+        "pooler",
+        "ok",
+        "behind a pooler: statement cache and listener are off, new work is found by polling",
+        f"For quicker pick-up give workers a direct DATABASE_URL instead of {shown(url)}.",
+    )
+
+
+async def _budget(conn: Connection, _url: str) -> Finding:
+    row = await conn.fetchrow(
+        "SELECT current_setting('max_connections')::int AS most,"
+        " current_setting('superuser_reserved_connections')::int AS reserved,"
+        " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used"
+    )
+    assert row is not None
+    headroom, pool_max = DoctorSettings.read().headroom, PoolSettings.read().pool_max
+    room = row["most"] - row["reserved"] - headroom
+    fit = max(0, room // pool_max)
+    told = (
+        f"max_connections {row['most']} - reserved {row['reserved']} - headroom {headroom} = {room}; "
+        f"/ PG_POOL_MAX {pool_max} = {fit} workers; {row['used']} connections in use"
+    )
+    if fit < 1:
+        return Finding("connection budget", "fault", told, "Raise max_connections or lower PG_POOL_MAX.")
+    if row["used"] > room:
+        return Finding(
+            "connection budget", "warning", told, "See who holds them: SELECT * FROM pg_stat_activity;"
+        )
+    return Finding("connection budget", "ok", told)
+
+
+def _disk() -> Finding:
+    home = HomeSettings.read().home
+    place = next(path for path in (home, *home.parents) if path.exists())
+    free_mb = shutil.disk_usage(place).free // 1_000_000
+    least = DoctorSettings.read().disk_free_mb_min
+    told = f"{free_mb} MB free for {home}"
+    if free_mb >= least:
+        return Finding("disk", "ok", told)
+    state: State = "fault" if free_mb < least / 10 else "warning"
+    return Finding("disk", state, told, "Free space there, or set STARFORGE_HOME to a larger disk.")

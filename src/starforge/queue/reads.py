@@ -1,0 +1,93 @@
+"""What the queue looks like now: the reads behind the first page and the gauges. Nothing here locks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from starforge.db.pool import Connection
+from starforge.db.statement import sql
+from starforge.telemetry.metrics import State
+
+WORKERS_SHOWN_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The jobs of one queue, type and status."""
+
+    queue: str
+    type: str
+    status: str
+    jobs: int
+    due: int
+    """Those whose time to run has come: of pending jobs, the ones that wait."""
+
+    oldest_due_s: float | None
+    """Seconds since the oldest of them could have started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Completed jobs per second, over two spans."""
+
+    last_minute_per_s: float
+    last_5_minutes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """A worker whose lease holds."""
+
+    id: UUID
+    host: str
+    pid: int
+    version: str
+    state: str
+    queues: list[str]
+    concurrency: int
+    started_at: datetime
+    heartbeat_age_s: float
+    holds: int
+    """Jobs that it has claimed and not finished."""
+
+
+async def depths(conn: Connection) -> list[Depth]:
+    """Count the jobs of the hot table by queue, type and status."""
+    return [Depth(**row) for row in await conn.fetch(sql("queue", "depths"))]
+
+
+async def throughput(conn: Connection) -> Throughput:
+    """Return how fast jobs were completed lately."""
+    row = await conn.fetchrow(sql("queue", "throughput"))
+    assert row is not None
+    return Throughput(row["last_60_s"] / 60, row["last_300_s"] / 300)
+
+
+async def live_workers(conn: Connection) -> list[LiveWorker]:
+    """Return the live workers, newest first, at most WORKERS_SHOWN_MAX."""
+    return [LiveWorker(**row) for row in await conn.fetch(sql("queue", "live_workers"), WORKERS_SHOWN_MAX)]
+
+
+async def dead_letters(conn: Connection) -> dict[str, int]:
+    """Count the dead letters by type."""
+    return {row["type"]: row["letters"] for row in await conn.fetch(sql("queue", "dead_letters"))}
+
+
+def waiting(found: Iterable[Depth]) -> dict[tuple[str, str], int]:
+    """Return the waiting jobs by (queue, type): pending, and due.
+
+    A queue and type that has jobs, but none that waits, is there with 0.
+    """
+    counted: dict[tuple[str, str], int] = {}
+    for depth in found:
+        due = depth.due if depth.status == "pending" else 0
+        counted[depth.queue, depth.type] = counted.get((depth.queue, depth.type), 0) + due
+    return counted
+
+
+async def state(conn: Connection) -> State:
+    """Read what the gauges show."""
+    return State(waiting(await depths(conn)), await dead_letters(conn))

@@ -1,0 +1,237 @@
+"""Metrics: the catalogue of names first, then the objects that others count with, then the page.
+
+Counters and histograms belong to a process tree: with PROMETHEUS_MULTIPROC_DIR set before this module is
+imported (`starforge.telemetry.tree`) every process of the tree counts into files of one folder and the
+page shows their sum, counts of dead processes included. Gauges of the database's state are never kept:
+each page gets the state that was read for it, and none at all while the database cannot be read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from starforge.settings import Settings, setting
+from starforge.telemetry.tree import FOLDER_ENV, usable_files
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LABEL_SETS_MAX = 500
+"""Most series of one gauge; the rest is summed up under the label `other`."""
+
+OTHER = "other"
+
+
+class LabelSettings(Settings):
+    """What tells this deployment's series from another's."""
+
+    env: str = setting(
+        "dev",
+        env="STARFORGE_ENV",
+        unit="name",
+        meaning="Value of the label `env` of the failure metrics: which deployment this is.",
+        min_length=1,
+        max_length=64,
+    )
+    service: str = setting(
+        "etl-worker",
+        env="STARFORGE_SERVICE",
+        unit="name",
+        meaning="Value of the label `service` of the failure metrics: which part of the deployment this is.",
+        min_length=1,
+        max_length=64,
+    )
+
+
+LABELS = LabelSettings.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One metric of the catalogue."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    meaning: str
+    buckets: tuple[float, ...] = ()
+
+
+# D-07: every finished attempt counts as processed. D-08: the two `_total` gauges keep their names.
+CATALOGUE: dict[str, Named] = {
+    named.name: named
+    for named in (
+        Named(
+            "starforge_etl_snapshots_received_total",
+            "counter",
+            ("source",),
+            "Snapshots that were offered, whatever became of them.",
+        ),
+        Named(
+            "starforge_etl_snapshots_processed_total",
+            "counter",
+            ("result",),
+            "Finished attempts on snapshots, success and failure.",
+        ),
+        Named(
+            "starforge_etl_snapshots_failed_total",
+            "counter",
+            ("error_type", "env", "service"),
+            "Failed attempts on snapshots by class of error.",
+        ),
+        Named(
+            "starforge_etl_processing_duration_seconds",
+            "histogram",
+            (),
+            "Time that an attempt on a snapshot took.",
+            (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+        ),
+        Named(
+            "job_processed_total",
+            "counter",
+            ("status", "type"),
+            "Finished attempts on jobs by how they ended.",
+        ),
+        Named(
+            "job_duration_seconds",
+            "histogram",
+            ("type",),
+            "Time that an attempt on a job took.",
+            (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120, 600),
+        ),
+        Named(
+            "starforge_queue_jobs_waiting_total",
+            "gauge",
+            ("queue", "type"),
+            "Pending jobs whose time to run has come.",
+        ),
+        Named("starforge_queue_jobs_dlq_total", "gauge", ("type",), "Dead letters."),
+        Named("starforge_database_up", "gauge", (), "1 when the database answered for this page, else 0."),
+    )
+}
+"""Every metric that StarForge exposes, by name."""
+
+RESULTS = ("success", "failure")
+ERROR_TYPES = ("PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN")
+JOB_STATUSES = ("completed", "failed", "quarantined")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+_REGISTRY = CollectorRegistry()
+
+
+def _counter(name: str) -> Counter:
+    named = CATALOGUE[name]
+    return Counter(name, named.meaning, named.labels, registry=_REGISTRY)
+
+
+def _histogram(name: str) -> Histogram:
+    named = CATALOGUE[name]
+    return Histogram(name, named.meaning, named.labels, buckets=named.buckets, registry=_REGISTRY)
+
+
+SNAPSHOTS_RECEIVED = _counter("starforge_etl_snapshots_received_total")
+SNAPSHOTS_PROCESSED = _counter("starforge_etl_snapshots_processed_total")
+SNAPSHOTS_FAILED = _counter("starforge_etl_snapshots_failed_total")
+PROCESSING_DURATION = _histogram("starforge_etl_processing_duration_seconds")
+JOBS_PROCESSED = _counter("job_processed_total")
+JOB_DURATION = _histogram("job_duration_seconds")
+
+
+def start_at_zero(*, types: Iterable[str] = (), sources: Iterable[str] = ()) -> None:
+    """Make every known label set exist: a rate needs its zero before the first event.
+
+    Args:
+        types: Job types that this process knows.
+        sources: Sources of snapshots that this process knows.
+    """
+    for result in RESULTS:
+        SNAPSHOTS_PROCESSED.labels(result=result)
+    for error_type in ERROR_TYPES:
+        SNAPSHOTS_FAILED.labels(error_type=error_type, env=LABELS.env, service=LABELS.service)
+    for source in sources:
+        SNAPSHOTS_RECEIVED.labels(source=source)
+    for job_type in types:
+        JOB_DURATION.labels(type=job_type)
+        for status in JOB_STATUSES:
+            JOBS_PROCESSED.labels(status=status, type=job_type)
+
+
+start_at_zero()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the database said for one page."""
+
+    waiting: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Jobs by (queue, type)."""
+
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+    """Dead letters by type."""
+
+
+def page(state: State | None) -> bytes:
+    """Return the page of metrics in Prometheus' text format.
+
+    Args:
+        state: The database's state; None while it cannot be read, and its gauges are then absent.
+    """
+    gauges = CollectorRegistry()
+    gauges.register(_StateGauges(state))
+    return _counted() + generate_latest(gauges)
+
+
+def _counted() -> bytes:
+    folder = os.environ.get(FOLDER_ENV)
+    if not folder:
+        return generate_latest(_REGISTRY)
+    registry = CollectorRegistry()
+    registry.register(_TreeCollector(registry, folder))
+    return generate_latest(registry)
+
+
+class _TreeCollector(MultiProcessCollector):
+    """The sum over the files of a process tree, save those that a process is only just making."""
+
+    def __init__(self, _registry: CollectorRegistry, folder: str) -> None:
+        super().__init__(None, folder)  # type: ignore[no-untyped-call]
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        files = [str(file) for file in usable_files(self._folder)]
+        yield from self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+
+
+class _StateGauges(Collector):
+    """Gauges of the state that one page was given."""
+
+    def __init__(self, state: State | None) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        up = CATALOGUE["starforge_database_up"]
+        yield GaugeMetricFamily(up.name, up.meaning, value=0.0 if self._state is None else 1.0)
+        if self._state is None:
+            return
+        yield _gauge("starforge_queue_jobs_waiting_total", self._state.waiting.items())
+        dead = (((job_type,), count) for job_type, count in self._state.dead_letters.items())
+        yield _gauge("starforge_queue_jobs_dlq_total", dead)
+
+
+def _gauge(name: str, values: Iterable[tuple[tuple[str, ...], int]]) -> Metric:
+    named = CATALOGUE[name]
+    family = GaugeMetricFamily(name, named.meaning, labels=named.labels)
+    series = sorted(values)
+    rest = sum(value for _, value in series[LABEL_SETS_MAX:])
+    for labels, value in series[:LABEL_SETS_MAX]:
+        family.add_metric(labels, value)
+    if rest:
+        family.add_metric([OTHER] * len(named.labels), rest)
+    return family

@@ -1,0 +1,33 @@
+"""The folder in which the processes of one tree count together.
+
+prometheus_client decides at its import whether it counts in memory or in files, so this module comes
+first, imports none of it, and is what the root of the tree calls before it starts anything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+FOLDER_ENV = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def share_counters(folder: Path) -> None:
+    """Let this process and every child that it starts count into `folder`, from zero.
+
+    Args:
+        folder: A folder of this tree's own; made where it lacks, emptied of an earlier tree's files.
+    Raises: RuntimeError when the metrics were imported already: what they count would be missing.
+    """
+    if "prometheus_client" in sys.modules:
+        raise RuntimeError("share_counters comes too late: prometheus_client is imported")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for file in folder.glob("*.db"):
+        file.unlink(missing_ok=True)
+    os.environ[FOLDER_ENV] = str(folder)
+
+
+def usable_files(folder: str) -> list[Path]:
+    """Return the files that can be read: one that a process has just created is still empty."""
+    return [file for file in sorted(Path(folder).glob("*.db")) if file.stat().st_size]
