@@ -66,3 +66,43 @@ class IngestNotPausedError(NotFoundError):
 
     code = "SF411"
     remedy = "Nothing to do: snapshots are accepted."
+
+
+class MappingError(MisusedError):
+    """A document does not hold what its mapping says it holds, at `path` ("" is the document itself)."""
+
+    code = "SF415"
+    remedy = "Correct the producer and offer the snapshot again, or let the mapping take what it sends."
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path or 'the document'}: {reason}")
+        self.path, self.reason = path, reason
+
+
+class MappingDeclarationError(MisusedError):
+    """A mapping contradicts itself; it is refused where it is declared, before any document is read."""
+
+    code = "SF416"
+    remedy = "Correct the declaration that the message names; examples/fhir/README.md explains its words."
+
+
+class DuplicateMappingError(MisusedError):
+    """Two mappings were given for one source."""
+
+    code = "SF417"
+    remedy = "Give one of the two mappings another name; the name is the source that it maps."
+
+    def __init__(self, source: str) -> None:
+        super().__init__(f"source {source!r} has two mappings")
+        self.source = source
+
+
+class UnknownSourceError(NotFoundError):
+    """No mapping is known for a source."""
+
+    code = "SF418"
+    remedy = "Name a source that has a mapping, or start with the app that declares it (--app)."
+
+    def __init__(self, source: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"no mapping for source {source!r}; known: {', '.join(known) or 'none'}")
+        self.source, self.known = source, known

@@ -38,7 +38,7 @@ def parse(text: str, *, every: bool = False) -> Path:
     position = 0
     while position < len(text):
         found = STEP.match(text, position)
-        if found is None or text[position] == "." and not path:
+        if found is None or (text[position] == "." and not path):
             raise MappingDeclarationError(f"{text!r} is not a path: see position {position}")
         name, place = found.groups()
         if place == "" and not every:
@@ -78,20 +78,19 @@ def get(value: Any, path: Path) -> Any:
     for depth, segment in enumerate(path):
         if value is None:
             return None
-        wanted = dict if isinstance(segment, str) else list
-        if type(value) is not wanted:
-            noun = "an object" if wanted is dict else "an array"
-            raise UnfitError(f"expected {noun}, found {named(value)}", shown(path[:depth]))
-        if isinstance(segment, str):
+        if isinstance(segment, str) and isinstance(value, dict):
             value = value.get(segment)
-        else:
+        elif isinstance(segment, int) and isinstance(value, list):
             value = value[segment] if segment < len(value) else None
+        else:
+            noun = "an object" if isinstance(segment, str) else "an array"
+            raise UnfitError(f"expected {noun}, found {named(value)}", shown(path[:depth]))
     return value
 
 
 def column(items: list[dict[str, Any]], path: Path) -> list[Any]:
     """Follow one path in each item; raise IndexedError at the first item where `get` would raise."""
-    if len(path) == 1:
+    if len(path) == 1 and isinstance(path[0], str):
         name = path[0]
         return [item.get(name) for item in items]
     values = []

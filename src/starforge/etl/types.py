@@ -95,9 +95,7 @@ class Type:
         whole = "".join(keys)
         if whole.isascii() and whole.isdigit() and all(0 < len(key) <= KEY_CHARS_MAX for key in keys):
             return list(map(int, keys))
-        return [
-            int(key) if len(key) <= KEY_CHARS_MAX and KEY_NUMBER.fullmatch(key) else key for key in keys
-        ]
+        return [int(key) if len(key) <= KEY_CHARS_MAX and KEY_NUMBER.fullmatch(key) else key for key in keys]
 
     def _within(self, values: list[Any]) -> bool:
         if not values or (self.least is None and self.most is None):
@@ -147,7 +145,11 @@ def array(of: Type) -> Type:
 
 
 def _quoted(value: Any) -> str:
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"' if type(value) is not int else str(value)
+    return (
+        '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if type(value) is not int
+        else str(value)
+    )
 
 
 def encode(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
@@ -28,8 +29,11 @@ RETRY_S_MAX = 2.0
 class Finisher:
     """Takes outcomes one by one and writes them in batches, as soon as the last batch is through."""
 
-    def __init__(self, pool: Pool, types: JobTypes, worker_id: UUID) -> None:
+    def __init__(
+        self, pool: Pool, types: JobTypes, worker_id: UUID, *, written: Callable[[], None]
+    ) -> None:
         self._pool, self._types, self._worker_id = pool, types, worker_id
+        self._written = written  # called after each batch: there is room for more
         self._waiting: list[Outcome] = []
         self._wake = asyncio.Event()
         self.finished = 0
@@ -56,6 +60,7 @@ class Finisher:
             try:
                 await self._write(batch)
                 failures = 0
+                self._written()
             except (*CONNECT_ERRORS, DatabaseUnreachableError, PoolExhaustedError) as error:
                 # Fencing makes writing again safe: what was taken already is not taken twice.
                 self._waiting = batch + self._waiting

@@ -59,7 +59,7 @@ class Runner:
         self._taken_at = (0, monotonic_s())
         self._stop = asyncio.Event()
         self._rate = 0.0
-        self.finisher = Finisher(pool, types, worker_id)
+        self.finisher = Finisher(pool, types, worker_id, written=self._room.set)
         self.claimed = 0
 
     def announce(self) -> None:

@@ -61,6 +61,8 @@ DECLARE
     made integer := 0;
     day date;
 BEGIN
+    -- Two workers that do this at once would wait for each other's table locks.
+    PERFORM pg_advisory_xact_lock(hashtext('sf_history_partitions'));
     FOR day IN SELECT start + n FROM generate_series(0, least(days, 366)) AS n LOOP
         IF to_regclass('job_history_' || to_char(day, 'YYYYMMDD')) IS NOT NULL THEN CONTINUE; END IF;
         -- Rows that fell into the default partition keep this day there; the next day is free again.

@@ -1,12 +1,14 @@
 -- complete: running jobs leave for history and their leases end.                            (X-03, D-12, G3)
 -- takes   ids uuid[], lease epochs bigint[], durations real[] in ms, worker_id uuid
 -- gives   the ids that were accepted; those whose lease was lost are missing
--- index   queue_jobs_pkey
+-- index   queue_jobs_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
+--         jobs run, so that it never leaves the one probe per job
 WITH gone AS (
     DELETE FROM queue_jobs AS job
-    USING unnest($1::uuid[], $2::bigint[], $3::real[]) AS done (id, lease_epoch, ran_ms)
-    WHERE job.id = done.id AND job.status = 'running' AND job.worker_id = $4
-      AND job.lease_epoch = done.lease_epoch
+    USING unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::real[])) AS done (id, lease_epoch, ran_ms)
+    WHERE job.id = done.id
+      AND CASE WHEN job.status = 'running' AND job.worker_id = $4
+               AND job.lease_epoch = done.lease_epoch THEN true ELSE false END
     RETURNING job.*, done.ran_ms
 ), kept AS (
     INSERT INTO job_history (id, tenant_id, queue, type, payload, priority, status, attempts, max_attempts, run_after,

@@ -1,13 +1,15 @@
 -- fail: running jobs whose last attempt failed stay as failed, with a row each in the dead letters. (Q-50, D-19)
 -- takes   ids uuid[], lease epochs bigint[], errors jsonb[] with reason, worker_id uuid
 -- gives   the ids that were accepted; those whose lease was lost are missing
--- index   queue_jobs_pkey, queue_jobs_dlq_once
+-- index   queue_jobs_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
+--         jobs run, so that it never leaves the one probe per job, queue_jobs_dlq_once
 WITH given_up AS (
     UPDATE queue_jobs AS job
     SET status = 'failed', attempts = job.attempts + 1, last_error = failed.error, updated_at = sf_now()
-    FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[]) AS failed (id, lease_epoch, error)
-    WHERE job.id = failed.id AND job.status = 'running' AND job.worker_id = $4
-      AND job.lease_epoch = failed.lease_epoch
+    FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::jsonb[])) AS failed (id, lease_epoch, error)
+    WHERE job.id = failed.id
+      AND CASE WHEN job.status = 'running' AND job.worker_id = $4
+               AND job.lease_epoch = failed.lease_epoch THEN true ELSE false END
     RETURNING job.*
 ), dead AS (
     INSERT INTO queue_jobs_dlq (original_job_id, generation, tenant_id, queue, type, payload, reason, original_status,

@@ -1,11 +1,13 @@
 -- retry: running jobs that failed wait for their next attempt.                              (X-03, D-12, G3)
 -- takes   ids uuid[], lease epochs bigint[], errors jsonb[], delays float8[] in seconds, worker_id uuid
 -- gives   the ids that were accepted; those whose lease was lost are missing
--- index   queue_jobs_pkey
+-- index   queue_jobs_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
+--         jobs run, so that it never leaves the one probe per job
 UPDATE queue_jobs AS job
 SET status = 'pending', attempts = job.attempts + 1, last_error = failed.error, worker_id = NULL,
     run_after = sf_now() + make_interval(secs => failed.delay_s), updated_at = sf_now()
-FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[], $4::float8[]) AS failed (id, lease_epoch, error, delay_s)
-WHERE job.id = failed.id AND job.status = 'running' AND job.worker_id = $5
-  AND job.lease_epoch = failed.lease_epoch
+FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::jsonb[]), (SELECT $4::float8[])) AS failed (id, lease_epoch, error, delay_s)
+WHERE job.id = failed.id
+  AND CASE WHEN job.status = 'running' AND job.worker_id = $5
+           AND job.lease_epoch = failed.lease_epoch THEN true ELSE false END
 RETURNING job.id

@@ -1,0 +1,192 @@
+"""The operations' doors on the command line: each command is made from the operation's declaration.
+
+They need no HTTP server: they run the operation in this process, directly on the database (X-13). The
+actor is the operating system's user. Whoever holds the database's URL may change its rows anyway, so
+the role is admin; what binds the caller is the database role of that URL.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import msgspec
+import typer
+
+from starforge.cli.render import as_table, fail, print_json, say, show_difference
+from starforge.clock import new_id
+from starforge.db.pool import Pool
+from starforge.errors import StarForgeError
+from starforge.operation import BadArgumentError, Operation, Parameter, bare_type
+from starforge.ops import registry
+from starforge.ops.audit import Result
+from starforge.ops.perform import perform
+from starforge.ops.plan import Plan, plan
+from starforge.ops.request import local_actor
+from starforge.settings import HomeSettings
+
+T = TypeVar("T")
+Run = Callable[[Callable[[Pool], Awaitable[T]]], T]
+"""Opens the pool, runs the coroutine function with it, closes it, and returns what it returned."""
+
+ROLE = "admin"
+DIRECT_TYPES = (str, int, float, bool, UUID)
+"""What the command line converts itself; anything else is given as text, or as JSON text."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def add_doors(app: typer.Typer, run: Run[Any]) -> None:
+    """Add a command for every operation, in a group for every noun, and `ops list`."""
+    for operation in registry.operations():
+        noun, verb = registry.command(operation)
+        group(app, noun).command(verb, help=operation.help)(_command(operation, run))
+    group(app, "ops").command("list")(list_operations)
+
+
+def group(app: typer.Typer, noun: str) -> typer.Typer:
+    """Return the group of commands of a noun; it is made where it lacks."""
+    for known in app.registered_groups:
+        if known.name == noun and known.typer_instance is not None:
+            return known.typer_instance
+    made = typer.Typer(no_args_is_help=True, help=f"Commands on: {noun}.")
+    app.add_typer(made, name=noun)
+    return made
+
+
+def list_operations(*, json: AsJson = False) -> None:
+    """List every operation: what it takes, who may ask for it, what undoes it, and its doors."""
+    found = [registry.document(operation) for operation in registry.operations()]
+    if json:
+        print_json(found)
+        return
+    as_table(
+        ("operation", "role", "undone by", "risk", "command"),
+        [(op["name"], op["role"], op["inverse"], op["risk"], op["doors"]["cli"]) for op in found],
+    )
+
+
+def _command(operation: Operation, run: Run[Any]) -> Callable[..., None]:
+    def command(**given: Any) -> None:
+        as_json, key, plan_id = given.pop("json"), given.pop("key"), given.pop("plan_id")
+        only_plan = given.pop("plan")
+        try:
+            arguments = _arguments(operation, given)
+            if only_plan and plan_id is not None:
+                raise BadArgumentError("--plan makes a plan and --plan-id applies one: give one of them")
+            who: dict[str, Any] = {"actor": local_actor(), "role": ROLE, "tenant": HomeSettings.read().tenant}
+            if only_plan:
+                planned: Plan = run(lambda pool: plan(pool, operation.name, arguments, **who))
+                print_json(planned.document()) if as_json else _show_plan(operation, planned)
+                return
+            result: Result = run(
+                lambda pool: perform(
+                    pool,
+                    operation.name,
+                    arguments,
+                    **who,
+                    idempotency_key=key,
+                    plan_id=plan_id,
+                    request_id=new_id(),
+                )
+            )
+        except StarForgeError as error:
+            raise typer.Exit(fail(error, as_json=as_json)) from None
+        print_json(result.document()) if as_json else _show_result(operation, result)
+
+    parameters = [_word_or_option(parameter) for parameter in operation.parameters]
+    parameters += list(inspect.signature(_doors_own, eval_str=True).parameters.values())
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__name__ = "_".join(operation.name.split())
+    return command
+
+
+def _doors_own(
+    *,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would be done, as a plan to apply.")
+    ] = False,
+    plan_id: Annotated[UUID | None, typer.Option(help="Apply this plan, if it still holds.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: repeating it returns the first result.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """What every operation's command takes beside the operation's own arguments."""
+
+
+def _word_or_option(parameter: Parameter) -> inspect.Parameter:
+    bare = bare_type(parameter.type)
+    shown = bare if bare in DIRECT_TYPES else str
+    kind: Any
+    if parameter.positional:
+        kind = typer.Argument(
+            metavar=parameter.name.upper(), help=parameter.help, show_default=parameter.default is not None
+        )
+    else:
+        names = [registry.option_name(parameter)] if shown is not bool or not parameter.default else []
+        kind = typer.Option(*names, help=parameter.help, show_default=parameter.default not in (None, ""))
+    return inspect.Parameter(
+        parameter.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[shown if parameter.required else shown | None, kind],
+        default=inspect.Parameter.empty if parameter.required else _as_default(parameter, shown),
+    )
+
+
+def _as_default(parameter: Parameter, shown: type) -> Any:
+    """The default as the command line shows it; what is no plain value is left to the signature."""
+    return parameter.default if isinstance(parameter.default, shown) else None
+
+
+def _arguments(operation: Operation, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that were given; text for a list or an object is JSON."""
+    arguments: dict[str, Any] = {}
+    for parameter in operation.parameters:
+        value = given[parameter.name]
+        if value is None:
+            continue
+        if isinstance(value, str) and parameter.type_name not in ("text", "id") and value[:1] in ("[", "{"):
+            try:
+                value = msgspec.json.decode(value)
+            except msgspec.DecodeError as error:
+                raise BadArgumentError(f"{operation.name}: {parameter.name} is not JSON: {error}") from None
+        arguments[parameter.name] = value
+    return arguments
+
+
+def _show_result(operation: Operation, result: Result) -> None:
+    say(result.summary, style="bold")
+    if result.repeated:
+        say(f"This was done at {result.at:%Y-%m-%d %H:%M:%S} UTC with the same key; nothing changed now.")
+        return
+    undo = f" · undone by: starforge {operation.inverse}" if operation.inverse else ""
+    say(f"changed {result.changed} of {result.matched} · audit {result.audit_id}{undo}")
+
+
+def _show_plan(operation: Operation, planned: Plan) -> None:
+    say(f"Plan: {planned.summary}", style="bold")
+    show_difference(planned.before, planned.after)
+    say(f"would change {planned.changed} of {planned.matched}: {', '.join(planned.sample)}")
+    say(f"Nothing was done. Until {planned.expires_at:%Y-%m-%d %H:%M:%S} UTC this applies it:")
+    say("  " + _apply_line(operation, planned))
+
+
+def _apply_line(operation: Operation, planned: Plan) -> str:
+    words = ["starforge", *registry.command(operation)]
+    for parameter in operation.parameters:
+        value = planned.arguments.get(parameter.name)
+        if value is None or value == parameter.default:
+            continue
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        if parameter.positional:
+            words.append(text)
+        elif value is True:
+            words.append(registry.option_name(parameter))
+        else:
+            words += [registry.option_name(parameter), text]
+    return shlex.join([*words, "--plan-id", str(planned.id)])

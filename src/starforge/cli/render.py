@@ -1,0 +1,105 @@
+"""What the commands print: text and tables for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from starforge.db.migrate import check_version
+from starforge.db.pool import Pool
+from starforge.db.server import database
+from starforge.errors import StarForgeError
+
+T = TypeVar("T")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+PIPED_COLUMNS = 200
+"""Width where the output is no terminal: what somebody may grep for is not broken into lines."""
+
+CLI_CONNECTIONS = 2
+
+
+def _console(*, stderr: bool) -> Console:
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else PIPED_COLUMNS, highlight=False, emoji=False)
+
+
+out = _console(stderr=False)
+"""Standard output, for people. Text from elsewhere goes through `say`: here `[…]` is markup."""
+
+err = _console(stderr=True)
+"""Standard error, for people."""
+
+
+def plain(value: object) -> Text:
+    """Return a value as text that steers neither the terminal nor rich, whoever wrote it."""
+    told = "–" if value is None else str(value)
+    return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", told))
+
+
+def say(text: str, *, style: str = "", console: Console = out) -> None:
+    """Print a line for people, whatever is in it."""
+    line = plain(text)
+    line.stylize(style)
+    console.print(line, soft_wrap=True)
+
+
+def print_json(document: object) -> None:
+    """Print the one JSON document that a command with --json answers with."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def as_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table for people."""
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(plain(cell) for cell in row))
+    out.print(table)
+
+
+def show_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Print what is, or would be, different, a line per name."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if names:
+        as_table(("", "before", "after"), [(name, before.get(name), after.get(name)) for name in names])
+
+
+def fail(error: StarForgeError, *, as_json: bool = False) -> int:
+    """Say what happened and what to do; return the exit code.
+
+    A program that asked for JSON gets its one document on standard output, whatever happened.
+    """
+    if as_json:
+        print_json(error.document())
+    else:
+        say(f"{error.code}: {error}" if error.code else str(error), style="bold red", console=err)
+        if error.remedy:
+            say(error.remedy, console=err)
+    return error.exit_code
+
+
+def run(work: Callable[[Pool], Awaitable[T]]) -> T:
+    """Run `work` with a pool to this process's database, as the role of the runbooks' SQL.
+
+    Raises: DatabaseUnreachableError, SchemaVersionError, and what `work` raises.
+    """
+
+    async def opened() -> T:
+        async with database() as db:
+            pool = await Pool.open(db.url("operator"), size=CLI_CONNECTIONS, application="starforge cli")
+            try:
+                async with pool.connection() as conn:
+                    await check_version(conn, what="this command")
+                return await work(pool)
+            finally:
+                await pool.close()
+
+    return asyncio.run(opened())

@@ -1,0 +1,195 @@
+"""Mappings: which tables a source's documents become, as declarations.
+
+    SHOP = Mapping(
+        "shop",
+        subject="customers",
+        tables=[
+            Table("customers", key=("tenant_id", "code"), columns=[
+                Column("code", "Code", text(1, 64)),
+                Column("name", "Name", TEXT),
+            ]),
+            Table("orders", rows=Each("Orders", id="OrderId"), key=("customer_id", "order_id"), columns=[
+                Ref("customer_id", "customers", "/Code"),
+                Column("order_id", ID, BIGINT),
+                Column("placed_at", "At", EPOCH_S),
+            ], left=Delete()),
+        ],
+    )
+
+A declaration is checked and compiled where it is made; a contradiction in it raises there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from starforge.etl.columns import (
+    ID,
+    POSITION,
+    Catalogue,
+    Column,
+    Delete,
+    Derived,
+    Each,
+    Keep,
+    One,
+    Ref,
+    Rows,
+    Table,
+)
+from starforge.etl.compile import statements
+from starforge.etl.declared import check
+from starforge.etl.errors import DuplicateMappingError, MappingError, UnknownSourceError
+from starforge.etl.path import UnfitError, get, join, parse, shown
+from starforge.etl.reading import Reading, layout
+from starforge.etl.types import (
+    BIGINT,
+    BOOLEAN,
+    DATE,
+    DOUBLE,
+    EPOCH_MS,
+    EPOCH_S,
+    INTEGER,
+    JSON,
+    LIST,
+    OBJECT,
+    SMALLINT,
+    TEXT,
+    TIMESTAMP,
+    Type,
+    array,
+    text,
+)
+
+__all__ = [
+    "BIGINT",
+    "BOOLEAN",
+    "DATE",
+    "DOUBLE",
+    "EPOCH_MS",
+    "EPOCH_S",
+    "ID",
+    "INTEGER",
+    "JSON",
+    "LIST",
+    "OBJECT",
+    "POSITION",
+    "SMALLINT",
+    "TEXT",
+    "TIMESTAMP",
+    "Catalogue",
+    "Column",
+    "Delete",
+    "Derived",
+    "Each",
+    "Keep",
+    "Mapped",
+    "Mapping",
+    "Mappings",
+    "One",
+    "Ref",
+    "Rows",
+    "Table",
+    "Type",
+    "array",
+    "text",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """One document as rows: whose state it is, and the rows of each table."""
+
+    subject: str
+    tables: dict[str, Rows]
+
+
+class Mapping:
+    """How the documents of one source become rows.
+
+    Args:
+        name: The source.
+        subject: The table with one row per document whose key says whose state the document is.
+        tables: Written in this order, so a table stands after those that it refers to. Tables that
+            several subjects share stand late: what they lock stays locked until the end.
+        root: Paths at which the fields may lie; the first that holds an object is taken.
+        captured_at: Paths in the whole document to the time it was taken; the first with a value counts.
+        captured_as: The type of that value.
+        ignored: Paths in the whole document of fields that stay in the raw document only.
+        unknown: Fields that nothing takes go to `extra`, or ("refuse") are an error.
+    Raises: MappingDeclarationError where the declaration contradicts itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        subject: str,
+        tables: Sequence[Table],
+        root: Sequence[str] = ("",),
+        captured_at: Sequence[str] = (),
+        captured_as: Type = TIMESTAMP,
+        ignored: Sequence[str] = (),
+        unknown: Literal["extra", "refuse"] = "extra",
+    ) -> None:
+        check(name, subject, tables)
+        self.name, self.unknown = name, unknown
+        self.tables = {table.name: table for table in tables}
+        self._subject = (subject, self.tables[subject].own_key[0])
+        self._captured_at, self._captured_as = tuple(map(parse, captured_at)), captured_as
+        self._layout = layout(tables, root, [*ignored, *captured_at], refuse=unknown == "refuse")
+        self.statements = {table.name: statements(table, self.tables) for table in tables}
+
+    def subject(self, document: Any) -> str:
+        """Return whose state a document is; raise MappingError where it does not say."""
+        return str(Reading(self._layout, document).only(*self._subject))
+
+    def captured_at(self, document: Any) -> datetime | None:
+        """Return when a document was taken, None where it does not say; raise MappingError."""
+        for path in self._captured_at:
+            try:
+                found = self._captured_as.read_one(get(document, path))
+            except UnfitError as error:
+                raise MappingError(join(shown(path), error.where), error.reason) from None
+            if found is not None:
+                return found  # type: ignore[no-any-return]
+        return None
+
+    def read(self, document: Any) -> Mapped:
+        """Return a document's rows; raise MappingError at the first value that does not fit."""
+        reading = Reading(self._layout, document)
+        subject = str(reading.only(*self._subject))
+        return Mapped(subject, reading.rows())
+
+
+class Mappings:
+    """The mappings that a process knows, by source."""
+
+    def __init__(self, mappings: Iterable[Mapping] = ()) -> None:
+        self._known: dict[str, Mapping] = {}
+        for mapping in mappings:
+            self.add(mapping)
+
+    def add(self, mapping: Mapping) -> None:
+        """Take a mapping in; raise DuplicateMappingError where its source has one."""
+        if mapping.name in self._known:
+            raise DuplicateMappingError(mapping.name)
+        self._known[mapping.name] = mapping
+
+    def get(self, source: str) -> Mapping:
+        """Return the mapping of a source; raise UnknownSourceError with the sources that are known."""
+        try:
+            return self._known[source]
+        except KeyError:
+            raise UnknownSourceError(source, self.sources) from None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that have a mapping, sorted."""
+        return tuple(sorted(self._known))
+
+    def __iter__(self) -> Iterator[Mapping]:
+        return iter(self._known.values())

@@ -1,0 +1,212 @@
+"""Upsert: one document's rows into their tables, inside the caller's transaction.
+
+Locks are taken in one order by every document: the subject's own watermarks, then table by table the
+missing rows of catalogues by id, missing shared rows by key, the watermarks of shared rows by key. So
+documents that share guilds or catalogue rows wait for each other and never in a circle, as long as a
+transaction writes one document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from starforge.db.pool import Connection
+from starforge.etl.columns import Column, Keep, Ref, Rows, Table
+from starforge.etl.errors import MappingError
+from starforge.etl.mapping import Mapped, Mapping
+from starforge.etl.reading import NO_EXTRA
+from starforge.etl.watermark import take
+
+STAGED_ROWS = 2_000
+"""From this many rows on they go by COPY through a temporary table; below, as arrays. Measured: a replay
+of 12 000 rows takes 19 ms instead of 32, one of 200 rows 1.3 ms instead of 0.5."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one document changed.
+
+    Args:
+        rows_written: Rows of the mapping's tables inserted, changed or deleted; 0 for a replay.
+        placeholders: By catalogue: the ids for which a row was made.
+        superseded: The entities of which a later capture had been written already, sorted.
+        complete: False when these are all of the subject's entities, so that nothing was written.
+    """
+
+    rows_written: int
+    placeholders: dict[str, list[int | str]]
+    superseded: tuple[str, ...]
+    complete: bool
+
+
+async def write(
+    conn: Connection,
+    mapping: Mapping,
+    document: Any,
+    *,
+    tenant: str,
+    captured_at: datetime,
+    only: Collection[str] | None = None,
+) -> Written:
+    """Write a document's rows; an identical replay and an older capture change nothing.
+
+    Args:
+        conn: In a READ COMMITTED transaction that speaks for `tenant` and writes no other document.
+        mapping: How the document becomes rows.
+        document: The parsed document.
+        tenant: Whose rows they are.
+        captured_at: When the document was taken, with its offset; guards each entity against older ones.
+        only: The tables to write; all where not given. What the others hold is found and left alone.
+    Raises: MappingError, before anything is written where the document is at fault; asyncpg's errors, for
+        instance where a foreign key is not satisfied.
+    """
+    mapped = mapping.read(document)
+    wanted = [table for table in mapping.tables.values() if only is None or table.name in only]
+    own = [table.name for table in wanted if not table.shared]
+    seen = await take(conn, tenant, mapping.name, [(name, mapped.subject) for name in own], captured_at)
+    superseded = {entity for (entity, _), one in seen.items() if one.superseded}
+    writer = _Writer(conn, mapping, mapped, tenant, captured_at, superseded=superseded)
+    if own and len(superseded) == len(own):
+        return writer.told(complete=False)
+    for table in wanted:
+        if table.shared:
+            await writer.write_shared(table)
+        elif table.name not in superseded:
+            await writer.write_own(table, seen[table.name, mapped.subject].previous)
+    return writer.told(complete=True)
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Writes the tables of one document and adds up what that changed."""
+
+    conn: Connection
+    mapping: Mapping
+    mapped: Mapped
+    tenant: str
+    captured_at: datetime
+    superseded: set[str]
+    rows_written: int = 0
+    placeholders: dict[str, list[int | str]] = field(default_factory=dict)
+    ids: dict[tuple[str, str], dict[Any, Any]] = field(default_factory=dict)
+    """By table referred to and its id column: key → id, as far as was looked up."""
+
+    def told(self, *, complete: bool) -> Written:
+        return Written(self.rows_written, self.placeholders, tuple(sorted(self.superseded)), complete)
+
+    async def write_own(self, table: Table, previous: datetime | None) -> None:
+        """Write the rows of this subject, then keep or delete those that left since `previous`."""
+        rows = await self._resolved(self.mapped.tables[table.name])
+        await self._make_placeholders(rows)
+        await self._upsert(rows)
+        if table.left is not None and previous is not None:
+            await self._leave(rows, previous)
+
+    async def write_shared(self, table: Table) -> None:
+        """Make the rows that are missing, then change those of which no later description is known."""
+        rows = await self._resolved(self.mapped.tables[table.name])
+        await self._make_placeholders(rows)
+        if not rows.count:
+            return
+        mention = self.mapping.statements[table.name].mention
+        self._count(await self.conn.execute(mention, self.tenant, *_sent(rows)))
+        keys = rows[table.own_key[0]]
+        marks = {
+            place: (table.name, str(keys[place])) for place in range(rows.count) if _describes(rows, place)
+        }
+        seen = await take(self.conn, self.tenant, self.mapping.name, list(marks.values()), self.captured_at)
+        fresh = [place for place, mark in marks.items() if not seen[mark].superseded]
+        if len(fresh) < len(marks):
+            self.superseded.add(table.name)
+        await self._upsert(rows.take(fresh))
+
+    async def _upsert(self, rows: Rows) -> None:
+        statements = self.mapping.statements[rows.table.name]
+        constants = [rows.constants[column.name] for column in rows.table.constant]
+        if rows.count >= STAGED_ROWS:
+            await self.conn.execute(statements.stage)
+            await self.conn.copy_records_to_table(
+                statements.stage_name,
+                schema_name="pg_temp",
+                columns=_sent_names(rows.table),
+                records=zip(*_columns(rows), strict=True),
+            )
+            self._count(await self.conn.execute(statements.staged_upsert, self.tenant, *constants))
+            await self.conn.execute(statements.unstage)
+        elif rows.count:
+            self._count(await self.conn.execute(statements.upsert, self.tenant, *_sent(rows)))
+
+    async def _leave(self, rows: Rows, previous: datetime) -> None:
+        table = rows.table
+        if rows.count and not table.own_key:
+            return  # the one row that there can be was written just now
+        statement = self.mapping.statements[table.name].leave
+        assert statement is not None
+        keys = [rows[name] for name in table.own_key]
+        when = [previous] if isinstance(table.left, Keep) else []
+        scope = [rows.constants[name] for name in table.scope]
+        self._count(await self.conn.execute(statement, self.tenant, *scope, *keys, *when))
+
+    async def _make_placeholders(self, rows: Rows) -> None:
+        for name, statement in self.mapping.statements[rows.table.name].placeholders.items():
+            column = rows.table.column(name)
+            assert isinstance(column, Column)
+            assert column.catalogue is not None
+            ids = set(rows[name]) - {None}
+            made = await self.conn.fetch(statement, list(ids)) if ids else []
+            if made:
+                self.placeholders.setdefault(column.catalogue.table, []).extend(row[0] for row in made)
+
+    async def _resolved(self, rows: Rows) -> Rows:
+        """Put the ids of the rows referred to in the place of their keys."""
+        refs = [column for column in rows.table.columns if isinstance(column, Ref)]
+        if not refs:
+            return rows
+        found = replace(rows, columns=dict(rows.columns), constants=dict(rows.constants))
+        for ref in refs:
+            if ref.name in rows.constants:
+                found.constants[ref.name] = (await self._find(ref, rows, [rows.constants[ref.name]]))[0]
+            else:
+                found.columns[ref.name] = await self._find(ref, rows, rows.columns[ref.name])
+        return found
+
+    async def _find(self, ref: Ref, rows: Rows, keys: list[Any]) -> list[Any]:
+        known = self.ids.setdefault((ref.to, ref.id), {None: None})
+        if not known.keys() >= set(keys):
+            statement = self.mapping.statements[rows.table.name].find[ref.name]
+            missing = list(set(keys) - known.keys())
+            found = await self.conn.fetch(statement, self.tenant, missing)
+            known |= {row[0]: row[1] for row in found}
+        try:
+            return [known[key] for key in keys]
+        except KeyError as error:
+            reason = f"{ref.name} refers to {error.args[0]!r} of {ref.to}, which has no such row"
+            raise MappingError(rows.path(keys.index(error.args[0])), reason) from None
+
+    def _count(self, status: str) -> None:
+        """Add up the rows of a command's status: INSERT 0 12, UPDATE 3."""
+        self.rows_written += int(status.rpartition(" ")[2])
+
+
+def _sent_names(table: Table) -> list[str]:
+    return [*(column.name for column in table.varying), *([table.extra] if table.extra else [])]
+
+
+def _columns(rows: Rows) -> list[list[Any]]:
+    return [rows.columns[name] for name in _sent_names(rows.table)]
+
+
+def _sent(rows: Rows) -> list[Any]:
+    return [*(rows.constants[column.name] for column in rows.table.constant), *_columns(rows)]
+
+
+def _describes(rows: Rows, place: int) -> bool:
+    """Tell whether a row says more than that it exists."""
+    table = rows.table
+    if table.extra and rows.columns[table.extra][place] != NO_EXTRA:
+        return True
+    names = [column.name for column in table.varying if column.name not in table.key]
+    return any(rows.columns[name][place] is not None for name in names)

@@ -1,0 +1,107 @@
+"""Reads that a page may wait for: bounded in time, shared by all who ask, never an old figure.
+
+A database that is frozen answers nothing, not even to a cancellation. So nothing here waits for the
+connection: the answer is awaited for a limited time, and the connection is cut when its own time is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+
+from starforge.clock import monotonic_s
+from starforge.db.errors import DatabaseUnreachableError
+from starforge.db.pool import CONNECT_ERRORS, Connection, Pool, set_tenant
+from starforge.settings import HomeSettings
+from starforge.web.errors import NoAnswerError
+
+T = TypeVar("T")
+
+CUT_S = 5.0
+"""A connection whose read takes longer is cut, so that a frozen server cannot use the pool up."""
+
+ANSWER_S = 1.5
+"""Longest time that a page waits; `/readyz` promises an answer within 2 s."""
+
+FRESH_S = 1.0
+"""A read is shared by everyone who asks within this time."""
+
+READ_ERRORS: tuple[type[BaseException], ...] = (*CONNECT_ERRORS, asyncpg.PostgresError)
+
+_left_behind: set[asyncio.Task[Any]] = set()
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`; raise TimeoutError after `seconds`, whatever `work` still waits for."""
+    task = asyncio.create_task(work)
+    _left_behind.add(task)
+    task.add_done_callback(_forget)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return task.result()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _left_behind.discard(task)
+    if not task.cancelled():
+        task.exception()  # seen: a late failure was reported as a missing answer already
+
+
+@asynccontextmanager
+async def reading(pool: Pool) -> AsyncIterator[Connection]:
+    """Lend a connection inside a read-only transaction that sees one moment of this process's tenant.
+
+    Raises: DatabaseUnreachableError when the server is gone, or took longer than CUT_S.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with pool.connection() as conn:
+            cut = loop.call_later(CUT_S, conn.terminate)
+            try:
+                async with conn.transaction(isolation="repeatable_read", readonly=True):
+                    await set_tenant(conn, HomeSettings.read().tenant)
+                    yield conn
+            finally:
+                cut.cancel()
+    except READ_ERRORS as error:
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise DatabaseUnreachableError(f"the database did not answer: {told}") from None
+
+
+class Reading(Generic[T]):
+    """One read, made at most every FRESH_S however many ask, and at most once at a time."""
+
+    def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
+        self._read = read
+        self._task: asyncio.Task[T] | None = None
+        self._done_s = 0.0
+
+    async def get(self) -> T:
+        """Return what was read within the last second, or read it now.
+
+        Raises: NoAnswerError after ANSWER_S, and what the read itself raises.
+        """
+        task = self._task
+        if task is None or (task.done() and monotonic_s() - self._done_s > FRESH_S):
+            task = self._task = asyncio.create_task(self._timed())
+            task.add_done_callback(_forget)
+        done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
+        if not done:
+            raise NoAnswerError(f"the database gave no answer within {ANSWER_S:g} s")
+        return task.result()
+
+    async def _timed(self) -> T:
+        try:
+            return await self._read()
+        finally:
+            self._done_s = monotonic_s()

@@ -1,0 +1,5 @@
+-- token_make: a new token; only its hash is kept.
+-- takes   tenant, name, role text, hash bytea
+-- gives   one row (id)
+-- index   api_tokens_pkey, api_tokens_hash_key
+INSERT INTO api_tokens (tenant_id, name, role, hash) VALUES ($1, $2, $3, $4) RETURNING id
