@@ -22,7 +22,8 @@ A declaration is checked and compiled where it is made; a contradiction in it ra
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -43,8 +44,9 @@ from starforge.etl.columns import (
 from starforge.etl.compile import statements
 from starforge.etl.declared import check
 from starforge.etl.errors import DuplicateMappingError, MappingError, UnknownSourceError
+from starforge.etl.layout import layout
 from starforge.etl.path import UnfitError, get, join, parse, shown
-from starforge.etl.reading import Reading, layout
+from starforge.etl.reading import Reading
 from starforge.etl.types import (
     BIGINT,
     BOOLEAN,
@@ -107,6 +109,9 @@ class Mapped:
     tables: dict[str, Rows]
 
 
+Unknown = Literal["extra", "refuse"]
+
+
 class Mapping:
     """How the documents of one source become rows.
 
@@ -119,6 +124,7 @@ class Mapping:
         captured_at: Paths in the whole document to the time it was taken; the first with a value counts.
         captured_as: The type of that value.
         ignored: Paths in the whole document of fields that stay in the raw document only.
+        known: Names at the root that go to `extra` as a matter of course: never an unknown field.
         unknown: Fields that nothing takes go to `extra`, or ("refuse") are an error.
     Raises: MappingDeclarationError where the declaration contradicts itself.
     """
@@ -133,14 +139,15 @@ class Mapping:
         captured_at: Sequence[str] = (),
         captured_as: Type = TIMESTAMP,
         ignored: Sequence[str] = (),
-        unknown: Literal["extra", "refuse"] = "extra",
+        known: Sequence[str] = (),
+        unknown: Unknown = "extra",
     ) -> None:
         check(name, subject, tables)
         self.name, self.unknown = name, unknown
         self.tables = {table.name: table for table in tables}
         self._subject = (subject, self.tables[subject].own_key[0])
         self._captured_at, self._captured_as = tuple(map(parse, captured_at)), captured_as
-        self._layout = layout(tables, root, [*ignored, *captured_at], refuse=unknown == "refuse")
+        self._layout = layout(tables, root, [*ignored, *captured_at], known, refuse=unknown == "refuse")
         self.statements = {table.name: statements(table, self.tables) for table in tables}
 
     def subject(self, document: Any) -> str:
@@ -157,6 +164,13 @@ class Mapping:
             if found is not None:
                 return found  # type: ignore[no-any-return]
         return None
+
+    def treating_unknown(self, unknown: Unknown) -> Mapping:
+        """Return this mapping with unknown fields kept ("extra") or refused ("refuse")."""
+        changed = copy(self)
+        changed.unknown = unknown
+        changed._layout = replace(self._layout, refuse_unknown=unknown == "refuse")
+        return changed
 
     def read(self, document: Any) -> Mapped:
         """Return a document's rows; raise MappingError at the first value that does not fit."""

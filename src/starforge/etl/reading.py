@@ -5,12 +5,13 @@ Everything works on whole columns: a profile of 12 000 troops is a dozen lists, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from starforge.etl.columns import ID, POSITION, AnyColumn, Column, Derived, One, Own, Ref, Rows, Table
-from starforge.etl.errors import MappingDeclarationError, MappingError
+from starforge.etl.columns import ID, POSITION, Derived, One, Own, Rows
+from starforge.etl.errors import MappingError
+from starforge.etl.layout import Layout, Plan, Reader
 from starforge.etl.path import (
     EVERY,
     IndexedError,
@@ -22,51 +23,11 @@ from starforge.etl.path import (
     join,
     leftover,
     named,
-    parse,
     shown,
-    taken,
 )
-from starforge.etl.types import Type, encode
+from starforge.etl.types import encode
 
 NO_EXTRA = "{}"
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """How one column is read, worked out once."""
-
-    name: str
-    path: Path | Own | None
-    type: Type
-    default: Any
-    required: bool
-    absolute: bool
-    """The path starts at the root."""
-    derived: Derived | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How one table's rows are read, worked out once."""
-
-    table: Table
-    items: Path
-    id: Path | None
-    when: Path | None
-    where: tuple[tuple[Path, Any], ...]
-    readers: tuple[Reader, ...]
-    taken: Taken
-    """What the columns take from an item; of a table of one row, what all tables take from the root."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the documents of one mapping lie, worked out once."""
-
-    plans: dict[str, Plan]
-    roots: tuple[Path, ...]
-    ignored: frozenset[Path]
-    refuse_unknown: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,63 +39,6 @@ class Items:
     path: Callable[[int], str]
     positions: Sequence[int]
     ids: list[str] | None = None
-
-
-def layout(tables: Sequence[Table], roots: Sequence[str], ignored: Sequence[str], *, refuse: bool) -> Layout:
-    """Work out how documents are read; raise MappingDeclarationError for a path that is none."""
-    types = {table.name: _key_type(table) for table in tables}
-    plans = {table.name: _plan(table, types) for table in tables}
-    of_root = taken(_root_paths(plans.values()))
-    for plan in plans.values():
-        if isinstance(plan.table.rows, One):
-            plan.taken.update(of_root)
-    places = tuple(map(parse, roots))
-    if any(isinstance(segment, int) for place in places for segment in place):
-        raise MappingDeclarationError(f"root={list(roots)!r}: the root does not lie in an array")
-    return Layout(plans, places, frozenset(map(parse, ignored)), refuse)
-
-
-def _key_type(table: Table) -> Type | None:
-    first = table.column(table.own_key[0]) if table.own_key else None
-    return first.type if isinstance(first, Column) else None
-
-
-def _plan(table: Table, types: Mapping[str, Type | None]) -> Plan:
-    rows = table.rows
-    readers = tuple(_reader(column, table, types) for column in table.columns)
-    if isinstance(rows, One):
-        return Plan(table, (), None, parse(rows.when) if rows.when else None, (), readers, {})
-    own = [reader.path for reader in readers if isinstance(reader.path, tuple) and not reader.absolute]
-    id_path = parse(rows.id) if rows.id else None
-    where = tuple((parse(path), value) for path, value in rows.where.items())
-    known = taken([*own, *([id_path] if id_path else []), *(path for path, _ in where)])
-    return Plan(table, parse(rows.path, every=True), id_path, None, where, readers, known)
-
-
-def _reader(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> Reader:
-    absolute = isinstance(each.path, str) and each.path.startswith("/")
-    path = parse(each.path.removeprefix("/")) if isinstance(each.path, str) else each.path
-    in_key = each.name in table.key
-    if isinstance(each, Derived):
-        return Reader(each.name, path, each.reads, None, False, absolute, each)
-    if isinstance(each, Ref):
-        key_type = types[each.to]
-        assert key_type is not None, "declared.check lets only such tables be referred to"
-        return Reader(each.name, path, key_type, None, in_key, absolute)
-    default = each.type.read_one(each.default)
-    return Reader(each.name, path, each.type, default, each.required or in_key, absolute)
-
-
-def _root_paths(plans: Iterable[Plan]) -> Iterator[Path]:
-    for plan in plans:
-        single = isinstance(plan.table.rows, One)
-        if not single:
-            yield plan.items[: plan.items.index(EVERY)] if EVERY in plan.items else plan.items
-        if plan.when:
-            yield plan.when
-        for reader in plan.readers:
-            if isinstance(reader.path, tuple) and (single or reader.absolute):
-                yield reader.path
 
 
 class Reading:
@@ -156,8 +60,14 @@ class Reading:
             for reader in plan.readers:
                 if reader.derived is not None:
                     found = [reader.derived.by(tables, value) for value in columns[reader.name]]
-                    columns[reader.name] = reader.derived.type.read(found)
+                    columns[reader.name] = self._derived(reader.derived, found)
         return tables
+
+    def _derived(self, made: Derived, values: list[Any]) -> list[Any]:
+        try:
+            return made.type.read(values)
+        except IndexedError as error:
+            raise MappingError(self._at, f"what {made.name} was worked out to be: {error.reason}") from None
 
     def only(self, table: str, name: str) -> Any:
         """Return one column's value in a table's only row; raise MappingError unless there is one row."""
@@ -241,8 +151,9 @@ class Reading:
                 for item in items.values
             ]
         found = [leftover(item, tree) for item in items.values]
-        if refuse:
-            _refuse_first(found, items.path)
+        for row, rest in enumerate(found):
+            if rest and refuse:
+                raise _unknown(rest, tree, items.path(row))
         return [encode(rest) if rest else NO_EXTRA for rest in found]
 
     def _unknown_of_root(self, tree: Taken) -> dict[str, Any]:
@@ -251,15 +162,17 @@ class Reading:
         level = self._document
         for depth, segment in enumerate(self._place):
             around = {name: value for name, value in level.items() if name != segment}
-            rest |= self._kept(around, self._place[:depth])
+            rest |= self._kept(around, {}, self._place[:depth])
             level = level[segment]
-        return rest | self._kept(leftover(self._root, tree), self._place)
+        return rest | self._kept(leftover(self._root, tree), tree, self._place)
 
-    def _kept(self, unknown: dict[str, Any], place: Path) -> dict[str, Any]:
+    def _kept(self, unknown: dict[str, Any], tree: Taken, place: Path) -> dict[str, Any]:
         ignored = self._layout.ignored
         kept = {name: value for name, value in unknown.items() if (*place, name) not in ignored}
-        if self._layout.refuse_unknown:
-            _refuse_first([kept], lambda _: shown(place))
+        known = self._layout.known if place == self._place else frozenset()
+        if self._layout.refuse_unknown and kept.keys() - known:
+            refused = {name: value for name, value in kept.items() if name not in known}
+            raise _unknown(refused, tree, shown(place))
         return kept
 
 
@@ -329,10 +242,13 @@ def _quietly(value: Any, path: Path) -> Any:
         return None
 
 
-def _refuse_first(found: list[dict[str, Any]], path: Callable[[int], str]) -> None:
-    for row, rest in enumerate(found):
-        for name in rest:
-            raise MappingError(join(path(row), name), "is not a known field")
+def _unknown(rest: dict[str, Any], tree: Taken, at: str) -> MappingError:
+    """Make the error for the first field that nothing takes, however deep it lies."""
+    name, value = next(iter(rest.items()))
+    below = tree.get(name)
+    if below and isinstance(value, dict):
+        return _unknown(value, below, join(at, name))
+    return MappingError(join(at, name), "is not a known field")
 
 
 def _last_of_each(rows: Rows) -> Rows:

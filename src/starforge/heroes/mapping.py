@@ -75,6 +75,7 @@ HERO = Mapping(
     captured_at=["result.ServerTime", "ServerTime"],
     captured_as=EPOCH_MS,
     ignored=["result.success", "success"],
+    known=["KingdomLevels", "Progress"],
     tables=[
         Table(
             "users",

@@ -1,0 +1,117 @@
+"""How the documents of a mapping are read, worked out once from its declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starforge.etl.columns import AnyColumn, Column, Derived, One, Own, Ref, Table
+from starforge.etl.errors import MappingDeclarationError
+from starforge.etl.path import EVERY, Path, Taken, parse, taken
+from starforge.etl.types import Type
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How one column is read, worked out once."""
+
+    name: str
+    path: Path | Own | None
+    type: Type
+    default: Any
+    required: bool
+    absolute: bool
+    """The path starts at the root."""
+    derived: Derived | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one table's rows are read, worked out once."""
+
+    table: Table
+    items: Path
+    id: Path | None
+    when: Path | None
+    where: tuple[tuple[Path, Any], ...]
+    readers: tuple[Reader, ...]
+    taken: Taken
+    """What the columns take from an item; of a table of one row, what all tables take from the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the documents of one mapping lie, worked out once."""
+
+    plans: dict[str, Plan]
+    roots: tuple[Path, ...]
+    ignored: frozenset[Path]
+    """Paths in the whole document that go nowhere."""
+    known: frozenset[str]
+    """Names at the root that go to `extra` and are not unknown."""
+    refuse_unknown: bool
+
+
+def layout(
+    tables: Sequence[Table],
+    roots: Sequence[str],
+    ignored: Sequence[str],
+    known: Sequence[str] = (),
+    *,
+    refuse: bool,
+) -> Layout:
+    """Work out how documents are read; raise MappingDeclarationError for a path that is none."""
+    types = {table.name: _key_type(table) for table in tables}
+    plans = {table.name: _plan(table, types) for table in tables}
+    of_root = taken(_root_paths(plans.values()))
+    for plan in plans.values():
+        if isinstance(plan.table.rows, One):
+            plan.taken.update(of_root)
+    places = tuple(map(parse, roots))
+    if any(isinstance(segment, int) for place in places for segment in place):
+        raise MappingDeclarationError(f"root={list(roots)!r}: the root does not lie in an array")
+    return Layout(plans, places, frozenset(map(parse, ignored)), frozenset(known), refuse)
+
+
+def _key_type(table: Table) -> Type | None:
+    first = table.column(table.own_key[0]) if table.own_key else None
+    return first.type if isinstance(first, Column) else None
+
+
+def _plan(table: Table, types: Mapping[str, Type | None]) -> Plan:
+    rows = table.rows
+    readers = tuple(_reader(column, table, types) for column in table.columns)
+    if isinstance(rows, One):
+        return Plan(table, (), None, parse(rows.when) if rows.when else None, (), readers, {})
+    own = [reader.path for reader in readers if isinstance(reader.path, tuple) and not reader.absolute]
+    id_path = parse(rows.id) if rows.id else None
+    where = tuple((parse(path), value) for path, value in rows.where.items())
+    known = taken([*own, *([id_path] if id_path else []), *(path for path, _ in where)])
+    return Plan(table, parse(rows.path, every=True), id_path, None, where, readers, known)
+
+
+def _reader(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> Reader:
+    absolute = isinstance(each.path, str) and each.path.startswith("/")
+    path = parse(each.path.removeprefix("/")) if isinstance(each.path, str) else each.path
+    in_key = each.name in table.key
+    if isinstance(each, Derived):
+        return Reader(each.name, path, each.reads, None, False, absolute, each)
+    if isinstance(each, Ref):
+        key_type = types[each.to]
+        assert key_type is not None, "declared.check lets only such tables be referred to"
+        return Reader(each.name, path, key_type, None, in_key, absolute)
+    default = each.type.read_one(each.default)
+    return Reader(each.name, path, each.type, default, each.required or in_key, absolute)
+
+
+def _root_paths(plans: Iterable[Plan]) -> Iterator[Path]:
+    for plan in plans:
+        single = isinstance(plan.table.rows, One)
+        if not single:
+            yield plan.items[: plan.items.index(EVERY)] if EVERY in plan.items else plan.items
+        if plan.when:
+            yield plan.when
+        for reader in plan.readers:
+            if isinstance(reader.path, tuple) and (single or reader.absolute):
+                yield reader.path

@@ -1,0 +1,181 @@
+"""Every statement of the runbooks runs word for word, as the operator, against the migrated schema."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+
+from starforge.db.pool import Connection, connect
+from starforge.queue.complete import complete
+from starforge.queue.enqueue import enqueue
+from starforge.queue.job import LeasedJob, NewJob
+from tests.contracts.contract import filled, statements
+from tests.covers import covers
+from tests.queue.jobs import a_worker, claimed
+
+pytestmark = pytest.mark.shared
+
+ENTRIES = {entry["id"]: entry for entry in statements()}
+EFFECTS = {name for name, entry in ENTRIES.items() if "effect" in entry}
+
+NOT_YET = ("Q-SQL-5", "Q-SQL-6", "Q-SQL-7", "O-SQL-4", "O-SQL-6", "B-SQL-1", "B-SQL-7")
+"""Effects whose behaviour is not built yet; whoever builds one writes its test and takes it out here."""
+
+SHOWN: dict[str, str] = {}
+Test = TypeVar("Test", bound=Callable[..., object])
+
+
+def shows_effect(*names: str) -> Callable[[Test], Test]:
+    """Say that a test shows the `effect` of these statements."""
+
+    def mark(test: Test) -> Test:
+        SHOWN.update(dict.fromkeys(names, test.__name__))
+        return test
+
+    return mark
+
+
+@dataclass
+class Scene:
+    """A database with one of everything that the statements name, and the operator's connection to it."""
+
+    operator: Connection
+    engine: Connection
+    values: dict[str, str]
+
+    async def run(self, name: str, **values: object) -> list[Any]:
+        """Run a statement by its id, as the operator."""
+        text = filled(ENTRIES[name]["sql"], {**self.values, **{k: str(v) for k, v in values.items()}})
+        return list(await self.operator.fetch(text))
+
+
+@pytest.fixture
+async def scene(database: str) -> AsyncIterator[Scene]:
+    operator = await connect(database.replace("tester@", "starforge_operator@"))
+    engine = await connect(database.replace("tester@", "starforge_engine@"))
+    job_id = await enqueue(engine, NewJob("process_snapshot", {"snapshot_id": "x"}))
+    snapshot_id = await engine.fetchval(
+        "INSERT INTO hero_snapshots (tenant_id, source, raw, size_bytes, sha256)"
+        " VALUES ('default', 'hero', '{}', 2, 'a') RETURNING id"
+    )
+    await engine.execute(
+        "INSERT INTO etl_errors (snapshot_id, error_type, message) VALUES ($1, 'UNKNOWN', 'm')", snapshot_id
+    )
+    backfill_id = await engine.fetchval(
+        "INSERT INTO backfill_jobs (asset_name, total_partitions) VALUES ('a', 1) RETURNING id"
+    )
+    await engine.execute(
+        "INSERT INTO backfill_partitions (backfill_job_id, partition_key, state) VALUES ($1, 'p', 'failed')",
+        backfill_id,
+    )
+    values = {
+        "job_id": str(job_id),
+        "snapshot_id": str(snapshot_id),
+        "snapshot_ids": f"'{snapshot_id}'",
+        "tenant_id": "default",
+        "type": "process_snapshot",
+        "payload": '{"a": 1}',
+    }
+    yield Scene(operator, engine, values)
+    await operator.close()
+    await engine.close()
+
+
+@pytest.mark.parametrize("name", list(ENTRIES))
+@covers("D-02", "X-15", "B-71", "D-09", "F-19", "F-20", "Q-23", "Q-49", "O-26", "B-04", "B-05")
+async def test_each_statement_runs_as_the_operator_and_gives_its_columns(scene: Scene, name: str) -> None:
+    entry = ENTRIES[name]
+    text = filled(entry["sql"], scene.values)
+    await scene.operator.execute(text)
+    prepared = await scene.operator.prepare(text.rstrip(";"))
+    columns = [attribute.name for attribute in prepared.get_attributes()]
+    if "columns" in entry:
+        assert columns == entry["columns"]
+    if "columns_include" in entry:
+        assert set(entry["columns_include"]) <= set(columns)
+    assert {"columns", "columns_include", "effect"} & set(entry)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[pytest.mark.xfail(strict=True, reason="its behaviour is not built yet")]
+            if name in NOT_YET
+            else [],
+        )
+        for name in sorted(EFFECTS)
+    ],
+)
+def test_each_effect_is_shown_by_a_test(name: str) -> None:
+    assert name in SHOWN
+
+
+async def _running(scene: Scene) -> tuple[LeasedJob, Any]:
+    """Let a worker be in the middle of a job when the operator's hand comes in."""
+    await scene.engine.execute("DELETE FROM queue_jobs")
+    await enqueue(scene.engine, NewJob("t", {"n": 1}))
+    worker_id = await a_worker(scene.engine)
+    [job] = await claimed(scene.engine, worker_id)
+    return job, worker_id
+
+
+@shows_effect("Q-SQL-4")
+@covers("X-14", "D-10")
+async def test_a_job_quarantined_by_hand_stays_failed_with_its_reason_whatever_its_worker_does(
+    scene: Scene,
+) -> None:
+    job, worker_id = await _running(scene)
+    await scene.run("Q-SQL-4", job_id=job.id)
+    assert await complete(scene.engine, [job], [1.0], worker_id=worker_id) == set()
+    assert await claimed(scene.engine, worker_id) == []
+    row = await scene.engine.fetchrow("SELECT status, last_error FROM queue_jobs")
+    assert row is not None
+    assert tuple(row) == (
+        "failed",
+        {"reason": "quarantined for manual review", "original_status": "running"},
+    )
+
+
+@shows_effect("Q-SQL-8")
+@covers("X-14")
+async def test_a_job_failed_by_hand_keeps_its_last_error_whatever_its_worker_does(scene: Scene) -> None:
+    job, worker_id = await _running(scene)
+    await scene.engine.execute('UPDATE queue_jobs SET last_error = \'{"reason": "before"}\'')
+    await scene.run("Q-SQL-8", job_id=job.id)
+    assert await complete(scene.engine, [job], [1.0], worker_id=worker_id) == set()
+    assert await claimed(scene.engine, worker_id) == []
+    row = await scene.engine.fetchrow("SELECT status, last_error FROM queue_jobs")
+    assert row is not None
+    assert tuple(row) == ("failed", {"reason": "before"})
+
+
+@pytest.mark.parametrize("name", ["O-SQL-2", "O-SQL-5"])
+@shows_effect("O-SQL-2", "O-SQL-5")
+async def test_a_snapshot_marked_by_hand_is_one_row_with_one_error_more(scene: Scene, name: str) -> None:
+    await scene.run(name)
+    row = await scene.operator.fetchrow("SELECT processing, error_count, last_error FROM hero_snapshots")
+    assert row is not None
+    assert (row["processing"], row["error_count"]) == (False, 1)
+    assert row["last_error"].startswith("Quarantined")
+
+
+async def test_rows_made_by_hand_take_the_tenant_of_what_they_name(database: str) -> None:
+    conn = await connect(database)
+    snapshot_id = await conn.fetchval(
+        "INSERT INTO hero_snapshots (tenant_id, source, raw, size_bytes, sha256)"
+        " VALUES ('acme', 'hero', '{}', 2, 'a') RETURNING id"
+    )
+    job_id = await enqueue(conn, NewJob("t", tenant="acme"))
+    scene = Scene(
+        conn, conn, {"snapshot_id": str(snapshot_id), "job_id": str(job_id), "type": "t", "payload": "{}"}
+    )
+    for name in ("Q-SQL-5", "Q-SQL-7", "O-SQL-4", "O-SQL-6"):
+        await scene.run(name)
+    for table in ("queue_jobs_dlq", "snapshot_quarantine", "queue_jobs"):
+        assert {row[0] for row in await conn.fetch(f"SELECT tenant_id FROM {table}")} == {"acme"}
+    await conn.close()
