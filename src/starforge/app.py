@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from starforge.db.pool import Connection, connect
-from starforge.db.server import database_url
+from starforge.db.server import enqueue_url
 from starforge.etl.ingest import process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
@@ -110,7 +110,7 @@ class StarForge:
         job = self.new_job(job_type, payload, **options)
         if conn is not None:
             return await enqueue(conn, job)
-        own = await connect(await database_url())
+        own = await connect(await enqueue_url())
         try:
             return await enqueue(own, job)
         finally:
