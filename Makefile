@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-fast lint format lock system-packages clean
+.PHONY: help install demo test test-15 test-fast lint format lock system-packages clean
 
 help:              ## Show the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -26,6 +26,9 @@ test: install      ## Lint, types, imports and every test that this machine can 
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest
+
+test-15: install   ## The database tests once more, on Debian's Postgres 15
+	@STARFORGE_TEST_POSTGRES=15 $(BIN)/python -m pytest -m "db"
 
 test-fast: install ## The tests that need no database
 	@$(BIN)/python -m pytest -m "not db"

@@ -18,7 +18,7 @@ from tests.postgres import DEBIAN_15, TestServer
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-PROGRAMS = {
+PROGRAMS: dict[str, Path | str] = {
     "postgresql": DEBIAN_15 / "postgres",
     "chromium": "chromium",
     "prometheus": "promtool",

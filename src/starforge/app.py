@@ -25,6 +25,8 @@ from starforge.heroes.mapping import HERO
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.handler import Context, JobType, JobTypes
 from starforge.queue.job import NewJob
+from starforge.worker.child import load_app
+from starforge.worker.errors import AppNotFoundError
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 
@@ -119,6 +121,14 @@ class StarForge:
     async def enqueue_many(self, conn: Connection, jobs: Iterable[NewJob]) -> list[UUID]:
         """Accept all of these jobs or none and return their ids."""
         return await enqueue_many(conn, list(jobs))
+
+
+def load(reference: str) -> StarForge:
+    """Import the app that `module:attribute` names; raise AppNotFoundError where there is none."""
+    app = load_app(reference)
+    if not isinstance(app, StarForge):
+        raise AppNotFoundError(f"--app {reference}: it is a {type(app).__name__}, not a StarForge")
+    return app
 
 
 def _called(handler: Callable[..., Awaitable[Any]]) -> Callable[[Context, Mapping[str, Any]], Awaitable[Any]]:

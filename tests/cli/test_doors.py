@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 import pytest
 import typer
-
 from typer.testing import CliRunner, Result
 
 from starforge.cli.doors import add_doors, group

@@ -62,14 +62,18 @@ async def test_no_acknowledging_write_passes_with_an_old_epoch(
     new = await a_worker(conn)
     [fresh] = await claimed(conn, new)
     for me in (old, new):
-        done = {
-            "complete": lambda me=me: complete(conn, stale, [1.0], worker_id=me),
-            "retry": lambda me=me: retry(conn, stale, [ERROR], [0.0], worker_id=me),
-            "fail": lambda me=me: fail(conn, stale, [ERROR], worker_id=me),
-            "quarantine": lambda me=me: quarantine(conn, stale, [ERROR], worker_id=me),
-            "give_back": lambda me=me: give_back(conn, stale, worker_id=me),
-        }[verb]
-        assert await done() == set()
+        match verb:
+            case "complete":
+                accepted = await complete(conn, stale, [1.0], worker_id=me)
+            case "retry":
+                accepted = await retry(conn, stale, [ERROR], [0.0], worker_id=me)
+            case "fail":
+                accepted = await fail(conn, stale, [ERROR], worker_id=me)
+            case "quarantine":
+                accepted = await quarantine(conn, stale, [ERROR], worker_id=me)
+            case _:
+                accepted = await give_back(conn, stale, worker_id=me)
+        assert accepted == set()
     row = await conn.fetchrow("SELECT status, lease_epoch, worker_id FROM queue_jobs")
     assert row is not None
     assert tuple(row) == ("running", fresh.lease_epoch, new)

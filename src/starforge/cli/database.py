@@ -62,12 +62,11 @@ def migrate(
 
     have, todo, done = asyncio.run(run())
     if as_json:
-        name = lambda migration: f"{migration.number:04d}_{migration.name}"  # noqa: E731
         print_json(
             {
-                "applied_before": [name(row) for row in have],
-                "pending": [name(row) for row in todo if row not in done],
-                "applied_now": [name(row) for row in done],
+                "applied_before": [row.file for row in have],
+                "pending": [row.file for row in todo if row not in done],
+                "applied_now": [row.file for row in done],
             }
         )
         return
@@ -79,7 +78,7 @@ def migrate(
         return
     verb = "would apply" if dry_run else "applied"
     for migration in todo if dry_run else done:
-        out.print(f"{verb} {migration.number:04d}_{migration.name}", highlight=False)
+        out.print(f"{verb} {migration.file}", highlight=False)
     if not todo:
         out.print(f"nothing to do: the schema is at version {have[-1].number}", highlight=False)
 

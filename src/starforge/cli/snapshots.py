@@ -70,14 +70,14 @@ def ingest(
     What is no JSON is kept as bytes in quarantine and reported with its position. Exit code 1 when
     anything was malformed or could not be read; everything else was taken all the same.
     """
+    from starforge.app import load
     from starforge.db.pool import Pool
     from starforge.db.server import database
     from starforge.etl.receive import batches, receive
     from starforge.etl.source import snapshots
     from starforge.settings import HomeSettings
-    from starforge.worker.child import load_app
 
-    mapping = load_app(app).mappings.get(source)  # type: ignore[attr-defined]
+    mapping = load(app).mappings.get(source)
     when = captured_at.replace(tzinfo=UTC) if captured_at and captured_at.tzinfo is None else captured_at
     tenant = HomeSettings.read().tenant
     receipts: list[Receipt] = []
@@ -118,7 +118,7 @@ def _files(paths: list[str]) -> int | None:
 
 
 def _report(receipts: list[Receipt], as_json: bool) -> None:
-    counts = Counter(receipt.fate for receipt in receipts)
+    counts: Counter[str] = Counter(receipt.fate for receipt in receipts)
     bad = [receipt for receipt in receipts if receipt.error is not None]
     if as_json:
         print_json(

@@ -41,6 +41,10 @@ class Migration:
     serves_from: int
 
     @property
+    def file(self) -> str:
+        return f"{self.number:04d}_{self.name}"
+
+    @property
     def checksum(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
@@ -53,6 +57,10 @@ class Applied:
     name: str
     checksum: str
     serves_from: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.number:04d}_{self.name}"
 
 
 def parse(file_name: str, text: str) -> Migration:
@@ -101,7 +109,7 @@ def pending(have: Sequence[Applied], ship: Sequence[Migration]) -> list[Migratio
         migration = known.get(row.number)
         if migration is not None and migration.checksum != row.checksum:
             raise MigrationChangedError(
-                f"migration {row.number:04d}_{row.name} was applied with another text: "
+                f"migration {row.file} was applied with another text: "
                 f"checksum {row.checksum[:12]} in the database, {migration.checksum[:12]} in the file"
             )
     last = have[-1].number if have else 0

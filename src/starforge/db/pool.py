@@ -14,7 +14,7 @@ import msgspec
 from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError, RoleUnsafeError
 from starforge.settings import HomeSettings, Settings, setting
 
-CONNECT_ERRORS: tuple[type[BaseException], ...] = (
+CONNECT_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     TimeoutError,
     asyncpg.CannotConnectNowError,
@@ -25,6 +25,9 @@ CONNECT_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.CrashShutdownError,
 )
 """What asyncpg raises when the server is gone, going, starting or full."""
+
+DATABASE_AWAY: tuple[type[Exception], ...] = (*CONNECT_ERRORS, DatabaseUnreachableError, PoolExhaustedError)
+"""What a loop that outlives an outage waits out."""
 
 
 class PoolSettings(Settings):

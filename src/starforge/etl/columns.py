@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from starforge.etl.types import JSON, Type
+from starforge.etl.types import ANY, Type
 
 
 class Own(Enum):
@@ -98,7 +98,7 @@ class Derived:
     type: Type
     by: Callable[[Mapping[str, Rows], Any], Any]
     path: str | None = None
-    reads: Type = JSON
+    reads: Type = ANY
 
 
 AnyColumn = Column | Ref | Derived

@@ -125,7 +125,9 @@ class Reading:
         raise MappingError(at, f"expected an object or an array, found {named(held)}")
 
     def _column(self, plan: Plan, reader: Reader, items: Items) -> list[Any]:
-        path = (plan.id or ()) if isinstance(reader.path, Own) else (reader.path or ())
+        path: Path = () if isinstance(reader.path, Own) else reader.path or ()
+        if reader.path is ID and items.ids is None:
+            path = plan.id or ()
         try:
             values = reader.type.read(_values(plan, reader, items, path))
         except IndexedError as error:
@@ -188,7 +190,10 @@ def _values(plan: Plan, reader: Reader, items: Items, path: Path) -> list[Any]:
         raise MappingError(items.at, "expected an object, found an array")
     if reader.path is None:
         return [None] * len(items.values)
-    return column(items.values, path)
+    try:
+        return column(items.values, path)
+    except IndexedError as error:
+        raise MappingError(join(items.path(error.index), error.where), error.reason) from None
 
 
 def _every(value: Any, path: Path, at: str) -> Iterator[tuple[Any, str]]:

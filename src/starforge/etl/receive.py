@@ -198,7 +198,7 @@ class _Receiver:
         return Receipt(offer.name, "malformed", size, error=error, sha256=digest)
 
     def _identity(self, document: Any) -> tuple[str | None, datetime | None]:
-        """Return whose state this is and when it was; a document that does not say is mapped in vain later."""
+        """Return whose state this is and when it was; what does not say is stored, and fails when mapped."""
         if document is None:
             return None, self._captured_at
         try:

@@ -19,6 +19,8 @@ from starforge.etl.path import IndexedError, UnfitError, named
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KEY_CHARS_MAX = 20
 """No 64-bit integer is longer; a longer key of an object is not read as a number."""
+SHOWN_CHARS_MAX = 40
+"""Of a number in a message."""
 KEY_NUMBER = re.compile(r"-?[0-9]+")
 NULL = type(None)
 
@@ -84,7 +86,7 @@ class Type:
         except UnfitError:
             raise
         except OverflowError:
-            raise UnfitError(f"{value} is out of range for {self.sql}") from None
+            raise UnfitError(f"{_short(value)} is out of range for {self.sql}") from None
         except ValueError as error:
             raise UnfitError(str(error)) from None
 
@@ -115,11 +117,16 @@ class Type:
 
     def _beyond(self, value: Any) -> str:
         if self.measure is None:
-            return f"{value} is out of range for {self.sql}"
+            return f"{_short(value)} is out of range for {self.sql}"
         size, unit = self.measure(value), "characters" if str in self.kinds else "items"
         if self.most is not None and size > self.most:
             return f"has {size} {unit}; {self.most} is the most"
         return f"has {size} {unit}; {self.least} is the least"
+
+
+def _short(value: int) -> str:
+    shown = str(value)
+    return shown if len(shown) <= SHOWN_CHARS_MAX else f"{shown[:SHOWN_CHARS_MAX]}…"
 
 
 def text(least: int = 0, most: int | None = None) -> Type:
@@ -190,7 +197,9 @@ BIGINT = _integer(64, "bigint")
 DOUBLE = Type("double precision", "a number", frozenset({int, float}), convert=float)
 BOOLEAN = Type("boolean", "true or false", frozenset({bool}))
 TEXT = Type("text", "text", frozenset({str}))
-JSON = Type("jsonb", "a value", frozenset({dict, list, str, int, float, bool}), convert=encode, wire="text")
+ANY = Type("jsonb", "a value", frozenset({dict, list, str, int, float, bool}))
+"""Any JSON value as it is, for Derived; no column holds it."""
+JSON = replace(ANY, convert=encode, wire="text")
 """Any JSON value. Null counts as absent, as in every type."""
 OBJECT = replace(JSON, noun="an object", kinds=frozenset({dict}))
 LIST = replace(JSON, noun="an array", kinds=frozenset({list}))

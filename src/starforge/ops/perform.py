@@ -13,12 +13,12 @@ from uuid import UUID
 import asyncpg
 
 from starforge.clock import failpoint
-from starforge.db.pool import CONNECT_ERRORS, Connection, Pool
+from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.ops.audit import Recorded, Result, first_result, record
 from starforge.ops.errors import KeyReusedError, OutcomeUnknownError, RowsBusyError
 from starforge.ops.plan import take, use_up
-from starforge.ops.request import Request, admit, nothing_changed, require_key
+from starforge.ops.request import LOST, Request, admit, nothing_changed, require_key
 
 ATTEMPTS_MAX = 3
 """How often a transaction is tried that Postgres ended to resolve a deadlock."""
@@ -93,7 +93,7 @@ async def _once(pool: Pool, request: Request, key: str | None, plan_id: UUID | N
             recorded = await _change_and_record(conn, request, key, plan_id)
             failpoint("perform_before_commit")
             committing = True
-    except CONNECT_ERRORS as error:
+    except LOST as error:
         if not committing:
             raise
         told = str(error) or type(error).__name__

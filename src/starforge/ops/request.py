@@ -23,6 +23,9 @@ from starforge.ops.registry import find
 KEY_CHARS_MAX = 200
 TEXT_CHARS_MAX = 10_000
 
+LOST: tuple[type[BaseException], ...] = (*CONNECT_ERRORS, asyncpg.InternalClientError)
+"""What asyncpg raises when the connection goes; InternalClientError when it goes just as it is used."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -111,7 +114,7 @@ def nothing_changed(name: str) -> Iterator[None]:
         asyncpg.DeadlockDetectedError,
     ) as error:
         raise RowsBusyError(f"{name} waited too long for rows that others hold: {error}") from None
-    except CONNECT_ERRORS as error:
+    except LOST as error:
         told = str(error) or type(error).__name__
         raise DatabaseUnreachableError(
             f"{name}: the connection was lost and nothing was changed: {told}"

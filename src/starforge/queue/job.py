@@ -80,7 +80,7 @@ class NewJob:
     id: UUID = field(default_factory=new_id)
 
     def row(self) -> tuple[Any, ...]:
-        """Return (id, tenant, queue, type, payload, priority, max_attempts, run_after), defaults filled in."""
+        """Return id, tenant, queue, type, payload, priority, max_attempts, run_after; defaults filled in."""
         tenant = HomeSettings.read().tenant if self.tenant is None else self.tenant
         tries = JobSettings.read().max_attempts if self.max_attempts is None else self.max_attempts
         return (self.id, tenant, self.queue, self.type, self.payload, self.priority, tries, self.run_after)

@@ -6,6 +6,7 @@ for, and on an address that other machines can reach, so does everything but the
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -18,12 +19,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starforge.clock import new_id
-from starforge.db.pool import CONNECT_ERRORS, Pool
+from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
 from starforge.web.auth import Identity, identify
 from starforge.web.errors import NoAnswerError, UnauthorizedError, WrongHostError, WrongOriginError
 from starforge.web.problem import problem_of, unknown_problem
-from starforge.web.reading import ANSWER_S, within
+from starforge.web.reading import ANSWER_S, READ_ERRORS, within
 
 log = structlog.get_logger("web")
 
@@ -87,9 +88,9 @@ class Guard:
         except StarForgeError as error:
             await _answer(problem_of(error, request_id), scope, receive, guarded, started)
         except Exception:
-            log.exception(
-                "http.failed", request_id=str(request_id), method=scope["method"], path=scope["path"]
-            )
+            # As text: a formatter that shows local variables would show passwords and tokens.
+            told = {"request_id": str(request_id), "method": scope["method"], "path": scope["path"]}
+            log.error("http.failed", **told, trace=traceback.format_exc())
             await _answer(unknown_problem(request_id), scope, receive, guarded, started)
 
     async def _admit(self, scope: Scope, headers: Headers, request_id: UUID) -> Asking:
@@ -115,7 +116,7 @@ class Guard:
 
         try:
             found = await within(ANSWER_S, look())
-        except CONNECT_ERRORS as error:
+        except READ_ERRORS as error:
             told = str(error) or type(error).__name__
             raise NoAnswerError(f"the token could not be looked up: {told}") from None
         if found is None:

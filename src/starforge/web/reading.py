@@ -15,7 +15,8 @@ import asyncpg
 
 from starforge.clock import monotonic_s
 from starforge.db.errors import DatabaseUnreachableError
-from starforge.db.pool import CONNECT_ERRORS, Connection, Pool, set_tenant
+from starforge.db.pool import Connection, Pool, set_tenant
+from starforge.ops.request import LOST
 from starforge.settings import HomeSettings
 from starforge.web.errors import NoAnswerError
 
@@ -30,7 +31,7 @@ ANSWER_S = 1.5
 FRESH_S = 1.0
 """A read is shared by everyone who asks within this time."""
 
-READ_ERRORS: tuple[type[BaseException], ...] = (*CONNECT_ERRORS, asyncpg.PostgresError)
+READ_ERRORS: tuple[type[BaseException], ...] = (*LOST, asyncpg.PostgresError)
 
 _left_behind: set[asyncio.Task[Any]] = set()
 

@@ -67,12 +67,12 @@ def load_app(reference: str) -> App:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise AppNotFoundError(f"--app {reference}: there is no module {error.name} in {folder}") from None
-    app = getattr(module, attribute or "app", None)
-    if not hasattr(app, "job_types"):
+    app: App | None = getattr(module, attribute or "app", None)
+    if app is None or not hasattr(app, "job_types"):
         raise AppNotFoundError(
             f"--app {reference}: {module_name} has no StarForge called {attribute or 'app'}"
         )
-    return app  # type: ignore[no-any-return]
+    return app
 
 
 def _die_with_supervisor() -> None:

@@ -8,8 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError
-from starforge.db.pool import CONNECT_ERRORS, Pool
+from starforge.db.pool import DATABASE_AWAY, Pool
 from starforge.loop import wait
 from starforge.queue.backoff import delay_s
 from starforge.queue.complete import complete
@@ -29,9 +28,7 @@ RETRY_S_MAX = 2.0
 class Finisher:
     """Takes outcomes one by one and writes them in batches, as soon as the last batch is through."""
 
-    def __init__(
-        self, pool: Pool, types: JobTypes, worker_id: UUID, *, written: Callable[[], None]
-    ) -> None:
+    def __init__(self, pool: Pool, types: JobTypes, worker_id: UUID, *, written: Callable[[], None]) -> None:
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._written = written  # called after each batch: there is room for more
         self._waiting: list[Outcome] = []
@@ -61,7 +58,7 @@ class Finisher:
                 await self._write(batch)
                 failures = 0
                 self._written()
-            except (*CONNECT_ERRORS, DatabaseUnreachableError, PoolExhaustedError) as error:
+            except DATABASE_AWAY as error:
                 # Fencing makes writing again safe: what was taken already is not taken twice.
                 self._waiting = batch + self._waiting
                 failures += 1

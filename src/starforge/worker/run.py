@@ -9,8 +9,7 @@ from uuid import UUID
 import structlog
 
 from starforge.clock import monotonic_s, randomness
-from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError
-from starforge.db.pool import CONNECT_ERRORS, Pool
+from starforge.db.pool import DATABASE_AWAY, Pool
 from starforge.queue.claim import claim
 from starforge.queue.handler import JobTypes
 from starforge.queue.job import LeasedJob
@@ -113,7 +112,7 @@ class Runner:
                     jobs = await claim(
                         conn, await self._plan.lanes(conn), n=wanted, worker_id=self._worker_id
                     )
-            except (*CONNECT_ERRORS, DatabaseUnreachableError, PoolExhaustedError) as error:
+            except DATABASE_AWAY as error:
                 log.warning("claim.failed", error=str(error) or repr(error))
                 await self._idle(min(2.0, max(idle_s, 0.1)))
                 idle_s = min(2.0, max(idle_s, 0.1) * 2)

@@ -17,9 +17,8 @@ import msgspec
 import structlog
 
 from starforge.clock import monotonic_s
-from starforge.db.errors import DatabaseUnreachableError
 from starforge.db.migrate import check_version
-from starforge.db.pool import CONNECT_ERRORS, Connection, PoolSettings, connect, require_bound_role
+from starforge.db.pool import DATABASE_AWAY, Connection, PoolSettings, connect, require_bound_role
 from starforge.loop import wait
 from starforge.queue.history import make_partitions
 from starforge.queue.reclaim import reclaim
@@ -159,7 +158,7 @@ class Supervisor:
                     return
                 held_s = monotonic_s()
                 await self._upkeep(conn)
-            except (*CONNECT_ERRORS, DatabaseUnreachableError) as error:
+            except DATABASE_AWAY as error:
                 away_s = monotonic_s() - held_s
                 log.warning("heartbeat.failed", away_s=round(away_s, 1), error=str(error) or repr(error))
                 self._drop_connection()
@@ -186,7 +185,7 @@ class Supervisor:
                 await reclaim(conn)
             else:
                 await registry.stop(conn, worker_id, ended=verb == "end", reason="it was told to stop")
-        except (*CONNECT_ERRORS, DatabaseUnreachableError) as error:
+        except DATABASE_AWAY as error:
             log.warning("worker.untold", verb=verb, error=str(error) or repr(error))
             self._drop_connection()
 
@@ -203,7 +202,7 @@ class Supervisor:
                 conn = await self._connection()
                 await conn.execute("SELECT 1")
                 return conn
-            except (*CONNECT_ERRORS, DatabaseUnreachableError) as error:
+            except DATABASE_AWAY as error:
                 log.warning("database.away", error=str(error) or repr(error))
                 self._drop_connection()
                 await wait(self._stop, pause_s)

@@ -23,5 +23,6 @@ async def noop(n: int) -> None:
 async def pickup(n: int) -> None:
     """Write down (number, wall-clock seconds) at the handler's first instruction."""
     now = time.time()
-    with open(os.environ[PICKUP_FILE_ENV], "ab", buffering=0) as file:
-        file.write(RECORD.pack(n, now))
+    file = os.open(os.environ[PICKUP_FILE_ENV], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, RECORD.pack(n, now))
+    os.close(file)

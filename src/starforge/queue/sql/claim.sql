@@ -1,12 +1,15 @@
 -- claim: up to n ready jobs of the given lanes, in the lanes' order, become this worker's.   (G3, O-16)
 -- takes   queues text[], types text[], priorities int[] (one lane each), n int, worker_id uuid
 -- gives   rows of leased jobs; none where the worker's own lease has ended
--- index   queue_jobs_ready, one scan per lane; queue_jobs_pkey
-WITH picked AS MATERIALIZED (
-    SELECT ready.id
+-- index   queue_jobs_ready, one scan per lane. What was locked is updated by its place, without a join; a row that
+--         changed between snapshot and lock has another place, is not seen, and is left for the next claim
+UPDATE queue_jobs AS job
+SET status = 'running', worker_id = $5, lease_epoch = job.lease_epoch + 1, updated_at = sf_now()
+WHERE job.ctid = ANY (ARRAY (
+    SELECT ready.place
     FROM unnest($1::text[], $2::text[], $3::int[]) AS lane (queue, type, priority)
     CROSS JOIN LATERAL (
-        SELECT j.id FROM queue_jobs j
+        SELECT j.ctid AS place FROM queue_jobs j
         WHERE j.queue = lane.queue AND j.type = lane.type AND j.priority = lane.priority
           AND j.status = 'pending' AND j.run_after <= sf_now()
         ORDER BY j.run_after
@@ -15,10 +18,6 @@ WITH picked AS MATERIALIZED (
     ) AS ready
     WHERE EXISTS (SELECT 1 FROM workers w WHERE w.id = $5 AND w.state = 'running' AND w.lease_expires_at > sf_now())
     LIMIT $4
-)
-UPDATE queue_jobs AS job
-SET status = 'running', worker_id = $5, lease_epoch = job.lease_epoch + 1, updated_at = sf_now()
-FROM picked
-WHERE job.id = picked.id
+))
 RETURNING job.id, job.tenant_id, job.queue, job.type, job.payload, job.attempts, job.max_attempts,
           job.lease_epoch, job.created_at, job.run_after, job.priority

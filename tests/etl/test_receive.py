@@ -1,0 +1,170 @@
+"""Receive: what is JSON is stored once, what is not is kept as bytes, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from starforge.db.pool import Pool
+from starforge.etl.errors import IngestPausedError, MalformedError
+from starforge.etl.receive import SNAPSHOT, Receipt, batches, receive
+from starforge.etl.source import Offer, snapshots
+from starforge.heroes.mapping import HERO
+from starforge.ops.perform import perform
+from tests.covers import covers
+
+
+def hero(name: str, level: int = 1, **more: Any) -> bytes:
+    """A tiny profile in the true shape."""
+    profile = {"NameCode": name, "Level": level, "Troops": {"6024": {"Amount": 1}}, **more}
+    return json.dumps({"result": {"ProfileData": profile}}).encode()
+
+
+async def offer(pool: Pool, *documents: bytes, tenant: str = "default") -> list[Receipt]:
+    offers = [Offer(f"{n}.json", data) for n, data in enumerate(documents)]
+    return await receive(pool, offers, mapping=HERO, tenant=tenant)
+
+
+async def count(pool: Pool, table: str) -> int:
+    async with pool.connection() as conn:
+        return int(await conn.fetchval(f"SELECT count(*) FROM {table}"))
+
+
+@covers("F-20")
+async def test_an_accepted_snapshot_is_stored_byte_for_byte_with_a_job(pool: Pool) -> None:
+    data = b' {"result":\t{"ProfileData": {"NameCode":"A_1", "n": 1.0, "n": 2}}}\n'
+    [receipt] = await offer(pool, data)
+    assert receipt.fate == "accepted"
+    async with pool.connection() as conn:
+        row = await conn.fetchrow("SELECT raw::text AS raw, size_bytes, subject, status FROM hero_snapshots")
+        job = await conn.fetchrow("SELECT id, type, payload FROM queue_jobs")
+    assert row is not None
+    assert job is not None
+    assert (row["raw"].encode(), row["size_bytes"], row["subject"]) == (data, len(data), "A_1")
+    assert (job["id"], job["type"]) == (receipt.job_id, "process_snapshot")
+    assert job["payload"]["snapshot_id"] == str(receipt.snapshot_id)
+
+
+async def test_the_same_content_twice_is_one_snapshot_and_one_job(pool: Pool) -> None:
+    first, again = await offer(pool, hero("A_1"), hero("A_1"))
+    assert (first.fate, again.fate) == ("accepted", "duplicate")
+    assert again.snapshot_id == first.snapshot_id
+    assert await count(pool, "hero_snapshots") == await count(pool, "queue_jobs") == 1
+
+
+async def test_content_that_comes_back_after_another_is_a_new_capture_of_the_stored_one(pool: Pool) -> None:
+    one, two, back, known = await offer(pool, hero("A_1", 1), hero("A_1", 2), hero("A_1", 1), hero("A_1", 1))
+    assert [r.fate for r in (one, two, back, known)] == ["accepted", "accepted", "recaptured", "duplicate"]
+    assert back.snapshot_id == one.snapshot_id
+    assert await count(pool, "hero_snapshots") == 2
+    assert await count(pool, "snapshot_captures") == await count(pool, "queue_jobs") == 3
+
+
+async def test_the_same_content_of_two_tenants_is_two_snapshots(pool: Pool) -> None:
+    await offer(pool, hero("A_1"), tenant="a")
+    [other] = await offer(pool, hero("A_1"), tenant="b")
+    assert other.fate == "accepted"
+    assert await count(pool, "hero_snapshots") == 2
+
+
+@covers("O-26", "F-19")
+async def test_malformed_input_is_kept_as_bytes_with_its_position_and_recorded(pool: Pool) -> None:
+    data = b'{"a": \x00\xff}'
+    [receipt] = await offer(pool, data)
+    assert receipt.fate == "malformed"
+    assert isinstance(receipt.error, MalformedError)
+    async with pool.connection() as conn:
+        kept = await conn.fetchrow("SELECT bytes, reason, details, snapshot_id FROM snapshot_quarantine")
+        error = await conn.fetchrow("SELECT error_type, details, snapshot_id FROM etl_errors")
+    assert kept is not None
+    assert error is not None
+    assert (kept["bytes"], kept["snapshot_id"]) == (data, None)
+    assert f"byte {receipt.error.position}" in kept["reason"]
+    assert (error["error_type"], error["details"]["position"]) == ("PARSE_ERROR", receipt.error.position)
+    assert await count(pool, "hero_snapshots") == await count(pool, "queue_jobs") == 0
+
+
+async def test_the_same_malformed_bytes_are_kept_once_and_recorded_each_time(pool: Pool) -> None:
+    await offer(pool, b"{", b"{")
+    assert await count(pool, "snapshot_quarantine") == 1
+    assert await count(pool, "etl_errors") == 2
+
+
+@covers("O-34", "F-46")
+async def test_a_snapshot_above_the_size_guard_is_stored_and_held_without_a_job(pool: Pool) -> None:
+    data = hero("A_1", Log="x" * 5_000_001)
+    [receipt] = await offer(pool, data)
+    assert receipt.fate == "oversized"
+    async with pool.connection() as conn:
+        row = await conn.fetchrow(
+            "SELECT s.status, s.size_bytes, q.reason FROM hero_snapshots s"
+            " JOIN snapshot_quarantine q ON q.snapshot_id = s.id"
+        )
+    assert row is not None
+    assert (row["status"], row["size_bytes"]) == ("quarantined", len(data))
+    assert "size guard of 5 MB" in row["reason"]
+    assert await count(pool, "queue_jobs") == 0
+
+
+async def test_an_oversized_malformed_document_is_malformed(pool: Pool) -> None:
+    [receipt] = await offer(pool, b'{"a": "' + b"x" * 5_000_001 + b'"')
+    assert receipt.fate == "malformed"
+
+
+@covers("F-29")
+async def test_while_ingestion_is_paused_nothing_is_taken(pool: Pool) -> None:
+    who = {"actor": "ann", "role": "operator", "tenant": "default"}
+    await perform(pool, "ingest pause", {"reason": "storm"}, **who)  # type: ignore[arg-type]
+    with pytest.raises(IngestPausedError, match="storm"):
+        await offer(pool, hero("A_1"))
+    assert await count(pool, "hero_snapshots") == 0
+    await perform(pool, "ingest resume", {}, **who)  # type: ignore[arg-type]
+    assert (await offer(pool, hero("A_1")))[0].fate == "accepted"
+
+
+def test_batches_stay_small_in_number_and_bytes() -> None:
+    offers = [Offer(str(n), b"x" * 3_000_000) for n in range(5)] + [Offer(str(n), b"x") for n in range(120)]
+    grouped = list(batches(offers))
+    assert [offer for batch in grouped for offer in batch] == offers
+    assert all(len(batch) <= 50 and sum(len(o.data) for o in batch) <= 8_000_000 for batch in grouped)
+
+
+@covers("F-20")
+async def test_the_database_allows_exactly_the_statuses_of_the_state_table(pool: Pool) -> None:
+    import re
+
+    async with pool.connection() as conn:
+        text = await conn.fetchval(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'hero_snapshots_status'"
+        )
+    assert set(re.findall(r"'(\w+)'", text)) == set(SNAPSHOT.states)
+
+
+@pytest.mark.shared
+async def test_every_file_of_the_minefield_is_accepted_or_kept(pool: Pool, shared: Path) -> None:
+    """y_* accepted, n_* kept in quarantine with position and reason, i_* either; no byte is lost."""
+    receipts: list[Receipt] = []
+    contents: dict[str, bytes] = {}
+    for batch in batches(snapshots(shared / "data" / "malformed-json")):
+        contents.update({o.name: o.data for o in batch})
+        receipts += await receive(pool, batch, mapping=HERO, tenant="default")
+    fates = {Path(r.name).name: r for r in receipts}
+    assert len(fates) == 318
+    for name, receipt in fates.items():
+        if name.startswith("y_"):
+            assert receipt.fate in ("accepted", "duplicate"), name
+        elif name.startswith("n_"):
+            assert receipt.fate == "malformed", name
+            assert isinstance(receipt.error, MalformedError)
+            assert 0 <= receipt.error.position <= receipt.size_bytes
+            assert receipt.error.reason
+        else:
+            assert receipt.fate in ("accepted", "malformed"), name
+    async with pool.connection() as conn:
+        kept = {row[0] for row in await conn.fetch("SELECT bytes FROM snapshot_quarantine")}
+        stored = {row[0].encode() for row in await conn.fetch("SELECT raw::text FROM hero_snapshots")}
+    for receipt in receipts:
+        assert contents[receipt.name] in (kept if receipt.fate == "malformed" else stored), receipt.name
