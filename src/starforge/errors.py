@@ -86,7 +86,7 @@ class IllegalMoveError(RefusedError):
     """A verb was asked of something whose state does not allow it."""
 
     code = "SF003"
-    remedy = "Look at its state first; `starforge explain` names the verbs that its state allows."
+    remedy = "Look at its state first: the message names the states that allow this."
 
     def __init__(self, machine: str, verb: str, state: str, allowed: tuple[str, ...]) -> None:
         super().__init__(

@@ -88,7 +88,6 @@ async def test_a_flag_set_again_by_hand_after_a_pause_expired_pauses(
     assert await ingest_pause(conn) == IngestPause(None, None, None)
 
 
-@pytest.mark.xfail(strict=True, reason="feature_flags has no trigger yet that stamps a change made by hand")
 @covers("Q-29", "X-14")
 async def test_the_runbooks_own_statement_pauses_after_a_pause_expired(
     conn: Connection, travel: Travel

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -26,9 +27,23 @@ PIPED_COLUMNS = 200
 CLI_CONNECTIONS = 2
 
 
+def _unread(file: IO[str]) -> None:
+    """Send nowhere what is still to be said: the reader left (`| head`). The command's work goes on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Fall silent; the exit code stays that of the work."""
+        self.quiet = True
+        _unread(self.file)
+
+
 def _console(*, stderr: bool) -> Console:
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if terminal else PIPED_COLUMNS, highlight=False, emoji=False)
+    return _Console(stderr=stderr, width=None if terminal else PIPED_COLUMNS, highlight=False, emoji=False)
 
 
 out = _console(stderr=False)
@@ -53,8 +68,12 @@ def say(text: str, *, style: str = "", console: Console = out) -> None:
 
 def print_json(document: object) -> None:
     """Print the one JSON document that a command with --json answers with."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
-    sys.stdout.flush()
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _unread(sys.stdout)
 
 
 def as_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

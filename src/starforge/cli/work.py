@@ -1,21 +1,28 @@
-"""Commands that run things: up, worker, server, doctor, settings."""
+"""Commands that run things, and those that look: up, worker, server, doctor, settings, queue ls."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+import pkgutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starforge.cli.render import as_table, err, out, print_json
+from starforge.cli.doors import group
+from starforge.cli.render import as_table, err, out, print_json, run, say
 from starforge.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from starforge.db.pool import Pool
+    from starforge.queue.reads import Listing
 
 AppOption = Annotated[str, typer.Option("--app", help="The app as module:attribute.", metavar="MODULE:ATTR")]
 LevelOption = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
@@ -30,6 +37,7 @@ def add(app: typer.Typer) -> None:
     app.command("server")(server)
     app.command("doctor")(doctor)
     app.command("settings")(settings)
+    group(app, "queue").command("ls")(queue_ls)
 
 
 def log_at(level: str) -> None:
@@ -84,26 +92,34 @@ def worker(
     log_level: LevelOption = "info",
 ) -> None:
     """Run jobs until told to stop (SIGTERM or Ctrl-C; a second one hurries)."""
-    from starforge.db.server import database
-    from starforge.worker.child import load_app
-    from starforge.worker.registry import Registration, WorkerSettings
-    from starforge.worker.supervise import WorkerOrders, supervise
+    from starforge.telemetry.tree import FOLDER_ENV
+    from starforge.worker.registry import WorkerSettings
 
     log_at(log_level)
     if os.environ.pop("STARFORGE_PARENT_PIPE", ""):
         _end_with_parent()
+    # The children count in processes of their own; whoever started this tree may have given it a folder.
+    own_page = WorkerSettings.read().metrics_port and not os.environ.get(FOLDER_ENV)
+    with counted_together() if own_page else nullcontext():
+        _work(app, queue or [], concurrency or WorkerSettings.read().concurrency, log_level)
+
+
+def _work(app: str, queues: list[str], concurrency: int, log_level: str) -> None:
+    from starforge.db.server import database
+    from starforge.worker.child import load_app
+    from starforge.worker.registry import Registration
+    from starforge.worker.supervise import WorkerOrders, supervise
+
     types = load_app(app).job_types()
     registration = Registration(
-        queues=tuple(queue or types.queues()),
-        types=types.names(),
-        concurrency=concurrency or WorkerSettings.read().concurrency,
+        queues=tuple(queues or types.queues()), types=types.names(), concurrency=concurrency
     )
 
-    async def run() -> None:
+    async def work() -> None:
         async with database() as db:
             await supervise(WorkerOrders(db.url("engine"), app, registration, log_level))
 
-    asyncio.run(run())
+    asyncio.run(work())
 
 
 def _end_with_parent() -> None:
@@ -145,7 +161,8 @@ def doctor(as_json: JsonOption = False) -> None:
 
     async def run() -> list[Finding]:
         async with database(migrated=False) as db:
-            return [finding async for finding in examine(db.url("owner"))]
+            embedded = db.embedded is not None
+            return [finding async for finding in examine(db.url("owner"), embedded=embedded)]
 
     findings = asyncio.run(run())
     if as_json:
@@ -164,10 +181,9 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def settings(as_json: JsonOption = False) -> None:
     """Show every setting with its value, where that comes from, its default, unit and meaning."""
-    import starforge.dev.up  # noqa: F401 - every room's settings are declared once all rooms are loaded
-    import starforge.ops.doctor  # noqa: F401
     from starforge.settings import shown_settings
 
+    _load_every_module()
     lines = shown_settings()
     if as_json:
         print_json([asdict(line) for line in lines])
@@ -178,6 +194,87 @@ def settings(as_json: JsonOption = False) -> None:
     )
 
 
+def _load_every_module() -> None:
+    """Import the whole package: a room's settings are declared once the module that has them is loaded."""
+    import starforge
+
+    for module in pkgutil.walk_packages(starforge.__path__, "starforge."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+
+
 def _meaning(line: object) -> str:
     allowed = getattr(line, "allowed", "")
     return f"{getattr(line, 'meaning', '')}{f' ({allowed})' if allowed else ''}"
+
+
+def queue_ls(as_json: JsonOption = False) -> None:
+    """Show what each queue holds by type and status, what is paused by whom and why, and who works."""
+    from starforge.db.pool import set_tenant
+    from starforge.queue.reads import listing
+    from starforge.settings import HomeSettings
+
+    async def read(pool: Pool) -> Listing:
+        async with pool.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            await set_tenant(conn, HomeSettings.read().tenant)
+            return await listing(conn)
+
+    found = run(read)
+    if as_json:
+        print_json(
+            {
+                "queues": found.queues,
+                "pauses": [
+                    {"scope": gate.scope, "name": gate.name, "cause": gate.cause, **gate.document()}
+                    for gate in found.pauses
+                ],
+                "workers": found.workers,
+            }
+        )
+        return
+    _show_listing(found)
+
+
+def _show_listing(found: Listing) -> None:
+    if found.queues:
+        counts = ("waiting", "delayed", "running", "paused", "failed", "quarantined")
+        as_table(
+            ("queue", "type", *counts, "oldest waits"),
+            [
+                (
+                    held.queue,
+                    held.type,
+                    *(getattr(held, name) for name in counts),
+                    _age(held.oldest_waiting_s),
+                )
+                for held in found.queues
+            ],
+        )
+    else:
+        say("No queue holds a job.")
+    for gate in found.pauses:
+        until = f"{gate.expires_at:%Y-%m-%d %H:%M} UTC"
+        say(f"{gate.scope} {gate.name!r} is paused until {until} by {gate.owner}: {gate.reason}")
+    if not found.workers:
+        say("No worker lives: starforge worker, or starforge up.")
+        return
+    as_table(
+        ("worker", "host", "pid", "state", "queues", "concurrency", "holds", "last sign"),
+        [
+            (
+                who.id,
+                who.host,
+                who.pid,
+                who.state,
+                ", ".join(who.queues),
+                who.concurrency,
+                who.holds,
+                f"{_age(who.heartbeat_age_s)} ago",
+            )
+            for who in found.workers
+        ],
+    )
+
+
+def _age(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.0f} s"

@@ -20,6 +20,7 @@ CONNECT_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.CannotConnectNowError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -152,7 +153,8 @@ class Pool:
         await first.close()
         pool = await asyncpg.create_pool(
             url,
-            min_size=1,
+            # No floor: asyncpg would try to restore it during an outage, with a traceback each time.
+            min_size=0,
             max_size=size,
             timeout=settings.connect_s,
             statement_cache_size=0 if pooled else 100,

@@ -26,6 +26,14 @@ class Database:
         """
         return self._given if self.embedded is None else self.embedded.dsn(role)
 
+    def revive(self) -> bool:
+        """Start the embedded server again where it died; return whether that was needed."""
+        if self.embedded is None or peek(HomeSettings.read().home) is not None:
+            return False
+        dead, self.embedded = self.embedded, acquire(HomeSettings.read().home)
+        dead.release()
+        return True
+
     def release(self) -> None:
         """Stop using it; the embedded server stops with its last user."""
         if self.embedded is not None:

@@ -15,8 +15,9 @@ import structlog
 
 from starforge.clock import monotonic_s
 from starforge.db.migrate import check_version
-from starforge.db.pool import Pool, connect, require_bound_role
+from starforge.db.pool import DATABASE_AWAY, Pool, connect, require_bound_role
 from starforge.db.server import Database, database
+from starforge.errors import UnreachableError
 from starforge.loop import wait
 from starforge.settings import HomeSettings
 from starforge.web.auth import ensure_first_token
@@ -27,6 +28,8 @@ log = structlog.get_logger("up")
 
 RESTART_S_MAX = 10.0
 QUICK_DEATH_S = 5.0
+LOOK_S = 2.0
+"""How often the embedded database is looked after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +129,28 @@ async def serving(*, host: str | None, port: int | None) -> AsyncIterator[Runnin
             pool = await Pool.open(db.url("app"), application="starforge server")
             stop = asyncio.Event()
             server = asyncio.create_task(serve(pool, listener, stop))
+            nurse = asyncio.create_task(_keep_database(db, pool, stop))
             address = "{}:{}".format(*listener.getsockname()[:2])
             try:
                 yield Running(pool, db, f"http://{address}", token_file, (server,))
             finally:
                 stop.set()
-                await asyncio.wait({server})
+                await asyncio.wait({server, nurse})
                 await pool.close()
+
+
+async def _keep_database(db: Database, pool: Pool, stop: asyncio.Event) -> None:
+    """Start the embedded server again when it dies: the one that serves is the one that looks after it."""
+    while db.embedded is not None and not await wait(stop, LOOK_S):
+        try:
+            async with pool.connection() as conn:
+                await conn.execute("SELECT 1")
+        except DATABASE_AWAY:
+            try:
+                if await asyncio.to_thread(db.revive):
+                    log.warning("database.revived")
+            except UnreachableError as error:
+                log.error("database.dead", error=str(error), remedy=error.remedy)
 
 
 @asynccontextmanager

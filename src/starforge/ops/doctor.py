@@ -7,15 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from starforge.db.errors import DatabaseUnreachableError
+import asyncpg
+
+from starforge.db.errors import DatabaseUnreachableError, RoleUnsafeError
 from starforge.db.migrate import applied, code_version, migrations, pending, serves
-from starforge.db.pool import Connection, PoolSettings, connect, shown
+from starforge.db.pool import Connection, PoolSettings, connect, require_bound_role, shown
 from starforge.db.roles import EXTENSIONS, REQUIRED_EXTENSIONS, ROLES, role_name
 from starforge.errors import RefusedError
 from starforge.settings import HomeSettings, Settings, setting
 
 State = Literal["ok", "warning", "fault"]
 POSTGRES_MIN = 150_000
+CHECK_LOGIN = "Log in as one of the four roles (`starforge db url`), or GRANT one of them to this login."
 
 
 class DoctorSettings(Settings):
@@ -38,6 +41,14 @@ class DoctorSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What is examined."""
+
+    url: str
+    embedded: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """The result of one check."""
 
@@ -47,8 +58,13 @@ class Finding:
     mend: str = ""
 
 
-async def examine(url: str) -> AsyncIterator[Finding]:
-    """Run every check against the database of `url`, the most fundamental first."""
+async def examine(url: str, *, embedded: bool = False) -> AsyncIterator[Finding]:
+    """Run every check against the database of `url`, the most fundamental first.
+
+    Args:
+        url: The login to check; without `embedded` the one that worker and server use too.
+        embedded: The database is StarForge's own, which `starforge up` looks after.
+    """
     yield _disk()
     try:
         conn = await connect(url, application="starforge doctor")
@@ -56,19 +72,20 @@ async def examine(url: str) -> AsyncIterator[Finding]:
         yield Finding("connection", "fault", str(error), error.remedy)
         return
     try:
-        checks: tuple[Callable[[Connection, str], Awaitable[Finding]], ...] = (
-            _connection, _roles, _migrations, _extensions, _pooler, _budget,
-        )  # fmt: skip
-        for check in checks:
-            yield await check(conn, url)
+        for name, check in CHECKS.items():
+            try:
+                finding = await check(conn, Asked(url, embedded))
+            except asyncpg.InsufficientPrivilegeError as error:
+                finding = Finding(name, "fault", f"cannot be checked: {error}", CHECK_LOGIN)
+            yield finding
     finally:
         await conn.close()
 
 
-async def _connection(conn: Connection, url: str) -> Finding:
+async def _connection(conn: Connection, asked: Asked) -> Finding:
     number = int(await conn.fetchval("SELECT current_setting('server_version_num')"))
     version = await conn.fetchval("SELECT current_setting('server_version')")
-    told = f"Postgres {version} at {shown(url)}"
+    told = f"Postgres {version} at {shown(asked.url)}"
     if number < POSTGRES_MIN:
         return Finding("connection", "fault", told, "StarForge needs Postgres 15 or newer.")
     unsafe = [
@@ -86,7 +103,7 @@ async def _connection(conn: Connection, url: str) -> Finding:
     return Finding("connection", "ok", told)
 
 
-async def _roles(conn: Connection, _url: str) -> Finding:
+async def _roles(conn: Connection, asked: Asked) -> Finding:
     rows = await conn.fetch(
         "SELECT rolname, rolsuper OR rolbypassrls AS unbound FROM pg_roles WHERE rolname = ANY ($1)",
         [role_name(role) for role in ROLES],
@@ -108,16 +125,25 @@ async def _roles(conn: Connection, _url: str) -> Finding:
             f"row security does not bind {', '.join(unbound)}",
             f"ALTER ROLE {unbound[0]} NOSUPERUSER NOBYPASSRLS;",
         )
+    if not asked.embedded:
+        # Worker and server log in with this URL as well, and would refuse to start.
+        try:
+            await require_bound_role(conn, "this login")
+        except RoleUnsafeError as error:
+            return Finding("roles", "fault", str(error), error.remedy)
     me = await conn.fetchval("SELECT current_user")
-    enforced = HomeSettings.read().tenancy == "enforced"
     return Finding(
-        "roles", "ok", f"all four exist; this login is {me}; tenancy {'enforced' if enforced else 'single'}"
+        "roles", "ok", f"all four exist; this login is {me}; tenancy {HomeSettings.read().tenancy}"
     )
 
 
-async def _migrations(conn: Connection, _url: str) -> Finding:
+async def _migrations(conn: Connection, asked: Asked) -> Finding:
     try:
         have = await applied(conn)
+        if not have:
+            mend = "starforge migrate"
+            mend += " (or starforge up, which does it)" if asked.embedded else ""
+            return Finding("migrations", "fault", "this database was never migrated", mend)
         todo = pending(have, migrations())
         version = serves(have, code_version(), what="this StarForge")
     except RefusedError as error:
@@ -128,7 +154,7 @@ async def _migrations(conn: Connection, _url: str) -> Finding:
     return Finding("migrations", "ok", f"schema {version}, code {code_version()}")
 
 
-async def _extensions(conn: Connection, _url: str) -> Finding:
+async def _extensions(conn: Connection, _asked: Asked) -> Finding:
     have = {row[0] for row in await conn.fetch("SELECT extname FROM pg_extension")}
     missing = [name for name in EXTENSIONS if name not in have]
     if any(name in REQUIRED_EXTENSIONS for name in missing):
@@ -145,7 +171,7 @@ async def _extensions(conn: Connection, _url: str) -> Finding:
     return Finding("extensions", "ok", ", ".join(EXTENSIONS))
 
 
-async def _pooler(conn: Connection, url: str) -> Finding:
+async def _pooler(conn: Connection, asked: Asked) -> Finding:
     pooled = await conn.fetchval("SELECT pg_backend_pid()") != conn.get_server_pid()
     if not pooled:
         return Finding("pooler", "ok", "direct connection")
@@ -153,11 +179,11 @@ async def _pooler(conn: Connection, url: str) -> Finding:
         "pooler",
         "ok",
         "behind a pooler: statement cache and listener are off, new work is found by polling",
-        f"For quicker pick-up give workers a direct DATABASE_URL instead of {shown(url)}.",
+        f"For quicker pick-up give workers a direct DATABASE_URL instead of {shown(asked.url)}.",
     )
 
 
-async def _budget(conn: Connection, _url: str) -> Finding:
+async def _budget(conn: Connection, _asked: Asked) -> Finding:
     row = await conn.fetchrow(
         "SELECT current_setting('max_connections')::int AS most,"
         " current_setting('superuser_reserved_connections')::int AS reserved,"
@@ -178,6 +204,17 @@ async def _budget(conn: Connection, _url: str) -> Finding:
             "connection budget", "warning", told, "See who holds them: SELECT * FROM pg_stat_activity;"
         )
     return Finding("connection budget", "ok", told)
+
+
+CHECKS: dict[str, Callable[[Connection, Asked], Awaitable[Finding]]] = {
+    "connection": _connection,
+    "roles": _roles,
+    "migrations": _migrations,
+    "extensions": _extensions,
+    "pooler": _pooler,
+    "connection budget": _budget,
+}
+"""The checks that need a connection, the most fundamental first, by the name of their finding."""
 
 
 def _disk() -> Finding:

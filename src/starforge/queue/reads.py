@@ -9,6 +9,7 @@ from uuid import UUID
 
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.queue.gate import Gate, closed_gates
 from starforge.telemetry.metrics import State
 
 WORKERS_SHOWN_MAX = 50
@@ -54,6 +55,37 @@ class LiveWorker:
     """Jobs that it has claimed and not finished."""
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What one queue holds of one type."""
+
+    queue: str
+    type: str
+    waiting: int
+    delayed: int
+    """Pending jobs whose time to run has not come."""
+
+    running: int
+    paused: int
+    failed: int
+    quarantined: int
+    oldest_waiting_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What `starforge queue ls` shows."""
+
+    queues: list[Contents]
+    pauses: list[Gate]
+    workers: list[LiveWorker]
+
+
+async def listing(conn: Connection) -> Listing:
+    """Read the queues' contents, the pauses and the live workers; of one moment in a transaction that is."""
+    return Listing(contents(await depths(conn)), await closed_gates(conn), await live_workers(conn))
+
+
 async def depths(conn: Connection) -> list[Depth]:
     """Count the jobs of the hot table by queue, type and status."""
     return [Depth(**row) for row in await conn.fetch(sql("queue", "depths"))]
@@ -86,6 +118,31 @@ def waiting(found: Iterable[Depth]) -> dict[tuple[str, str], int]:
         due = depth.due if depth.status == "pending" else 0
         counted[depth.queue, depth.type] = counted.get((depth.queue, depth.type), 0) + due
     return counted
+
+
+def contents(found: Iterable[Depth]) -> list[Contents]:
+    """Put the statuses of each queue and type together, in the order of the depths."""
+    grouped: dict[tuple[str, str], dict[str, Depth]] = {}
+    for depth in found:
+        grouped.setdefault((depth.queue, depth.type), {})[depth.status] = depth
+    made = []
+    for (queue, job_type), of in grouped.items():
+        jobs = {status: depth.jobs for status, depth in of.items()}
+        pending = of.get("pending")
+        made.append(
+            Contents(
+                queue=queue,
+                type=job_type,
+                waiting=pending.due if pending else 0,
+                delayed=pending.jobs - pending.due if pending else 0,
+                running=jobs.get("running", 0),
+                paused=jobs.get("paused", 0),
+                failed=jobs.get("failed", 0),
+                quarantined=jobs.get("quarantined", 0),
+                oldest_waiting_s=pending.oldest_due_s if pending else None,
+            )
+        )
+    return made
 
 
 async def state(conn: Connection) -> State:

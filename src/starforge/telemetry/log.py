@@ -19,7 +19,9 @@ def configure(level: str = "info", *, text: bool | None = None) -> None:
     """
     for_people = sys.stderr.isatty() if text is None else text
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if for_people
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[

@@ -24,7 +24,7 @@ from starforge.errors import StarForgeError
 from starforge.web.auth import Identity, identify
 from starforge.web.errors import NoAnswerError, UnauthorizedError, WrongHostError, WrongOriginError
 from starforge.web.problem import problem_of, unknown_problem
-from starforge.web.reading import ANSWER_S, READ_ERRORS, within
+from starforge.web.reading import HEALTH_S, READ_ERRORS, within
 
 log = structlog.get_logger("web")
 
@@ -115,7 +115,7 @@ class Guard:
                 return await identify(conn, token.strip())
 
         try:
-            found = await within(ANSWER_S, look())
+            found = await within(HEALTH_S, look())
         except READ_ERRORS as error:
             told = str(error) or type(error).__name__
             raise NoAnswerError(f"the token could not be looked up: {told}") from None

@@ -14,7 +14,7 @@ from starforge.errors import StarForgeError
 from starforge.queue import reads
 from starforge.telemetry import metrics
 from starforge.web.doors import Document
-from starforge.web.reading import Reading, reading
+from starforge.web.reading import FIGURES_S, HEALTH_S, Reading, reading
 
 
 def add_health(app: FastAPI, pool: Pool) -> None:
@@ -28,7 +28,7 @@ def add_health(app: FastAPI, pool: Pool) -> None:
         async with reading(pool) as conn:
             return await reads.state(conn)
 
-    schema_now, state_now = Reading(schema), Reading(state)
+    schema_now, state_now = Reading(schema, wait_s=HEALTH_S), Reading(state, wait_s=FIGURES_S)
 
     @app.get("/healthz", tags=["health"], summary="The process lives.")
     async def healthz() -> Response:

@@ -22,11 +22,14 @@ from starforge.web.errors import NoAnswerError
 
 T = TypeVar("T")
 
-CUT_S = 5.0
+CUT_S = 6.0
 """A connection whose read takes longer is cut, so that a frozen server cannot use the pool up."""
 
-ANSWER_S = 1.5
-"""Longest time that a page waits; `/readyz` promises an answer within 2 s."""
+HEALTH_S = 1.5
+"""Longest time that health and a token's lookup wait; `/readyz` promises an answer within 2 s."""
+
+FIGURES_S = 4.0
+"""Longest time that figures are waited for: counting some ten million waiting jobs takes seconds."""
 
 FRESH_S = 1.0
 """A read is shared by everyone who asks within this time."""
@@ -82,23 +85,23 @@ async def reading(pool: Pool) -> AsyncIterator[Connection]:
 class Reading(Generic[T]):
     """One read, made at most every FRESH_S however many ask, and at most once at a time."""
 
-    def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[], Awaitable[T]], *, wait_s: float) -> None:
+        self._read, self._wait_s = read, wait_s
         self._task: asyncio.Task[T] | None = None
         self._done_s = 0.0
 
     async def get(self) -> T:
         """Return what was read within the last second, or read it now.
 
-        Raises: NoAnswerError after ANSWER_S, and what the read itself raises.
+        Raises: NoAnswerError after `wait_s`, and what the read itself raises.
         """
         task = self._task
         if task is None or (task.done() and monotonic_s() - self._done_s > FRESH_S):
             task = self._task = asyncio.create_task(self._timed())
             task.add_done_callback(_forget)
-        done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
+        done, _ = await asyncio.wait({task}, timeout=self._wait_s)
         if not done:
-            raise NoAnswerError(f"the database gave no answer within {ANSWER_S:g} s")
+            raise NoAnswerError(f"the database gave no answer within {self._wait_s:g} s")
         return task.result()
 
     async def _timed(self) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starforge.errors import MisusedError, RefusedError
+from starforge.errors import MisusedError, RefusedError, UnreachableError
 
 
 class AppNotFoundError(MisusedError):
@@ -26,3 +26,10 @@ class ChildKeepsDyingError(RefusedError):
     remedy = (
         "Read the lines above for why it ended; start it alone with `starforge worker --log-level debug`."
     )
+
+
+class MetricsPortError(UnreachableError):
+    """The port on which the worker was told to show its metrics cannot be had."""
+
+    code = "SF304"
+    remedy = "Choose another METRICS_PORT for each worker of a machine, or 0 for none."

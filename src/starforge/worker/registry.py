@@ -66,6 +66,14 @@ class WorkerSettings(Settings):
         gt=0,
         le=60,
     )
+    metrics_port: int = setting(
+        0,
+        env="METRICS_PORT",
+        unit="port",
+        meaning="Port on 127.0.0.1 where `starforge worker` shows its and its children's metrics; 0: none.",
+        ge=0,
+        le=65535,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from starforge.worker import registry
 from starforge.worker.child import ORDERS_ENV, ChildOrders
 from starforge.worker.errors import ChildKeepsDyingError
 from starforge.worker.registry import Registration, WorkerSettings
+from starforge.worker.scrape import metrics_shown
 
 log = structlog.get_logger("worker")
 
@@ -66,6 +67,11 @@ class Supervisor:
         self._stop.set()
         if self._child is not None and self._child.returncode is None:
             self._child.send_signal(signal.SIGTERM)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the supervisor has its connection: False from a heartbeat that failed to the next one."""
+        return self._conn is not None and not self._conn.is_closed()
 
     async def run(self) -> None:
         """Work until told to stop.
@@ -216,9 +222,13 @@ class Supervisor:
 
 
 async def supervise(orders: WorkerOrders) -> None:
-    """Run a worker in this process until SIGTERM or SIGINT; a second one hurries it."""
+    """Run a worker in this process until SIGTERM or SIGINT; a second one hurries it.
+
+    Raises: MetricsPortError before anything is started, and what Supervisor.run raises.
+    """
     supervisor = Supervisor(orders)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
-    await supervisor.run()
+    with metrics_shown(WorkerSettings.read().metrics_port, lambda: supervisor.connected):
+        await supervisor.run()

@@ -20,4 +20,15 @@ CREATE TABLE feature_flags (
 );
 COMMENT ON TABLE feature_flags IS 'Switches that operators may also set by hand; ingest_control pauses ingestion (Q-29).';
 
+-- A flag set by hand (Q-SQL-6) does not touch updated_at; what reads it must know when it was set last.
+CREATE FUNCTION sf_stamp() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.updated_at := sf_now();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER feature_flags_stamp BEFORE UPDATE ON feature_flags
+    FOR EACH ROW EXECUTE FUNCTION sf_stamp();
+
 INSERT INTO feature_flags (name, data) VALUES ('ingest_control', '{"ingest_paused": false}');

@@ -27,7 +27,7 @@ from starforge.queue.reads import (
     live_workers,
     throughput,
 )
-from starforge.web.reading import Reading, reading
+from starforge.web.reading import FIGURES_S, Reading, reading
 
 REFRESH_S = 2
 REFRESH_WITHOUT_SCRIPT_S = 5
@@ -132,7 +132,7 @@ def add_now(app: FastAPI, pool: Pool, *, title: str) -> None:
         async with reading(pool) as conn:
             return await read_now(conn)
 
-    shared = Reading(read)
+    shared = Reading(read, wait_s=FIGURES_S)
     templates = environment()
 
     async def page(template: str) -> Response:
