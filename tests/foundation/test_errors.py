@@ -40,7 +40,9 @@ def _all() -> list[type[StarForgeError]]:
             yield child
             yield from below(child)
 
-    return [error for error in dict.fromkeys(below(StarForgeError)) if error.__module__.startswith("starforge")]
+    return [
+        error for error in dict.fromkeys(below(StarForgeError)) if error.__module__.startswith("starforge")
+    ]
 
 
 def test_every_error_of_every_room_is_registered_under_a_code_of_its_own_room() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
 from starforge.db.pool import Connection, Pool, connect
@@ -63,20 +66,37 @@ async def test_bulk_enqueue_keeps_every_job_in_either_way(
 
 async def test_a_bulk_with_one_bad_payload_keeps_none(conn: Connection) -> None:
     jobs = [NewJob("t", {"n": 1}), NewJob("t", {"n": object()})]
-    with pytest.raises(PayloadError, match="not JSON"):
+    with pytest.raises(PayloadError, match="is not JSON"):
         await enqueue_many(conn, jobs)
     assert await conn.fetchval("SELECT count(*) FROM queue_jobs") == 0
 
 
 async def test_a_payload_over_the_limit_is_refused_with_its_size(conn: Connection) -> None:
-    with pytest.raises(PayloadError, match=r"has 300\d\d\d bytes; at most 262144") as refused:
+    with pytest.raises(PayloadError, match=r"of a t job has 300\d\d\d bytes; at most 262144") as refused:
         await enqueue(conn, NewJob("t", {"text": "x" * 300_000}))
     assert "reference" in refused.value.remedy
 
 
-async def test_enqueueing_tells_listeners_at_commit(pool: Pool, database: str) -> None:
-    import asyncio
+async def test_a_callers_own_connection_needs_no_codec_of_ours(database: str) -> None:
+    conn = await asyncpg.connect(database)
+    async with conn.transaction():
+        await enqueue(conn, NewJob("t", {"a": "é"}))
+        await enqueue_many(conn, [NewJob("t", {"a": "é"})])
+        for _ in range(2):
+            await enqueue_many(conn, [NewJob("t", {"a": "é"}) for _ in range(COPY_ROWS_MIN)])
+    rows = await conn.fetch("SELECT DISTINCT payload FROM queue_jobs")
+    assert [json.loads(row["payload"]) for row in rows] == [{"a": "é"}]
+    await conn.close()
 
+
+async def test_a_payload_with_a_nul_is_refused_and_one_that_only_looks_so_is_kept(conn: Connection) -> None:
+    with pytest.raises(PayloadError, match="NUL"):
+        await enqueue(conn, NewJob("t", {"text": "a\x00b"}))
+    await enqueue(conn, NewJob("t", {"text": "a\\u0000b"}))
+    assert await conn.fetchval("SELECT payload ->> 'text' FROM queue_jobs") == "a\\u0000b"
+
+
+async def test_enqueueing_tells_listeners_at_commit(pool: Pool, database: str) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
     listener = await connect(database)
     await listener.add_listener("starforge_jobs", lambda *told: heard.put_nowait(str(told[-1])))

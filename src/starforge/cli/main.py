@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
+import asyncpg
 import typer
 
 from starforge import __version__
 from starforge.cli import database, development, snapshots, work
 from starforge.cli.doors import add_doors
 from starforge.cli.render import fail, run
+from starforge.db.pool import explained
 from starforge.errors import StarForgeError
 
 app = typer.Typer(
@@ -50,6 +53,8 @@ def main() -> None:
         app()
     except StarForgeError as error:
         sys.exit(fail(error, as_json="--json" in sys.argv))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        sys.exit(fail(explained(error), as_json="--json" in sys.argv))
     except KeyboardInterrupt:
         typer.echo("\ninterrupted", err=True)
         sys.exit(130)
@@ -57,3 +62,7 @@ def main() -> None:
         # The reader of our output went away (`| head`): nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(fail(explained(error), as_json="--json" in sys.argv))

@@ -75,3 +75,10 @@ class DiskFullError(UnreachableError):
 
     code = "SF110"
     remedy = "Free space on the disk that the message names; nothing that was accepted is lost."
+
+
+class StatementRefusedError(RefusedError):
+    """Postgres refused a statement for a reason that StarForge has no words of its own for."""
+
+    code = "SF111"
+    remedy = "Look at what Postgres says; its log has the statement. Nothing of it was kept."

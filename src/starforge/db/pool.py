@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
@@ -11,7 +12,15 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import asyncpg
 import msgspec
 
-from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError, RoleUnsafeError
+from starforge.db.errors import (
+    DatabaseUnreachableError,
+    DiskFullError,
+    PoolExhaustedError,
+    RoleUnsafeError,
+    SchemaVersionError,
+    StatementRefusedError,
+)
+from starforge.errors import StarForgeError
 from starforge.settings import HomeSettings, Settings, setting
 
 CONNECT_ERRORS: tuple[type[Exception], ...] = (
@@ -246,3 +255,15 @@ def _why(error: BaseException) -> str:
         return "no answer in time"
     text = str(error) or type(error).__name__
     return text.splitlines()[0]
+
+
+def explained(error: asyncpg.PostgresError | asyncpg.InterfaceError | OSError) -> StarForgeError:
+    """Return an error of the driver or the system as one that says what to do."""
+    if isinstance(error, asyncpg.DiskFullError) or getattr(error, "errno", None) == errno.ENOSPC:
+        return DiskFullError(f"the disk is full: {error}")
+    if isinstance(error, DATABASE_AWAY):
+        return DatabaseUnreachableError(f"the connection to the database was lost: {_why(error)}")
+    if isinstance(error, asyncpg.UndefinedTableError):
+        return SchemaVersionError(f"the database has not StarForge's tables: {error}")
+    state = getattr(error, "sqlstate", None)
+    return StatementRefusedError(f"Postgres refused it{f' ({state})' if state else ''}: {_why(error)}")

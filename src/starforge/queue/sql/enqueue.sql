@@ -1,11 +1,11 @@
 -- enqueue: one job is accepted.                                                              (G1, Q-23)
--- takes   id uuid, tenant_id text, queue text, type text, payload jsonb, priority int, max_attempts int,
+-- takes   id uuid, tenant_id text, queue text, type text, payload text of JSON, priority int, max_attempts int,
 --         run_after timestamptz or null for now, notify boolean
 -- gives   one row (id); the hint to workers leaves with the transaction's commit
 -- index   queue_jobs_pkey
 WITH accepted AS (
     INSERT INTO queue_jobs (id, tenant_id, queue, type, payload, priority, max_attempts, run_after)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, sf_now()))
+    VALUES ($1, $2, $3, $4, $5::text::jsonb, $6, $7, coalesce($8, sf_now()))
     RETURNING id, queue
 )
 SELECT id, CASE WHEN $9::boolean THEN pg_notify('starforge_jobs', queue) END FROM accepted
