@@ -28,7 +28,7 @@ test: install      ## Lint, types, imports and every test that this machine can 
 	@$(BIN)/python -m pytest
 
 test-15: install   ## The database tests once more, on Debian's Postgres 15
-	@STARFORGE_TEST_POSTGRES=15 $(BIN)/python -m pytest -m "db"
+	@STARFORGE_TEST_POSTGRES=15 $(BIN)/python -m pytest -m db --ignore=tests/db/test_embedded.py
 
 test-fast: install ## The tests that need no database
 	@$(BIN)/python -m pytest -m "not db"

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from uuid import RFC_4122, UUID
 
 import pytest
@@ -103,8 +102,8 @@ def test_a_failpoint_without_a_number_raises_at_every_pass() -> None:
 
 
 @pytest.fixture(scope="module")
-def ended() -> Iterator[dict[str, tuple[int, str]]]:
-    """The status and output of a program that passes the failpoint `here` five times, by failpoint and seed."""
+def ended() -> dict[str, tuple[int, str]]:
+    """Status and output of a program that passes the failpoint `here` five times, by what it was told."""
     running = {
         told: subprocess.Popen(
             [sys.executable, "-c", PASSES],
@@ -114,7 +113,7 @@ def ended() -> Iterator[dict[str, tuple[int, str]]]:
         )
         for told in ("here:kill@3", "here:exit@2", "here:kill@9")
     }
-    yield {told: (process.wait(10), _output(process)) for told, process in running.items()}
+    return {told: (process.wait(10), _output(process)) for told, process in running.items()}
 
 
 def _output(process: subprocess.Popen[str]) -> str:

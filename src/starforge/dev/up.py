@@ -18,7 +18,7 @@ from starforge.db.migrate import check_version
 from starforge.db.pool import DATABASE_AWAY, Pool, connect, require_bound_role
 from starforge.db.server import Database, database
 from starforge.errors import UnreachableError
-from starforge.loop import wait
+from starforge.loop import every, wait
 from starforge.settings import HomeSettings
 from starforge.web.auth import ensure_first_token
 from starforge.web.serve import bind, serve
@@ -141,7 +141,8 @@ async def serving(*, host: str | None, port: int | None) -> AsyncIterator[Runnin
 
 async def _keep_database(db: Database, pool: Pool, stop: asyncio.Event) -> None:
     """Start the embedded server again when it dies: the one that serves is the one that looks after it."""
-    while db.embedded is not None and not await wait(stop, LOOK_S):
+
+    async def look() -> None:
         try:
             async with pool.connection() as conn:
                 await conn.execute("SELECT 1")
@@ -151,6 +152,9 @@ async def _keep_database(db: Database, pool: Pool, stop: asyncio.Event) -> None:
                     log.warning("database.revived")
             except UnreachableError as error:
                 log.error("database.dead", error=str(error), remedy=error.remedy)
+
+    if db.embedded is not None:
+        await every(LOOK_S, look, stop, name="embedded database")
 
 
 @asynccontextmanager

@@ -39,17 +39,7 @@ class Quarantined(Exception):  # noqa: N818 - an outcome, not an error
     """Raised by a handler: hold this job back, with its reason, until it is released."""
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of a worker's end while it ran a job."""
-
-    worker_id: UUID
-    reason: str
-    kills: int
-
-
 Run = Callable[[Context, Mapping[str, Any]], Awaitable[Any]]
-Lost = Callable[[Connection, LeasedJob, Evidence], Awaitable[None]]
 Failed = Callable[[Connection, LeasedJob, BaseException, bool], Awaitable[None]]
 
 
@@ -57,9 +47,8 @@ Failed = Callable[[Connection, LeasedJob, BaseException, bool], Awaitable[None]]
 class JobType:
     """A job type: its name, its handler and how its jobs are run.
 
-    `run` gets the context and the payload. `failed` is called in the transaction that records a failed
-    attempt, with True where it was the last; `lost` in the one that records that a worker died while
-    running the job.
+    `run` gets the context and the payload. `failed` is called in the transaction
+    that records a failed attempt, with True where it was the last.
     """
 
     name: str
@@ -69,7 +58,6 @@ class JobType:
     max_attempts: int | None = None
     timeout_s: float | None = None
     failed: Failed | None = None
-    lost: Lost | None = None
 
 
 class JobTypes:

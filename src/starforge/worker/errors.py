@@ -12,13 +12,6 @@ class AppNotFoundError(MisusedError):
     remedy = "Name it as module:attribute, for example --app shop.jobs:app, from a folder where it imports."
 
 
-class WorkerEndedError(RefusedError):
-    """The worker's lease ended although its process lives."""
-
-    code = "SF302"
-    remedy = "The worker starts again by itself; look for long pauses of the machine or the database."
-
-
 class ChildKeepsDyingError(RefusedError):
     """The child process ends again and again right after its start."""
 
