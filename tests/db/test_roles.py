@@ -73,13 +73,15 @@ async def test_the_script_makes_four_roles_that_row_security_binds_and_changes_n
 
 async def test_only_the_owner_may_make_tables_and_a_page_is_cut_sooner_than_a_batch(bare: Connection) -> None:
     await bare.execute(grants_script("bare"))
-    makers = "SELECT rolname FROM pg_roles WHERE rolname = ANY ($1) AND has_schema_privilege(oid, 'public', 'CREATE')"
-    assert [row[0] for row in await bare.fetch(makers, NAMES)] == ["starforge_owner"]
-    limits = dict(
-        await bare.fetch(
-            "SELECT rolname, substring(setting FROM '=(.*)s')::int FROM pg_roles, unnest(rolconfig) AS setting"
-            " WHERE setting LIKE 'statement_timeout=%'"
-        )
+    makers = await bare.fetch(
+        "SELECT rolname FROM pg_roles"
+        " WHERE rolname = ANY ($1) AND has_schema_privilege(oid, 'public', 'CREATE')",
+        NAMES,
+    )
+    assert [row[0] for row in makers] == ["starforge_owner"]
+    limits = await bare.fetchval(
+        "SELECT jsonb_object_agg(rolname, substring(setting FROM '=(.*)s')::int)"
+        " FROM pg_roles, unnest(rolconfig) AS setting WHERE setting LIKE 'statement_timeout=%'"
     )
     assert limits["starforge_app"] < limits["starforge_engine"] <= limits["starforge_operator"]
     assert "starforge_owner" not in limits, "a migration may take its time"

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from starforge.backfill.backfill import BACKFILL
+from starforge.backfill.partition import PARTITION
 from starforge.db.pool import Connection
 from starforge.errors import IllegalMoveError
 from starforge.etl.receive import SNAPSHOT
@@ -18,7 +20,7 @@ from starforge.worker.registry import WORKER
 from tests.covers import covers
 from tests.foundation.package import modules
 
-SHIPPED = [JOB, SNAPSHOT, WORKER, GATE]
+SHIPPED = [JOB, SNAPSHOT, WORKER, GATE, BACKFILL, PARTITION]
 
 STATES = st.sampled_from(["", "a", "b", "c", "d"])
 ROWS = st.lists(

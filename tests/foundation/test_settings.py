@@ -130,7 +130,6 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     assert WorkerSettings.read().concurrency == 8
 
 
-@pytest.mark.xfail(strict=True, reason="pydantic-settings reads names in any case unless told otherwise")
 def test_a_variable_in_another_case_is_another_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a value wins that neither the list of settings nor the check for changes knows of."""
     monkeypatch.setenv("pg_pool_max", "17")
