@@ -39,9 +39,7 @@ def setting(default: Any, *, env: str, unit: str, meaning: str, secret: bool = F
 class Settings(BaseSettings):
     """A room's group of settings; subclassing registers it."""
 
-    model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, env_ignore_empty=True, case_sensitive=True
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True, case_sensitive=True)
     _env_names: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -90,7 +90,7 @@ async def test_a_schema_that_newer_code_has_only_expanded_is_fit(database: str) 
     assert (await found(database))["migrations"].state == "ok"
 
 
-async def test_an_unreachable_database_is_a_fault_after_which_nothing_is_asked(server: TestServer) -> None:
+async def test_an_unreachable_database_is_a_fault_after_which_nothing_is_asked() -> None:
     findings = await found("postgresql://ann:hunter2@127.0.0.1:1/x")
     assert list(findings) == ["disk", "connection"]
     assert findings["connection"].state == "fault"

@@ -67,20 +67,25 @@ def demo(
                     if not working.done():
                         await served.until(stop)
                     result = await working
+                interrupted = stop.is_set()
                 if as_json:
                     print_json(result.document())
                 else:
-                    _show(result, served.url, str(served.token_file))
-                if not once and sys.stdout.isatty() and not as_json:
+                    _show(result)
+                if interrupted:
+                    err.print(f"interrupted: {result.waiting} snapshots wait; the next worker processes them")
+                elif not as_json:
+                    _show_where(result, served.url, str(served.token_file))
+                if not (interrupted or once or as_json) and sys.stdout.isatty():
                     await served.until(stop)
                     err.print("stopping …")
-                return stop.is_set() and once
+                return interrupted
 
         if asyncio.run(run()):
             raise typer.Exit(130)
 
 
-def _show(result: Result, url: str, token_file: str) -> None:
+def _show(result: Result) -> None:
     as_table(
         ("ingested", "processed", "failed", "quarantined", "rows written", "seconds"),
         [
@@ -103,6 +108,9 @@ def _show(result: Result, url: str, token_file: str) -> None:
             why.reason if len(why.reason) <= REASON_CHARS_MAX else why.reason[: REASON_CHARS_MAX - 1] + "…"
         )
         out.print(f"  {why.snapshots:>3} {why.status}: {reason}", highlight=False, markup=False)
+
+
+def _show_where(result: Result, url: str, token_file: str) -> None:
     out.print(f"Look at [bold]{url}[/] — queue, throughput, snapshots; {url}/metrics for Prometheus.")
     out.print(f"API token: {token_file}", highlight=False)
     out.print(f"The same snapshots again: starforge demo --seed {result.seed}", highlight=False)

@@ -32,12 +32,16 @@ Show = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class Result:
-    """What the demo did. Every ingested snapshot is processed, failed or quarantined."""
+    """What the demo did. Every ingested snapshot is processed, failed or quarantined.
+
+    `waiting` is 0 unless the demo was interrupted.
+    """
 
     ingested: int = 0
     processed: int = 0
     failed: int = 0
     quarantined: int = 0
+    waiting: int = 0
     rows_written: int = 0
     seconds: float = 0.0
     offered: int = 0
@@ -49,7 +53,7 @@ class Result:
         """Return the figures as the JSON document of `--json`."""
         names = (
             "ingested", "processed", "failed", "quarantined", "rows_written", "seconds", "offered",
-            "duplicates", "seed",
+            "duplicates", "seed", "waiting",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -72,6 +76,7 @@ async def demo(pool: Pool, *, seed: int, show: Show, stop: asyncio.Event) -> Res
         processed=ended.processed,
         failed=ended.failed,
         quarantined=ended.quarantined + len(bytes_kept),
+        waiting=ended.waiting,
         rows_written=ended.rows_written,
         seconds=round(monotonic_s() - started_s, 2),
         offered=len(receipts),

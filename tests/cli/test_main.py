@@ -1,0 +1,427 @@
+"""The command line as a program: what it prints where, and the exit code that it ends with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from starforge import __version__
+from starforge.app import StarForge
+from starforge.clock import FAILPOINTS_ENV, monotonic_s
+from starforge.db import migrate as m
+from starforge.db.pool import Pool, connect
+from starforge.queue.enqueue import enqueue, enqueue_many
+from starforge.queue.gate import pause
+from starforge.queue.job import NewJob
+from starforge.settings import GROUPS
+from tests.covers import covers
+from tests.foundation.package import modules
+from tests.postgres import TestServer
+from tests.queue.jobs import a_worker
+
+NOWHERE = "postgresql://ann:hunter2@127.0.0.1:1/x"
+
+app = StarForge("counted")
+
+
+@app.job("counted.noop")
+async def noop() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+Starforge = Callable[..., Awaitable[Done]]
+
+
+@asynccontextmanager
+async def running(*words: str, **changed: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command with these variables changed; end it with the `with` block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "starforge",
+        *words,
+        env={**os.environ, "STARFORGE_DISK_FREE_MB_MIN": "10", **changed},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def run(*words: str, **changed: str) -> Done:
+    async with running(*words, **changed) as process, asyncio.timeout(30):
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return Done(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+def starforge(database: str) -> Starforge:
+    """Run a command on the test's own migrated database."""
+
+    async def call(*words: str, **changed: str) -> Done:
+        return await run(*words, **{"DATABASE_URL": database, **changed})
+
+    return call
+
+
+async def test_the_version_and_the_help_need_no_database(starforge: Starforge) -> None:
+    version, helped = await asyncio.gather(
+        starforge("--version", DATABASE_URL=NOWHERE), starforge("-h", DATABASE_URL=NOWHERE)
+    )
+    assert (version.code, version.out, version.err) == (0, f"starforge {__version__}\n", "")
+    assert helped.code == 0
+    for command in ("up", "worker", "server", "doctor", "settings", "migrate", "demo", "db", "queue", "ops"):
+        assert f" {command} " in helped.out
+
+
+@covers("X-17")
+async def test_an_unknown_command_or_option_is_misused_and_says_nothing_on_standard_output(
+    starforge: Starforge,
+) -> None:
+    unknown, option, nothing = await asyncio.gather(
+        starforge("fly"), starforge("migrate", "--fly"), starforge("queue", "pause", "mail")
+    )
+    assert [(done.code, done.out) for done in (unknown, option, nothing)] == [(2, "")] * 3
+    assert "fly" in unknown.err
+    assert "--reason" in nothing.err
+
+
+async def test_migrate_shows_what_is_pending_and_applies_it_once(
+    starforge: Starforge, server: TestServer, database: str
+) -> None:
+    names = [migration.file for migration in m.migrations()]
+    conn = await connect(database)
+    await conn.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await conn.close()
+
+    dry, status = await asyncio.gather(starforge("migrate", "--dry-run"), starforge("migrate", "--status"))
+    assert dry.out.splitlines() == [f"would apply {name}" for name in names]
+    assert [line.split()[-1] for line in status.out.splitlines()[1:]] == ["pending"] * len(names)
+
+    first = await starforge("migrate", "--json")
+    assert (first.code, first.document) == (0, {"applied_before": [], "pending": [], "applied_now": names})
+    again, status = await asyncio.gather(starforge("migrate"), starforge("migrate", "--status", "--json"))
+    assert again.out == f"nothing to do: the schema is at version {len(names)}\n"
+    assert status.document == {"applied_before": names, "pending": [], "applied_now": []}
+
+
+async def test_commands_refuse_a_schema_that_was_never_migrated_in_one_sentence(
+    starforge: Starforge, database: str
+) -> None:
+    conn = await connect(database)
+    await conn.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await conn.close()
+    listed, worker, doctor = await asyncio.gather(
+        starforge("queue", "ls", "--json"), starforge("worker"), starforge("doctor", "--json")
+    )
+    assert (listed.code, listed.document["code"]) == (1, "SF107")
+    assert worker.code == 1
+    assert "SF107: the schema is at version 0 and this worker needs" in worker.err
+    assert "Traceback" not in worker.err
+    assert doctor.code == 1
+    assert {"fault"} == {f["state"] for f in doctor.document if f["check"] == "migrations"}
+
+
+@covers("X-17")
+async def test_the_doctor_answers_with_a_document_and_0_where_nothing_is_at_fault(
+    starforge: Starforge,
+) -> None:
+    asked, told = await asyncio.gather(starforge("doctor", "--json"), starforge("doctor"))
+    assert asked.code == told.code == 0
+    assert [(f["check"], f["state"]) for f in asked.document] == [
+        ("disk", "ok"),
+        ("connection", "warning"),  # the test server's fsync is off
+        ("roles", "ok"),
+        ("migrations", "ok"),
+        ("extensions", "ok"),
+        ("pooler", "ok"),
+        ("connection budget", "ok"),
+    ]
+    assert "→ Set fsync and full_page_writes and synchronous_commit = on" in told.out
+
+
+@covers("X-16")
+async def test_settings_lists_every_setting_of_every_room_and_where_it_comes_from(
+    starforge: Starforge,
+) -> None:
+    done = await starforge("settings", "--json", PG_POOL_MAX="5")
+    assert done.code == 0, done.err
+    lines = {line["env"]: line for line in done.document}
+    modules()
+    groups = [group for group in GROUPS.values() if group.__module__.startswith("starforge.")]
+    declared = {str(field.validation_alias) for group in groups for field in group.model_fields.values()}
+    assert set(lines) == declared
+    assert {"DATABASE_URL", "WORKER_CONCURRENCY", "PG_POOL_MAX", "TENANT_ID", "METRICS_PORT"} <= set(lines)
+    assert (lines["PG_POOL_MAX"]["value"], lines["PG_POOL_MAX"]["source"]) == ("5", "environment")
+    assert (lines["DATABASE_URL"]["value"], lines["DATABASE_URL"]["source"]) == ("(set)", "environment")
+    assert "postgresql://tester" not in done.out
+
+
+async def test_a_bad_setting_stops_the_start_with_its_name_its_value_and_what_is_allowed(
+    starforge: Starforge,
+) -> None:
+    shown, as_json = await asyncio.gather(
+        starforge("worker", PG_POOL_MAX="1"), starforge("queue", "ls", "--json", PG_POOL_MAX="many")
+    )
+    assert shown.code == as_json.code == 2
+    assert "SF002: PG_POOL_MAX='1' is not allowed: input should be greater than or equal to 2" in shown.err
+    assert "Traceback" not in shown.err
+    assert as_json.document["code"] == "SF002"
+    assert as_json.document["error"].startswith("PG_POOL_MAX='many' is not allowed")
+
+
+@pytest.mark.xfail(strict=True, reason="what is read at import is refused before `main` can say so")
+async def test_a_bad_failpoint_stops_the_start_like_any_other_bad_setting(starforge: Starforge) -> None:
+    done = await starforge("--version", **{FAILPOINTS_ENV: "here:boom"})
+    assert done.code == 2
+    assert "Traceback" not in done.err
+
+
+async def test_db_url_gives_a_roles_address_without_a_password(starforge: Starforge) -> None:
+    default, owner, unknown = await asyncio.gather(
+        starforge("db", "url", DATABASE_URL=NOWHERE),
+        starforge("db", "url", "--role", "owner", DATABASE_URL=NOWHERE),
+        starforge("db", "url", "--role", "king"),
+    )
+    assert (default.code, default.out) == (0, "postgresql://starforge_operator@127.0.0.1:1/x\n")
+    assert owner.out == "postgresql://starforge_owner@127.0.0.1:1/x\n"
+    assert "hunter2" not in default.err
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "owner, engine, app, operator" in unknown.err
+
+
+async def test_db_grants_prints_a_script_that_postgres_takes(starforge: Starforge, database: str) -> None:
+    name = database.rpartition("/")[2]
+    done = await starforge("db", "grants", "--database", name, DATABASE_URL=NOWHERE)
+    assert done.code == 0, done.err
+    conn = await connect(database)
+    await conn.execute(done.out)
+    assert await conn.fetchval("SELECT has_database_privilege('starforge_app', $1, 'CONNECT')", name)
+    await conn.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("queue", "ls"),
+        ("queue", "resume", "mail"),
+        ("migrate",),
+        ("doctor",),
+        ("worker",),
+        ("server", "--port", "0"),
+        ("snapshot", "ingest", "-"),
+    ],
+    ids=" ".join,
+)
+@covers("X-17")
+async def test_an_unreachable_database_is_3_and_one_sentence_within_seconds(words: tuple[str, ...]) -> None:
+    started_s = monotonic_s()
+    done = await run(*words, DATABASE_URL=NOWHERE)
+    assert done.code == 3, done.err
+    told = done.err + done.out
+    assert "postgresql://ann@127.0.0.1:1/x cannot be reached" in told
+    assert "hunter2" not in told
+    assert "Traceback" not in told
+    assert monotonic_s() - started_s < 10
+
+
+async def test_a_database_that_does_not_answer_is_given_up_after_the_stated_time() -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        url = f"postgresql://ann@127.0.0.1:{mute.getsockname()[1]}/x"
+        done = await run("migrate", "--json", DATABASE_URL=url, STARFORGE_PG_CONNECT_S="0.2")
+    assert (done.code, done.document["code"]) == (3, "SF101")
+    assert "no answer in time" in done.document["error"]
+
+
+@covers("X-17")
+async def test_with_json_a_refusal_is_the_one_document_on_standard_output(starforge: Starforge) -> None:
+    missing, away = await asyncio.gather(
+        starforge("queue", "resume", "mail", "--json"), starforge("migrate", "--json", DATABASE_URL=NOWHERE)
+    )
+    assert (missing.code, missing.document["code"], missing.err) == (1, "SF205", "")
+    assert (away.code, away.document["code"], away.err) == (3, "SF101", "")
+    assert set(away.document) == {"code", "error", "remedy"}
+
+
+@contextmanager
+def nobody_reads() -> Iterator[int]:
+    """A pipe whose reader has left: what `| head -1` leaves behind."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("settings",), 0),
+        (("settings", "--json"), 0),
+        (("queue", "ls"), 0),
+        (("ops", "list", "--json"), 0),
+        (("queue", "resume", "mail", "--json"), 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+async def test_a_reader_that_leaves_changes_neither_the_work_nor_its_exit_code(
+    database: str, words: tuple[str, ...], code: int
+) -> None:
+    with nobody_reads() as pipe:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "starforge",
+            *words,
+            env={**os.environ, "DATABASE_URL": database},
+            stdout=pipe,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, err) == (code, b"")
+
+
+async def test_the_shell_completes_commands_of_both_kinds(starforge: Starforge) -> None:
+    asked = {"_STARFORGE_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    queue, script = await asyncio.gather(
+        starforge(COMP_WORDS="starforge queue ", **asked), starforge(_STARFORGE_COMPLETE="source_bash")
+    )
+    assert {"ls", "pause", "resume"} <= set(queue.out.split())
+    assert "complete" in script.out
+    assert script.err == queue.err == ""
+
+
+@covers("X-11", "Q-07")
+async def test_queue_ls_counts_by_queue_type_and_status_and_names_who_paused_what(
+    starforge: Starforge, pool: Pool
+) -> None:
+    async with pool.connection() as conn:
+        await enqueue_many(conn, [NewJob("mail", queue="post") for _ in range(3)])
+        await conn.execute("UPDATE queue_jobs SET run_after = sf_now() + interval '1 hour' WHERE id = $1",
+            await enqueue(conn, NewJob("mail", queue="post")))  # fmt: skip
+        for status in ("failed", "quarantined", "paused", "running"):
+            job_id = await enqueue(conn, NewJob("fax", queue="post"))
+            await conn.execute("UPDATE queue_jobs SET status = $2 WHERE id = $1", job_id, status)
+        await pause(conn, "post", owner="ann", reason="provider [down]", minutes=30)
+        worker_id = await a_worker(conn)
+
+    asked, told = await asyncio.gather(starforge("queue", "ls", "--json"), starforge("queue", "ls"))
+    assert asked.code == told.code == 0, asked.err + told.err
+    document = asked.document
+    ages = [queue.pop("oldest_waiting_s") for queue in document["queues"]]
+    nothing = dict.fromkeys(("waiting", "delayed", "running", "paused", "failed", "quarantined"), 0)
+    ones = dict.fromkeys(("failed", "quarantined", "paused", "running"), 1)
+    assert document["queues"] == [
+        {"queue": "post", "type": "fax", **nothing, **ones},
+        {"queue": "post", "type": "mail", **nothing, "waiting": 3, "delayed": 1},
+    ]
+    assert ages[0] is None
+    assert 0 <= ages[1] < 60
+    (paused,) = document["pauses"]
+    assert (paused["scope"], paused["name"], paused["owner"]) == ("queue", "post", "ann")
+    assert (paused["reason"], paused["until"] > paused["since"]) == ("provider [down]", True)
+    (worker,) = document["workers"]
+    assert (worker["id"], worker["state"], worker["queues"]) == (str(worker_id), "running", ["default"])
+
+    lines = told.out.splitlines()
+    assert any(line.split()[:8] == ["post", "mail", "3", "1", "0", "0", "0", "0"] for line in lines)
+    assert any(
+        line.endswith("by ann: provider [down]") and "'post' is paused until" in line for line in lines
+    )
+    assert any(str(worker_id) in line for line in lines)
+
+
+async def test_queue_ls_of_nothing_says_so(starforge: Starforge) -> None:
+    asked, told = await asyncio.gather(starforge("queue", "ls", "--json"), starforge("queue", "ls"))
+    assert asked.document == {"queues": [], "pauses": [], "workers": []}
+    assert told.out.splitlines() == [
+        "No queue holds a job.",
+        "No worker lives: starforge worker, or starforge up.",
+    ]
+
+
+async def test_queue_ls_shows_a_login_that_is_bound_only_its_own_tenants_jobs(
+    starforge: Starforge, server: TestServer, database: str, pool: Pool
+) -> None:
+    async with pool.connection() as conn:
+        await enqueue_many(conn, [NewJob("t", tenant=tenant) for tenant in ("acme", "bolt", "bolt")])
+    bound = server.url(database.rpartition("/")[2], user="starforge_app")
+    done = await starforge("queue", "ls", "--json", DATABASE_URL=bound, TENANT_ID="bolt")
+    assert [queue["waiting"] for queue in done.document["queues"]] == [2]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _get(port: int, path: str = "/metrics", host: str = "127.0.0.1") -> tuple[int, str]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+    except OSError:
+        return 0, ""
+
+
+async def test_a_workers_metrics_port_shows_what_its_children_counted(database: str, pool: Pool) -> None:
+    port = _free_port()
+    async with pool.connection() as conn:
+        await enqueue_many(conn, [NewJob("counted.noop") for _ in range(20)])
+    words = ("worker", "--app", "tests.cli.test_main:app", "--log-level", "warning")
+    settings = {"DATABASE_URL": database, "METRICS_PORT": str(port)}
+    wanted = 'job_processed_total{status="completed",type="counted.noop"} 20.0'
+    async with running(*words, **settings) as worker, asyncio.timeout(30):
+        page = ""
+        while wanted not in page:
+            assert worker.returncode is None
+            await asyncio.sleep(0.05)
+            _, page = await asyncio.to_thread(_get, port)
+        assert "starforge_database_up 1.0" in page
+        assert (await asyncio.to_thread(_get, port, "/elsewhere"))[0] == 404
+        assert (await asyncio.to_thread(_get, port, "/metrics", "evil.example"))[0] == 421
+
+        second = await run(*words, **settings)
+        assert second.code == 3
+        assert f"SF304: METRICS_PORT={port} cannot be used: Address already in use" in second.err
+
+        worker.send_signal(signal.SIGTERM)
+        _, err = await worker.communicate()
+        assert worker.returncode == 0, err.decode()
+    assert (await asyncio.to_thread(_get, port))[0] == 0
