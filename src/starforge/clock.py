@@ -12,6 +12,7 @@ import secrets
 import signal
 import time
 from collections import Counter
+from functools import cache
 from uuid import UUID
 
 from starforge.errors import InvalidSettingError, StarForgeError
@@ -92,4 +93,12 @@ class Failpoints:
             raise FailpointError(f"failpoint {name} was told to raise")
 
 
-failpoint = Failpoints(os.environ.get(FAILPOINTS_ENV, "")).hit
+@cache
+def failpoints() -> Failpoints:
+    """Return the failpoints of this process's environment; raise InvalidSettingError for a bad text."""
+    return Failpoints(os.environ.get(FAILPOINTS_ENV, ""))
+
+
+def failpoint(name: str) -> None:
+    """Pass a failpoint: nothing happens unless the environment names it."""
+    failpoints().hit(name)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from starforge.clock import randomness
+from starforge.errors import UnreachableError
 
 log = structlog.get_logger("loop")
 
@@ -34,7 +35,7 @@ async def every(
         try:
             await work()
             failures = 0
-        except (OSError, TimeoutError, ConnectionError) as error:
+        except (OSError, TimeoutError, UnreachableError) as error:
             failures += 1
             log.warning("loop.failed", loop=name, failures=failures, error=repr(error))
         pause = seconds if not failures else min(BACKOFF_S_MAX, 0.1 * 2**failures)

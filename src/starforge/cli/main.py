@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 
 import asyncpg
@@ -13,6 +12,7 @@ from starforge import __version__
 from starforge.cli import database, development, snapshots, work
 from starforge.cli.doors import add_doors
 from starforge.cli.render import fail, run
+from starforge.clock import failpoints
 from starforge.db.pool import explained
 from starforge.errors import StarForgeError
 
@@ -50,18 +50,12 @@ add_doors(app, run)
 def main() -> None:
     """Run the command line; every error that StarForge raises on purpose becomes one message and a code."""
     try:
+        failpoints()
         app()
     except StarForgeError as error:
         sys.exit(fail(error, as_json="--json" in sys.argv))
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         sys.exit(fail(explained(error), as_json="--json" in sys.argv))
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -7,7 +7,7 @@ import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 import msgspec
@@ -130,7 +130,11 @@ async def connect(
     except asyncpg.InvalidCatalogNameError as error:
         raise DatabaseUnreachableError(f"{shown(url)}: {error}") from None
     except (ValueError, asyncpg.ClientConfigurationError) as error:
-        raise DatabaseUnreachableError(f"DATABASE_URL cannot be read: {error}") from None
+        # The driver's words quote the URL, password and all.
+        raise DatabaseUnreachableError(
+            f"{shown(url)} cannot be read ({type(error).__name__}): write postgresql://user:password@host:port/name"
+            ", with / # @ : and % of a password as %2F %23 %40 %3A %25"
+        ) from None
     except CONNECT_ERRORS as error:
         raise DatabaseUnreachableError(f"{shown(url)} cannot be reached: {_why(error)}") from None
     return conn
@@ -231,12 +235,13 @@ async def require_bound_role(conn: Connection, what: str) -> None:
 
 
 def shown(url: str) -> str:
-    """Return a URL without its password, fit for messages and logs."""
+    """Return a URL without its password, fit for messages and logs; what is no URL is not shown at all."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname or "localhost"
-        port = f":{parts.port}" if parts.port else ""
+        host, port = parts.hostname or "localhost", f":{parts.port}" if parts.port else ""
     except ValueError:
+        return "the database of DATABASE_URL"
+    if not url.startswith(("postgres://", "postgresql://")):
         return "the database of DATABASE_URL"
     user = f"{parts.username}@" if parts.username else ""
     return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
@@ -247,7 +252,8 @@ def with_user(url: str, user: str, password: str | None = None) -> str:
     parts = urlsplit(url)
     login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, f"{login}@{host}", parts.path, parts.query, parts.fragment))
+    options = [(name, value) for name, value in parse_qsl(parts.query) if name not in ("user", "password")]
+    return urlunsplit((parts.scheme, f"{login}@{host}", parts.path, urlencode(options), parts.fragment))
 
 
 def _why(error: BaseException) -> str:

@@ -43,9 +43,9 @@ async def process_snapshot(context: Context, payload: Mapping[str, Any], mapping
     started_s = monotonic_s()
     snapshot_id, capture_id = _ids(payload)
     async with context.pool.transaction(tenant=context.tenant) as conn:
-        row = await conn.fetchrow(sql("etl", "begin"), snapshot_id, capture_id)
+        row = await conn.fetchrow(sql("etl", "begin"), snapshot_id, capture_id, context.tenant)
     if row is None:
-        raise PermanentError(f"there is no snapshot {snapshot_id}")
+        raise PermanentError(f"tenant {context.tenant!r} has no snapshot {snapshot_id}")
     if row["held"] is not None:
         raise Quarantined(f"snapshot {snapshot_id} is quarantined: {row['held']}")
     failpoint("after_begin")
@@ -84,11 +84,11 @@ async def _failed(conn: Connection, job: LeasedJob, error: BaseException, final:
     row = None
     if snapshot_id is not None:
         last_error = {"reason": found.message, "error_type": found.error_type, "job_id": str(job.id)}
-        row = await conn.fetchrow(sql("etl", "failed"), snapshot_id, last_error, final)
+        row = await conn.fetchrow(sql("etl", "failed"), snapshot_id, last_error, final, job.tenant)
     await reject(
         conn,
         found,
-        tenant=row["tenant_id"] if row else job.tenant,
+        tenant=job.tenant,
         source=row["source"] if row else "",
         snapshot_id=snapshot_id,
         job_id=job.id,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -16,7 +17,7 @@ from starforge.clock import failpoint
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.etl.control import require_open
-from starforge.etl.errors import MalformedError, MappingError
+from starforge.etl.errors import MalformedError, MappingError, UnreadableError
 from starforge.etl.guard import MB, Verdict, check, guard_settings
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import parse
@@ -35,10 +36,11 @@ SNAPSHOT = Machine.of(
         ("hold", "", "quarantined"),  # above the size guard at the door
         ("process", "received failed", "processed"),
         ("supersede", "received failed", "superseded"),
-        ("fail", "received", "failed"),
+        ("fail", "received processed superseded", "failed"),  # also a later delivery of its job
         ("quarantine", "received failed", "quarantined"),
         ("release", "quarantined", "received"),
-        ("recapture", "processed superseded failed", "received"),
+        ("recapture", "received processed superseded failed", "received"),
+        ("retry", "failed", "received"),  # its content was offered again
     ],
 )
 
@@ -46,15 +48,18 @@ JOB_TYPE = "process_snapshot"
 BATCH_OFFERS_MAX = 50
 BATCH_BYTES_MAX = 8 * MB
 
-Fate = Literal["accepted", "recaptured", "duplicate", "oversized", "malformed", "unreadable"]
+REFUSED: tuple[type[Exception], ...] = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
+"""What Postgres raises for a document that our rule let pass: a text it cannot hold, or cannot index."""
+
+Fate = Literal["accepted", "recaptured", "retried", "duplicate", "oversized", "malformed", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What became of one offer.
 
-    accepted and recaptured have a job; oversized and malformed are in quarantine; a duplicate is known
-    already; unreadable had no bytes to keep.
+    accepted, recaptured and retried have a job; oversized and malformed are in quarantine; a duplicate is
+    known already; unreadable had no bytes to keep. retried is known too, had failed, and is tried anew.
     """
 
     name: str
@@ -76,28 +81,11 @@ async def receive(
 ) -> list[Receipt]:
     """Take these offers in one transaction and say what became of each, in order.
 
+    Where Postgres refuses the transaction because of one of them, each is taken in a transaction of its own.
     Raises: IngestPausedError while ingestion is paused; then none was taken.
     """
-    receiver = _Receiver(mapping, tenant, captured_at)
-    try:
-        async with pool.transaction(tenant=tenant) as conn:
-            await require_open(conn)
-            receipts = [await receiver.take(conn, offer) for offer in offers]
-            failpoint("receive_before_commit")
-    except asyncpg.DataError as error:
-        # Postgres refused a text that our rule let pass: find it alone, keep its bytes, take the others.
-        if len(offers) > 1:
-            return [
-                receipt
-                for offer in offers
-                for receipt in await receive(
-                    pool, [offer], mapping=mapping, tenant=tenant, captured_at=captured_at
-                )
-            ]
-        refused = MalformedError(0, 1, 1, f"Postgres refuses it: {error}")
-        async with pool.transaction(tenant=tenant) as conn:
-            receipts = [await receiver.keep_bytes(conn, offers[0], refused)]
-    SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc(len(receipts))
+    receipts = await _Receiver(mapping, tenant, captured_at).take_all(pool, offers)
+    SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc(sum(one.fate != "unreadable" for one in receipts))
     return receipts
 
 
@@ -106,6 +94,24 @@ class _Receiver:
 
     def __init__(self, mapping: Mapping, tenant: str, captured_at: datetime | None) -> None:
         self._mapping, self._tenant, self._captured_at = mapping, tenant, captured_at
+
+    async def take_all(self, pool: Pool, offers: Sequence[Offer]) -> list[Receipt]:
+        try:
+            async with pool.transaction(tenant=self._tenant) as conn:
+                await require_open(conn)
+                receipts = [await self.take(conn, offer) for offer in offers]
+                failpoint("receive_before_commit")
+                return receipts
+        except asyncpg.DeadlockDetectedError:
+            # Somebody takes the same contents in another order. One by one nobody waits in a circle.
+            if len(offers) == 1:
+                raise
+        except REFUSED as error:
+            if len(offers) == 1:
+                refused = MalformedError(0, 1, 1, f"Postgres refuses it: {error}")
+                async with pool.transaction(tenant=self._tenant) as conn:
+                    return [await self.keep_bytes(conn, offers[0], refused)]
+        return [receipt for offer in offers for receipt in await self.take_all(pool, [offer])]
 
     async def take(self, conn: Connection, offer: Offer) -> Receipt:
         if offer.error is not None:
@@ -143,7 +149,7 @@ class _Receiver:
         )
         size = len(offer.data)
         if row is None:
-            return await self._again(conn, offer, digest, captured_at)
+            return await self._again(conn, offer, digest, subject, captured_at)
         snapshot_id = row["id"]
         if verdict.oversized:
             limit = guard_settings().size_max_mb
@@ -155,32 +161,32 @@ class _Receiver:
         return Receipt(offer.name, "accepted", size, snapshot_id, job_id)
 
     async def _again(
-        self, conn: Connection, offer: Offer, digest: bytes, captured_at: datetime | None
+        self, conn: Connection, offer: Offer, digest: bytes, subject: str | None, captured_at: datetime | None
     ) -> Receipt:
-        """Known content: nothing new, unless its subject has looked different since (A → B → A)."""
+        """Known content: nothing new, unless its subject has looked different since (A → B → A) or it failed."""
         known = await conn.fetchrow(sql("etl", "known"), self._tenant, self._mapping.name, digest)
         assert known is not None
-        size, snapshot_id = len(offer.data), known["id"]
-        latest = known["latest_id"]
-        if latest is None or latest == snapshot_id or known["status"] == "quarantined":
-            return Receipt(offer.name, "duplicate", size, snapshot_id)
-        capture_id = await self._capture(conn, snapshot_id, known["subject"], captured_at)
-        if capture_id is None:
+        size, snapshot_id, status = len(offer.data), known["id"], known["status"]
+        fate: Fate = "retried" if status == "failed" else "duplicate"
+        capture_id = None
+        if status != "quarantined" and known["latest_id"] not in (None, snapshot_id):
+            capture_id = await self._capture(conn, snapshot_id, known["subject"], captured_at)
+            fate = "recaptured" if capture_id is not None else fate
+        if fate == "duplicate" or not await conn.fetchval(
+            sql("etl", "again"), snapshot_id, subject, fate == "retried"
+        ):
             return Receipt(offer.name, "duplicate", size, snapshot_id)
         job_id = await self._enqueue(conn, snapshot_id, capture_id)
-        return Receipt(offer.name, "recaptured", size, snapshot_id, job_id)
+        return Receipt(offer.name, fate, size, snapshot_id, job_id)
 
     async def keep_bytes(self, conn: Connection, offer: Offer, error: OfferError) -> Receipt:
-        """Keep what is no JSON as it came, and record why; an unreadable file has nothing to keep."""
+        """Keep what is no JSON as it came, and record why. Of a file that cannot be read nothing came."""
+        if isinstance(error, UnreadableError):
+            return Receipt(offer.name, "unreadable", 0, error=error)
         found = reject_of(error)
         details = {**found.details, "name": offer.name}
-        await reject(
-            conn,
-            type(found)("PARSE_ERROR", found.message, details, found.fingerprint),
-            tenant=self._tenant,
-            source=self._mapping.name,
-        )
-        if not isinstance(error, MalformedError) and not offer.data:
+        await reject(conn, replace(found, details=details), tenant=self._tenant, source=self._mapping.name)
+        if offer.error is not None and not offer.data:
             return Receipt(offer.name, "unreadable", 0, error=error)
         digest = hashlib.sha256(offer.data).digest()
         size = len(offer.data)
@@ -199,13 +205,13 @@ class _Receiver:
 
     def _identity(self, document: Any) -> tuple[str | None, datetime | None]:
         """Return whose state this is and when it was; what does not say is stored, and fails when mapped."""
-        if document is None:
-            return None, self._captured_at
-        try:
-            subject = self._mapping.subject(document)
-            return subject, self._captured_at or self._mapping.captured_at(document)
-        except MappingError:
-            return None, self._captured_at
+        subject, captured_at = None, self._captured_at
+        if document is not None:
+            with suppress(MappingError):
+                subject = self._mapping.subject(document)
+            with suppress(MappingError):
+                captured_at = captured_at or self._mapping.captured_at(document)
+        return subject, captured_at
 
     async def _capture(
         self, conn: Connection, snapshot_id: UUID, subject: str | None, captured_at: datetime | None
@@ -216,7 +222,9 @@ class _Receiver:
         return found
 
     async def _enqueue(self, conn: Connection, snapshot_id: UUID, capture_id: UUID | None) -> UUID:
-        payload = {"snapshot_id": str(snapshot_id), "capture_id": str(capture_id)}
+        payload = {"snapshot_id": str(snapshot_id)}
+        if capture_id is not None:
+            payload["capture_id"] = str(capture_id)
         return await enqueue(conn, NewJob(type=JOB_TYPE, payload=payload, tenant=self._tenant))
 
 

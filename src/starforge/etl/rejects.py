@@ -11,9 +11,10 @@ from uuid import UUID
 
 import asyncpg
 
-from starforge.db.pool import CONNECT_ERRORS, Connection
+from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
-from starforge.etl.errors import MalformedError, MappingError
+from starforge.etl.errors import MalformedError, MappingError, TooLargeError
+from starforge.queue.handler import PermanentError
 
 ErrorType = Literal["PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN"]
 ERROR_TYPES: tuple[ErrorType, ...] = (
@@ -27,6 +28,13 @@ ERROR_TYPES: tuple[ErrorType, ...] = (
 )
 MESSAGE_CHARS_MAX = 2000
 
+DETAILS = (
+    "position", "line", "column", "reason", "path",
+    "sqlstate", "schema_name", "table_name", "column_name", "constraint_name",
+)  # fmt: skip
+"""What an error says of itself that is kept beside its message."""
+
+_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 _VARIABLE = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
 
 
@@ -41,22 +49,31 @@ class Reject:
 
 
 def reject_of(error: BaseException) -> Reject:
-    """Class an exception; what a handler raised `from` another is classed by that other."""
-    cause = error.__cause__ or error
+    """Class an exception; a PermanentError that a handler raised `from` another is classed by that other.
+
+    The exception may be anybody's: what of it Postgres or JSON cannot hold is left out or becomes U+FFFD.
+    """
+    cause = (error.__cause__ or error) if isinstance(error, PermanentError) else error
     kind = error_type(cause)
-    message = (str(cause) or type(cause).__name__)[:MESSAGE_CHARS_MAX]
+    message = _storable(str(cause) or type(cause).__name__)[:MESSAGE_CHARS_MAX]
     details: dict[str, Any] = {"error": type(cause).__name__}
-    for name in ("position", "line", "column", "reason", "path", "sqlstate", "constraint_name", "table_name"):
+    for name in DETAILS:
         value = getattr(cause, name, None)
-        if value is not None:
+        if isinstance(value, str):
+            details[name] = _storable(value)[:MESSAGE_CHARS_MAX]
+        elif type(value) is int:
             details[name] = value
     return Reject(kind, message, details, fingerprint(kind, cause))
+
+
+def _storable(text: str) -> str:
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def error_type(error: BaseException) -> ErrorType:
     """Return the class of an exception, by its type and SQLSTATE (F-21, F-38)."""
     match error:
-        case MalformedError():
+        case MalformedError() | TooLargeError():
             return "PARSE_ERROR"
         case MappingError():
             return "MAPPING_ERROR"
@@ -64,23 +81,34 @@ def error_type(error: BaseException) -> ErrorType:
             return "FK_VIOLATION"
         case MemoryError():
             return "OOM"
-        case asyncpg.QueryCanceledError() | TimeoutError():
+        case asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() | TimeoutError():
             return "TIMEOUT"
-        case asyncpg.PostgresError() | asyncpg.InterfaceError():
+        case asyncpg.PostgresError():
             return "DB_ERROR"
-        case _ if isinstance(error, CONNECT_ERRORS):
+        case _ if isinstance(error, DATABASE_AWAY):
             return "DB_ERROR"
         case _:
             return "UNKNOWN"
 
 
 def fingerprint(kind: ErrorType, error: BaseException) -> str:
-    """Return what like failures share: class, place in the code, message without its variable parts."""
+    """Return what like failures share: class, place in the code, message without its variable parts.
+
+    An error of Postgres is known by its SQLSTATE and the table, column or constraint that it names; its
+    detail holds values of the row.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].name}" if frames else ""
+    told = str(error)
+    if isinstance(error, asyncpg.PostgresError):
+        names = ("sqlstate", "schema_name", "table_name", "column_name", "constraint_name")
+        place = "|".join(str(getattr(error, name, None)) for name in names)
+        told = error.message or ""
     # The path of a mapping error tells failures apart by field; its ids do not.
-    told = _VARIABLE.sub("#", str(error))
-    return hashlib.sha256(f"{kind}|{type(error).__name__}|{place}|{told}".encode()).hexdigest()[:16]
+    told = _VARIABLE.sub("#", told)
+    return hashlib.sha256(
+        f"{kind}|{type(error).__name__}|{place}|{told}".encode(errors="replace")
+    ).hexdigest()[:16]
 
 
 async def reject(

@@ -34,7 +34,7 @@ class Offer:
     name: str
     """The file, `-` for standard input, with `:line` behind it for a line of NDJSON."""
     data: bytes
-    """The document, not yet judged; beside an error the file's own bytes as far as they are at hand."""
+    """The document, not yet judged; beside an error the file's own bytes, or none where they are not at hand."""
     error: OfferError | None = None
     """Why there is no document: the gzip is broken, it is too large, or it cannot be read."""
 
@@ -56,7 +56,7 @@ def snapshots(
         yield from _read(STDIN, lambda: stdin or os.fdopen(0, "rb", closefd=False), bool(ndjson))
         return
     path = Path(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path.is_dir it never raises: what is wrong is said by open
         yield from _file(path, ndjson)
         return
     empty = True
@@ -64,7 +64,7 @@ def snapshots(
         empty = False
         yield from (_file(found, ndjson) if isinstance(found, Path) else (found,))
     if empty:
-        yield _unreadable(str(path), f"holds no file named *{', *'.join(SUFFIXES)} (or with .gz)")
+        yield _unreadable(_shown(path), f"holds no file named *{', *'.join(SUFFIXES)} (or with .gz)")
 
 
 def _walk(folder: Path) -> Iterator[Path | Offer]:
@@ -76,7 +76,7 @@ def _walk(folder: Path) -> Iterator[Path | Offer]:
             if _plain_suffix(path) in SUFFIXES and _may_be_a_file(path):
                 yield path
     for error in failed:
-        yield _unreadable(str(error.filename), error.strerror or str(error))
+        yield _unreadable(_shown(error.filename), error.strerror or str(error))
 
 
 def _plain_suffix(path: Path) -> str:
@@ -93,7 +93,7 @@ def _may_be_a_file(path: Path) -> bool:
 
 def _file(path: Path, ndjson: bool | None) -> Iterator[Offer]:
     by_line = _plain_suffix(path) in NDJSON_SUFFIXES if ndjson is None else ndjson
-    yield from _read(str(path), lambda: path.open("rb"), by_line)
+    yield from _read(_shown(path), lambda: path.open("rb"), by_line)
 
 
 def _read(name: str, opened: Callable[[], io.BufferedReader], by_line: bool) -> Iterator[Offer]:
@@ -152,6 +152,11 @@ def _broken_gzip(data: bytes, error: Exception) -> MalformedError:
     position = len(data) if truncated else 0
     reason = "the gzip stream is truncated" if truncated else f"the gzip stream is damaged: {error}"
     return MalformedError(position, 1, position + 1, reason)
+
+
+def _shown(path: Path | str) -> str:
+    """Name a file as text: a name need not be UTF-8, what is stored and printed must."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _unreadable(name: str, reason: str) -> Offer:

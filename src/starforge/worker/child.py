@@ -27,6 +27,7 @@ from starforge.errors import StarForgeError
 from starforge.queue.enqueue import CHANNEL
 from starforge.queue.handler import JobTypes
 from starforge.telemetry.log import configure
+from starforge.telemetry.metrics import start_at_zero
 from starforge.worker.errors import AppNotFoundError
 from starforge.worker.run import Runner
 
@@ -89,6 +90,7 @@ def _die_with_supervisor() -> None:
 async def work(orders: ChildOrders) -> None:
     """Run jobs until the supervisor says stop."""
     types = load_app(orders.app).job_types()
+    start_at_zero(types=types.names())
     listens = orders.connections >= CONNECTIONS_FOR_LISTENER
     pool = await Pool.open(
         orders.url, size=orders.connections - listens, application=f"starforge worker {orders.worker_id}"

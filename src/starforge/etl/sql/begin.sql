@@ -1,10 +1,13 @@
--- begin: a worker takes a snapshot in hand; the raw bytes come with it.                                (O-16)
--- takes   snapshot_id uuid, capture_id uuid or null for the latest capture
--- gives   one row (id, source, raw, size_bytes, captured_at, held); none where there is no such snapshot;
+-- begin: a worker takes a snapshot in hand; the raw bytes come with it. One that is held back is marked so,
+--        one whose hold was released no longer.                                                       (O-16)
+-- takes   snapshot_id uuid, capture_id uuid or null for the latest capture, tenant_id text
+-- gives   one row (id, source, raw, size_bytes, captured_at, held); none where the tenant has no such snapshot;
 --         held is the reason of an open quarantine, null otherwise; raw is null where held
--- index   hero_snapshots_pkey, snapshot_captures_pkey, snapshot_quarantine_open
+-- index   hero_snapshots_pkey, snapshot_captures_once, snapshot_captures_pkey, snapshot_quarantine_open
 UPDATE hero_snapshots AS s
-SET processing = (hold.reason IS NULL), updated_at = sf_now()
+SET processing = (hold.reason IS NULL), updated_at = sf_now(),
+    status = CASE WHEN hold.reason IS NOT NULL AND s.status IN ('received', 'failed') THEN 'quarantined'
+                  WHEN hold.reason IS NULL AND s.status = 'quarantined' THEN 'received' ELSE s.status END
 FROM (SELECT $1::uuid AS id) AS wanted
 LEFT JOIN LATERAL (
     SELECT q.reason FROM snapshot_quarantine q
@@ -14,6 +17,6 @@ LEFT JOIN LATERAL (
     SELECT c.captured_at FROM snapshot_captures c
     WHERE c.snapshot_id = wanted.id AND ($2::uuid IS NULL OR c.id = $2)
     ORDER BY c.captured_at DESC LIMIT 1) AS capture ON true
-WHERE s.id = wanted.id
+WHERE s.id = wanted.id AND s.tenant_id = $3
 RETURNING s.id, s.source, CASE WHEN hold.reason IS NULL THEN s.raw::text END AS raw, s.size_bytes,
           coalesce(capture.captured_at, s.captured_at, s.created_at) AS captured_at, hold.reason AS held
