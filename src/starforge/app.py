@@ -23,6 +23,7 @@ from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
 from starforge.heroes.mapping import HERO
 from starforge.queue.enqueue import enqueue, enqueue_many
+from starforge.queue.errors import HandlerNotAsyncError
 from starforge.queue.handler import Context, JobType, JobTypes
 from starforge.queue.job import NewJob
 from starforge.worker.child import load_app
@@ -51,9 +52,15 @@ class StarForge:
         """Register an async function as a job type; its parameters are the payload's keys.
 
         A parameter called `ctx` gets the attempt's Context.
+        Raises: HandlerNotAsyncError, DuplicateTypeError.
         """
 
         def register(handler: Handler) -> Handler:
+            is_async = inspect.iscoroutinefunction(handler)
+            if not is_async:
+                raise HandlerNotAsyncError(
+                    f"the handler of job type {name or handler.__name__!r} is not async"
+                )
             self._types.add(
                 JobType(
                     name=name or handler.__name__,

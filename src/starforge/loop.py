@@ -26,6 +26,18 @@ async def wait(stop: asyncio.Event, seconds: float) -> bool:
     return True
 
 
+def backoff_s(failures: int, *, first_s: float, most_s: float) -> float:
+    """Return the wait after this many failures in a row: `first_s`, doubled by each further one.
+
+    Args:
+        failures: 1 or more; any number, an outage may last for days.
+        first_s: Seconds after the first.
+        most_s: Longest wait in seconds.
+    """
+    # No first wait above 0 is doubled 60 times within anybody's bound, and the power stays finite.
+    return min(most_s, first_s * 2.0 ** min(failures - 1, 60))
+
+
 async def every(
     seconds: float, work: Callable[[], Awaitable[object]], stop: asyncio.Event, *, name: str
 ) -> None:
@@ -38,6 +50,6 @@ async def every(
         except (OSError, TimeoutError, UnreachableError) as error:
             failures += 1
             log.warning("loop.failed", loop=name, failures=failures, error=repr(error))
-        pause = seconds if not failures else min(BACKOFF_S_MAX, 0.1 * 2**failures)
+        pause = backoff_s(failures, first_s=0.2, most_s=BACKOFF_S_MAX) if failures else seconds
         if await wait(stop, pause * randomness.uniform(0.9, 1.1)):
             return

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from starforge.clock import FailpointError, Failpoints
 from starforge.db.pool import Pool
-from starforge.etl.errors import IngestPausedError, MalformedError
+from starforge.etl import receive as receiving
+from starforge.etl.errors import IngestPausedError, MalformedError, TooLargeError, UnreadableError
+from starforge.etl.mapping import TEXT, Column, Mapping, Table
 from starforge.etl.receive import SNAPSHOT, Receipt, batches, receive
 from starforge.etl.source import Offer, snapshots
 from starforge.heroes.mapping import HERO
@@ -17,7 +22,7 @@ from starforge.ops.perform import perform
 from tests.covers import covers
 
 
-def hero(name: str, level: int = 1, **more: Any) -> bytes:
+def hero(name: str, level: Any = 1, **more: Any) -> bytes:
     """A tiny profile in the true shape."""
     profile = {"NameCode": name, "Level": level, "Troops": {"6024": {"Amount": 1}}, **more}
     return json.dumps({"result": {"ProfileData": profile}}).encode()
@@ -61,6 +66,108 @@ async def test_content_that_comes_back_after_another_is_a_new_capture_of_the_sto
     assert back.snapshot_id == one.snapshot_id
     assert await count(pool, "hero_snapshots") == 2
     assert await count(pool, "snapshot_captures") == await count(pool, "queue_jobs") == 3
+
+
+async def set_status(pool: Pool, receipt: Receipt, status: str) -> None:
+    async with pool.connection() as conn:
+        await conn.execute("UPDATE hero_snapshots SET status = $2 WHERE id = $1", receipt.snapshot_id, status)
+
+
+async def test_a_capture_anew_waits_for_its_job_again(pool: Pool) -> None:
+    one, _ = await offer(pool, hero("A_1", 1), hero("A_1", 2))
+    await set_status(pool, one, "processed")
+    assert (await offer(pool, hero("A_1", 1)))[0].fate == "recaptured"
+    async with pool.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM hero_snapshots WHERE status = 'received'") == 2
+
+
+async def test_a_failed_snapshot_that_is_offered_again_is_tried_anew_by_one_job(pool: Pool) -> None:
+    """Also when several offer it at once; what was processed or is held is a duplicate and stays so."""
+    [first] = await offer(pool, hero("A_1", "bad"))
+    await set_status(pool, first, "failed")
+    receipts = await asyncio.gather(*(offer(pool, hero("A_1", "bad")) for _ in range(4)))
+    assert sorted(receipt.fate for [receipt] in receipts) == ["duplicate"] * 3 + ["retried"]
+    assert {receipt.snapshot_id for [receipt] in receipts} == {first.snapshot_id}
+    async with pool.connection() as conn:
+        jobs = await conn.fetch("SELECT payload FROM queue_jobs")
+        assert await conn.fetchval("SELECT status FROM hero_snapshots") == "received"
+    assert [job["payload"]["snapshot_id"] for job in jobs] == [str(first.snapshot_id)] * 2
+    assert await count(pool, "snapshot_captures") == 1
+    for status in ("processed", "superseded", "quarantined", "received"):
+        await set_status(pool, first, status)
+        assert (await offer(pool, hero("A_1", "bad")))[0].fate == "duplicate"
+    assert await count(pool, "queue_jobs") == 2
+
+
+async def test_a_wrong_time_does_not_hide_whose_state_a_snapshot_is(pool: Pool) -> None:
+    data = b'{"result": {"ServerTime": "today", "ProfileData": {"NameCode": "A_1"}}}'
+    await offer(pool, data)
+    async with pool.connection() as conn:
+        assert await conn.fetchval("SELECT subject FROM hero_snapshots") == "A_1"
+
+
+async def test_a_subject_that_is_learned_later_counts_for_the_captures_too(pool: Pool) -> None:
+    """A mapping that could not read a document may have been mended since."""
+    [first] = await offer(pool, hero("A_1"))
+    async with pool.connection() as conn:
+        await conn.execute("UPDATE hero_snapshots SET status = 'failed', subject = NULL")
+        await conn.execute("UPDATE snapshot_captures SET subject = NULL")
+    retried, other, back = await offer(pool, hero("A_1"), hero("A_1", 2), hero("A_1"))
+    assert [r.fate for r in (retried, other, back)] == ["retried", "accepted", "recaptured"]
+    assert first.snapshot_id == back.snapshot_id
+
+
+async def test_the_same_contents_in_opposite_orders_at_once_are_all_taken(pool: Pool) -> None:
+    """Each transaction waits for a content of the other: Postgres ends one, which then goes one by one."""
+    documents = [hero(f"A_{n}") for n in range(12)]
+    async with pool.connection() as conn:
+        async with conn.transaction():
+            # Both have stored their first content, and no more, when this lock is let go.
+            await conn.execute("LOCK TABLE snapshot_captures IN EXCLUSIVE MODE")
+            both = [asyncio.create_task(offer(pool, *each)) for each in (documents, documents[::-1])]
+            async with asyncio.timeout(10):
+                while await conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < 2:
+                    await asyncio.sleep(0.01)
+        one, two = await asyncio.gather(*both)
+    assert sorted([r.fate for r in (*one, *two)]) == ["accepted"] * 12 + ["duplicate"] * 12
+    assert await count(pool, "hero_snapshots") == await count(pool, "queue_jobs") == 12
+
+
+async def test_a_document_that_postgres_cannot_index_is_kept_and_the_others_are_taken(pool: Pool) -> None:
+    """The limits of a user's mapping are the user's; those of an index are not."""
+    column = Column("code", "Code", TEXT)
+    mapping = Mapping(
+        "own", subject="own", tables=[Table("own", key=("tenant_id", "code"), columns=[column])]
+    )
+    long = random.Random(1).randbytes(6_000).hex()
+    offers = [Offer(f"{code:.3}", json.dumps({"Code": code}).encode()) for code in ("one", long, "two")]
+    receipts = await receive(pool, offers, mapping=mapping, tenant="default")
+    assert [receipt.fate for receipt in receipts] == ["accepted", "malformed", "accepted"]
+    assert "Postgres refuses it: index row" in str(receipts[1].error)
+    assert await count(pool, "snapshot_quarantine") == 1
+
+
+async def test_what_has_no_bytes_to_keep_is_told_and_only_what_came_is_recorded(pool: Pool) -> None:
+    """A wrong name on the command line is no error of the producer's."""
+    offers = [
+        Offer("gone.json", b"", UnreadableError("gone.json", "No such file or directory")),
+        Offer("large.json", b"", TooLargeError("large.json", 64)),
+        Offer("-:3", b"", MalformedError(0, 1, 1, "the gzip stream is truncated")),
+    ]
+    receipts = await receive(pool, offers, mapping=HERO, tenant="default")
+    assert [receipt.fate for receipt in receipts] == ["unreadable"] * 3
+    assert await count(pool, "snapshot_quarantine") == 0
+    async with pool.connection() as conn:
+        rows = await conn.fetch("SELECT error_type, details ->> 'name' AS name FROM etl_errors ORDER BY name")
+    assert [tuple(row) for row in rows] == [("PARSE_ERROR", "-:3"), ("PARSE_ERROR", "large.json")]
+
+
+async def test_a_transaction_that_fails_takes_nothing(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "failpoint", Failpoints("receive_before_commit:raise").hit)
+    with pytest.raises(FailpointError):
+        await offer(pool, hero("A_1"), b"{")
+    tables = ("hero_snapshots", "snapshot_captures", "queue_jobs", "snapshot_quarantine", "etl_errors")
+    assert [await count(pool, table) for table in tables] == [0] * 5
 
 
 async def test_the_same_content_of_two_tenants_is_two_snapshots(pool: Pool) -> None:

@@ -106,6 +106,20 @@ def test_a_file_that_cannot_be_read_is_told_by_name_and_the_next_one_is_read(tmp
     assert isinstance(only(snapshots(tmp_path / "c.json")).error, UnreadableError)
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "gone/a.json"])
+def test_a_name_that_the_system_refuses_is_told_and_raises_nothing(name: str, tmp_path: Path) -> None:
+    """Longer than the system allows, or in no folder."""
+    offer = only(snapshots(tmp_path / name))
+    assert isinstance(offer.error, UnreadableError)
+    assert offer.error.reason
+
+
+def test_a_file_whose_name_is_not_utf_8_is_read_under_a_name_that_is(tmp_path: Path) -> None:
+    """What is stored and printed must be text."""
+    (tmp_path / os.fsdecode(b"a\xff.json")).write_bytes(b"1")
+    assert only(snapshots(tmp_path)) == Offer(f"{tmp_path}/a\ufffd.json", b"1")
+
+
 @pytest.mark.parametrize("cut", [3, 12, 30])
 def test_a_truncated_gzip_is_malformed_and_its_bytes_are_kept(cut: int, tmp_path: Path) -> None:
     """As they are in the file."""

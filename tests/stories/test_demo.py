@@ -117,3 +117,14 @@ async def test_a_worker_does_not_outlive_an_up_that_was_killed(database: str, tm
             await asyncio.sleep(0.02)
     assert await conn.fetchval("SELECT state FROM workers") == "stopped"
     await conn.close()
+
+
+async def test_up_with_an_app_that_does_not_exist_ends_and_says_so(database: str, tmp_path: Path) -> None:
+    up = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "starforge", "up", "--app", "no.such:app",
+        env=environment(database, tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, told = await asyncio.wait_for(up.communicate(), 30)
+    assert up.returncode == 2
+    assert b"SF301" in told
+    assert b"Traceback" not in told

@@ -98,7 +98,7 @@ async def test_whatever_a_handler_raises_is_the_end_of_its_attempt_and_of_nothin
 
 @pytest.mark.parametrize(
     "payload",
-    ["[]", '"x"', "null", "7", '{"n": 1e400}', '{"n": 1%s}' % ("0" * 5000), "[" * 3000 + "]" * 3000],
+    ["[]", '"x"', "null", "7", '{"n": 1e5000}', '{"n": 1%s}' % ("0" * 5000), "[" * 3000 + "]" * 3000],
 )
 async def test_a_payload_made_by_hand_that_no_handler_can_take_fails_its_job_alone(
     pool: Pool, payload: str

@@ -88,14 +88,16 @@ def url(role: RoleOption = "operator") -> None:
     """Print the address to connect to as a role: psql "$(starforge db url --role operator)"."""
     from starforge.db.embedded import peek
     from starforge.db.pool import PoolSettings
-    from starforge.db.server import url_for_role
+    from starforge.db.server import address_of_role
     from starforge.settings import HomeSettings
 
     _check_role(role)
     given = PoolSettings.read().url
     if given:
-        typer.echo(url_for_role(given, role))
-        err.print("The password is not in it: add it, or let PGPASSWORD or ~/.pgpass supply it.")
+        address = address_of_role(given, role)
+        typer.echo(address)
+        if address != given:
+            err.print("The password is not in it: add it, or let PGPASSWORD or ~/.pgpass supply it.")
         return
     running = peek(HomeSettings.read().home)
     if running is None:
@@ -117,7 +119,7 @@ def grants(
 @db.command("psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(context: typer.Context, role: RoleOption = "operator") -> None:
     """Open psql as a role; further arguments are psql's: starforge db psql --role owner -f tables.sql."""
-    from starforge.db.server import open_database, url_for_role
+    from starforge.db.server import address_of_role, open_database
 
     _check_role(role)
     opened = open_database()
@@ -126,7 +128,7 @@ def psql(context: typer.Context, role: RoleOption = "operator") -> None:
         program = shutil.which("psql") or (str(bundled) if bundled else None)
         if program is None:
             raise NoPsqlError("there is no psql on the PATH nor in the embedded Postgres")
-        address = opened.url(role) if opened.embedded else url_for_role(opened.url(role), role)
+        address = opened.url(role) if opened.embedded else address_of_role(opened.url(role), role)
         done = subprocess.run([program, address, *context.args], check=False)
     finally:
         opened.release()

@@ -9,7 +9,7 @@ class DatabaseUnreachableError(UnreachableError):
     """No connection to Postgres could be made, or it was lost and did not come back."""
 
     code = "SF101"
-    remedy = "Check that Postgres runs and that DATABASE_URL names it; `starforge doctor` tells more."
+    remedy = "Check that Postgres runs, and the host, port, user and password in DATABASE_URL."
 
 
 class PoolExhaustedError(UnreachableError):

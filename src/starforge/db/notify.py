@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from starforge.db.pool import DATABASE_AWAY, connect
+from starforge.db.pool import MAY_PASS, connect
 from starforge.loop import wait
 
 log = structlog.get_logger("db")
@@ -27,7 +27,7 @@ async def listen(url: str, channel: str, heard: Callable[[str], None], stop: asy
     while not stop.is_set():
         try:
             await _listen_once(url, channel, heard, stop)
-        except DATABASE_AWAY as error:
+        except MAY_PASS as error:
             log.warning("listener.lost", channel=channel, error=str(error) or repr(error))
             await wait(stop, RECONNECT_S)
 

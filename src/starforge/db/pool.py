@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -38,6 +38,25 @@ CONNECT_ERRORS: tuple[type[Exception], ...] = (
 
 DATABASE_AWAY: tuple[type[Exception], ...] = (*CONNECT_ERRORS, DatabaseUnreachableError, PoolExhaustedError)
 """What a loop that outlives an outage waits out."""
+
+MAY_PASS: tuple[type[Exception], ...] = (
+    *DATABASE_AWAY,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InvalidCachedStatementError,
+)
+"""What a statement need not meet again: the database is away, busy, full, or being operated on."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether trying the same again can help: not where asyncpg refused what it was given."""
+    # An argument that cannot be encoded is an InterfaceError of asyncpg too, and a ValueError.
+    return isinstance(error, MAY_PASS) and not isinstance(error, ValueError)
 
 
 class PoolSettings(Settings):
@@ -113,18 +132,10 @@ async def connect(
     url: str, *, application: str = "starforge", cache: bool = True
 ) -> asyncpg.Connection[asyncpg.Record]:
     """Open one connection; raise DatabaseUnreachableError with what stood in the way."""
-    settings = PoolSettings.read()
     try:
-        conn = await asyncpg.connect(
-            url,
-            timeout=settings.connect_s,
-            statement_cache_size=100 if cache else 0,
-            server_settings={"application_name": application},
-        )
-        if cache and await _behind_pooler(conn):
-            await conn.close()
-            return await connect(url, application=application, cache=False)
-        await _prepare(conn)
+        # The login is not all: a pooler greets its client also while there is no server behind it.
+        async with asyncio.timeout(PoolSettings.read().connect_s):
+            return await _prepared(url, application, cache=cache)
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         raise DatabaseUnreachableError(f"{shown(url)} refused the login: {error}") from None
     except asyncpg.InvalidCatalogNameError as error:
@@ -137,6 +148,24 @@ async def connect(
         ) from None
     except CONNECT_ERRORS as error:
         raise DatabaseUnreachableError(f"{shown(url)} cannot be reached: {_why(error)}") from None
+
+
+async def _prepared(url: str, application: str, *, cache: bool) -> asyncpg.Connection[asyncpg.Record]:
+    """Log in and set the connection up; nothing of it is left open where that fails."""
+    conn = await asyncpg.connect(
+        url,
+        timeout=PoolSettings.read().connect_s,
+        statement_cache_size=100 if cache else 0,
+        server_settings={"application_name": application},
+    )
+    try:
+        if cache and await _behind_pooler(conn):
+            await conn.close()
+            return await _prepared(url, application, cache=False)
+        await _prepare(conn)
+    except BaseException:
+        conn.terminate()
+        raise
     return conn
 
 
@@ -192,7 +221,10 @@ class Pool:
         try:
             yield conn
         finally:
-            await self._pool.release(conn)
+            # What goes wrong now is this connection's affair, and asyncpg has ended it then: it must
+            # neither undo what the borrower did nor hide what the borrower met.
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError):
+                await self._pool.release(conn)
 
     @asynccontextmanager
     async def transaction(self, *, tenant: str | None = None) -> AsyncIterator[Connection]:
@@ -267,7 +299,7 @@ def explained(error: asyncpg.PostgresError | asyncpg.InterfaceError | OSError) -
     """Return an error of the driver or the system as one that says what to do."""
     if isinstance(error, asyncpg.DiskFullError) or getattr(error, "errno", None) == errno.ENOSPC:
         return DiskFullError(f"the disk is full: {error}")
-    if isinstance(error, DATABASE_AWAY):
+    if isinstance(error, DATABASE_AWAY) and may_pass(error):
         return DatabaseUnreachableError(f"the connection to the database was lost: {_why(error)}")
     if isinstance(error, asyncpg.UndefinedTableError):
         return SchemaVersionError(f"the database has not StarForge's tables: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from starforge.db.embedded import EmbeddedServer, acquire, peek
 from starforge.db.migrate import migrate
@@ -57,18 +58,14 @@ async def database(*, migrated: bool = True) -> AsyncIterator[Database]:
     opened = await asyncio.to_thread(open_database)
     try:
         if migrated and opened.embedded is not None:
-            conn = await connect(opened.url("admin"))
-            try:
-                await migrate(conn)
-            finally:
-                await conn.close()
+            await _migrated(opened.url("admin"))
         yield opened
     finally:
         await asyncio.to_thread(opened.release)
 
 
 async def enqueue_url() -> str:
-    """Return the URL for enqueueing from a user's program; a running embedded server is not started."""
+    """Return the URL for enqueueing from a user's program; the embedded server is joined or started."""
     given = PoolSettings.read().url
     if given:
         return given
@@ -76,9 +73,19 @@ async def enqueue_url() -> str:
     running = await asyncio.to_thread(peek, home)
     if running is None:
         running = await asyncio.to_thread(acquire, home)
+        await _migrated(running.dsn("admin"))
     return running.dsn("engine")
 
 
-def url_for_role(given: str, role: str) -> str:
-    """Return DATABASE_URL with the user of a role and no password: that is the administrator's to add."""
-    return with_user(given, role_name(role))
+async def _migrated(url: str) -> None:
+    conn = await connect(url)
+    try:
+        await migrate(conn)
+    finally:
+        await conn.close()
+
+
+def address_of_role(given: str, role: str) -> str:
+    """Return DATABASE_URL where it is the role's already, else with the role as its user and no password."""
+    name = role_name(role)
+    return given if urlsplit(given).username == name else with_user(given, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starforge.errors import RefusedError, UnreachableError
+from starforge.errors import MisusedError, RefusedError, UnreachableError
 
 
 class FolderInUseError(RefusedError):
@@ -31,3 +31,10 @@ class DemoStalledError(RefusedError):
 
     code = "SF804"
     remedy = "Look at the worker's lines above and at the first page of the server."
+
+
+class WorkerMisusedError(MisusedError):
+    """The worker of `up` cannot work with what it was started with, such as an app that is not there."""
+
+    code = "SF805"
+    remedy = "Correct what its line names, then start again."

@@ -17,7 +17,8 @@ from starforge.clock import monotonic_s
 from starforge.db.migrate import check_version
 from starforge.db.pool import DATABASE_AWAY, Pool, connect, require_bound_role
 from starforge.db.server import Database, database
-from starforge.errors import UnreachableError
+from starforge.dev.errors import WorkerMisusedError
+from starforge.errors import MisusedError, UnreachableError
 from starforge.loop import every, wait
 from starforge.settings import HomeSettings
 from starforge.web.auth import ensure_first_token
@@ -67,7 +68,7 @@ class WorkerProcess:
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def run(self) -> None:
-        """Keep a worker running until `stop`."""
+        """Keep a worker running until `stop`; raise WorkerMisusedError where none can start."""
         quick = 0
         while not self._stop.is_set():
             started_s = monotonic_s()
@@ -80,6 +81,9 @@ class WorkerProcess:
             _end_group(self._process.pid)
             if self._stop.is_set():
                 return
+            if status == MisusedError.exit_code:
+                # It said why, and a next one would say the same.
+                raise WorkerMisusedError("the worker refused to start; the line above says why")
             quick = quick + 1 if monotonic_s() - started_s < QUICK_DEATH_S else 0
             log.warning("worker.ended", exit_status=status, starts=self.starts)
             await wait(self._stop, min(RESTART_S_MAX, 0.1 * 2**quick) if quick else 0)

@@ -70,8 +70,8 @@ def _ids(payload: Mapping[str, Any]) -> tuple[UUID, UUID | None]:
     try:
         capture = payload.get("capture_id")
         return UUID(str(payload["snapshot_id"])), UUID(str(capture)) if capture else None
-    except (KeyError, ValueError, AttributeError) as error:
-        raise PermanentError(f"the payload names no snapshot: {payload!r:.200}") from error
+    except (KeyError, ValueError, AttributeError):
+        raise PermanentError(f"the payload names no snapshot: {payload!r:.200}") from None
 
 
 async def _failed(conn: Connection, job: LeasedJob, error: BaseException, final: bool) -> None:

@@ -176,6 +176,7 @@ class Mapping:
         """Return a document's rows; raise MappingError at the first value that does not fit."""
         reading = Reading(self._layout, document)
         subject = str(reading.only(*self._subject))
+        self.captured_at(document)  # a wrong time is an error also where the caller knows better
         return Mapped(subject, reading.rows())
 
 

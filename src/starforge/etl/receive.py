@@ -163,7 +163,7 @@ class _Receiver:
     async def _again(
         self, conn: Connection, offer: Offer, digest: bytes, subject: str | None, captured_at: datetime | None
     ) -> Receipt:
-        """Known content: nothing new, unless its subject has looked different since (A → B → A) or it failed."""
+        """Known content is nothing new, unless its subject differed since (A → B → A), or it failed."""
         known = await conn.fetchrow(sql("etl", "known"), self._tenant, self._mapping.name, digest)
         assert known is not None
         size, snapshot_id, status = len(offer.data), known["id"], known["status"]

@@ -55,7 +55,7 @@ def reject_of(error: BaseException) -> Reject:
     """
     cause = (error.__cause__ or error) if isinstance(error, PermanentError) else error
     kind = error_type(cause)
-    message = _storable(str(cause) or type(cause).__name__)[:MESSAGE_CHARS_MAX]
+    message = _storable(_told(cause) or type(cause).__name__)[:MESSAGE_CHARS_MAX]
     details: dict[str, Any] = {"error": type(cause).__name__}
     for name in DETAILS:
         value = getattr(cause, name, None)
@@ -64,6 +64,13 @@ def reject_of(error: BaseException) -> Reject:
         elif type(value) is int:
             details[name] = value
     return Reject(kind, message, details, fingerprint(kind, cause))
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a handler's exception may be unable to say what it is
+        return ""
 
 
 def _storable(text: str) -> str:
@@ -99,11 +106,11 @@ def fingerprint(kind: ErrorType, error: BaseException) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].name}" if frames else ""
-    told = str(error)
+    told = _told(error)
     if isinstance(error, asyncpg.PostgresError):
         names = ("sqlstate", "schema_name", "table_name", "column_name", "constraint_name")
         place = "|".join(str(getattr(error, name, None)) for name in names)
-        told = error.message or ""
+        told = error.message or told
     # The path of a mapping error tells failures apart by field; its ids do not.
     told = _VARIABLE.sub("#", told)
     return hashlib.sha256(

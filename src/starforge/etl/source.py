@@ -34,7 +34,7 @@ class Offer:
     name: str
     """The file, `-` for standard input, with `:line` behind it for a line of NDJSON."""
     data: bytes
-    """The document, not yet judged; beside an error the file's own bytes, or none where they are not at hand."""
+    """The document, not yet judged; beside an error the file's own bytes, none where they are not at hand."""
     error: OfferError | None = None
     """Why there is no document: the gzip is broken, it is too large, or it cannot be read."""
 

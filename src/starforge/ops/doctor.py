@@ -161,14 +161,24 @@ async def _extensions(conn: Connection, _asked: Asked) -> Finding:
         return Finding(
             "extensions", "fault", f"missing: {', '.join(missing)}", f"CREATE EXTENSION {missing[0]};"
         )
-    if missing:
+    if missing or not await _counts_statements(conn):
+        fault = f"missing: {', '.join(missing)}" if missing else "pg_stat_statements is not loaded"
         return Finding(
             "extensions",
             "warning",
-            f"missing: {', '.join(missing)}; reports of slow statements stay empty",
+            f"{fault}; reports of slow statements stay empty",
             "Add pg_stat_statements to shared_preload_libraries, restart Postgres, CREATE EXTENSION.",
         )
     return Finding("extensions", "ok", ", ".join(EXTENSIONS))
+
+
+async def _counts_statements(conn: Connection) -> bool:
+    """Tell whether pg_stat_statements works: created without being preloaded it only raises."""
+    try:
+        await conn.execute("SELECT 1 FROM pg_stat_statements LIMIT 1")
+    except asyncpg.ObjectNotInPrerequisiteStateError:
+        return False
+    return True
 
 
 async def _pooler(conn: Connection, asked: Asked) -> Finding:

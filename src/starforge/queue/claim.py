@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+import asyncpg
+import msgspec
+
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
@@ -29,8 +32,21 @@ async def claim(conn: Connection, lanes: Sequence[Lane], *, n: int, worker_id: U
     )
     failpoint("after_claim")
     if len(rows) > 1:
-        rows.sort(key=lambda row: (-row[10], row[9]))
-    return [
-        LeasedJob(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9])
-        for row in rows
-    ]
+        rows.sort(key=_urgency)
+    return [_leased(row) for row in rows]
+
+
+def _urgency(row: asyncpg.Record) -> tuple[int, float]:
+    return -row["priority"], row["due_s"]
+
+
+def _leased(row: asyncpg.Record) -> LeasedJob:
+    """Read one row: what cannot be read of it is this job's fault and not the whole claim's."""
+    fault = None
+    try:
+        payload = msgspec.json.decode(row["payload"])
+        if type(payload) is not dict:
+            payload, fault = {}, "the payload is not a JSON object"
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        payload, fault = {}, f"the payload cannot be read: {error}"
+    return LeasedJob(row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault)

@@ -77,7 +77,7 @@ def _encoded(job: NewJob) -> tuple[Any, ...]:
     limit_bytes = JobSettings.read().payload_bytes_max
     try:
         payload = msgspec.json.encode(job.payload)
-    except (TypeError, msgspec.MsgspecError, ValueError) as error:
+    except (TypeError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PayloadError(f"the payload of a {job.type} job is not JSON: {error}") from None
     if len(payload) > limit_bytes:
         raise PayloadError(

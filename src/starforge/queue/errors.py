@@ -12,6 +12,13 @@ class DuplicateTypeError(MisusedError):
     remedy = "Give one of the handlers another name."
 
 
+class HandlerNotAsyncError(MisusedError):
+    """A job's handler is a plain function; it would block every other job of its worker."""
+
+    code = "SF206"
+    remedy = "Write `async def`; await asyncio.to_thread(...) inside for what blocks."
+
+
 class PayloadError(MisusedError):
     """A payload is too large or is not JSON."""
 

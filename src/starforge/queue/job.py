@@ -97,8 +97,8 @@ class LeasedJob(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     max_attempts: int
     lease_epoch: int
-    created_at: datetime
-    run_after: datetime
+    fault: str | None = None
+    """Why no handler can be given the payload, where it is not a JSON object that Python can hold."""
 
     @property
     def attempt(self) -> int:

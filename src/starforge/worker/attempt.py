@@ -33,26 +33,46 @@ class Outcome:
         """True where no further attempt can help or is left."""
         return isinstance(self.error, PermanentError) or self.job.attempt >= self.job.max_attempts
 
+    @property
+    def reason(self) -> str:
+        """What went wrong, in words that Postgres can keep."""
+        return told(self.error)[:REASON_CHARS_MAX] if self.error is not None else ""
+
     def last_error(self) -> dict[str, Any]:
         """Return what goes into `last_error`: at least a reason (D-10)."""
-        error = self.error
-        reason = str(error) or type(error).__name__
         document: dict[str, Any] = {
-            "reason": reason[:REASON_CHARS_MAX],
-            "error": type(error).__name__,
+            "reason": self.reason,
+            "error": type(self.error).__name__,
             "attempt": self.job.attempt,
             "ran_ms": round(self.ran_ms, 1),
         }
-        if error is not None and self.ending == "failed":
-            told = "".join(traceback.format_exception(error))
-            document["trace"] = told[-TRACE_CHARS_MAX:]
+        if self.error is not None and self.ending == "failed":
+            trace = "".join(traceback.format_exception(self.error))
+            document["trace"] = storable(trace[-TRACE_CHARS_MAX:])
         return document
 
 
-async def attempt(job: LeasedJob, job_type: JobType, pool: Pool, worker_id: UUID) -> Outcome:
-    """Run `job` once and return its outcome; only the cancellation of the worker itself passes through.
+def told(error: BaseException) -> str:
+    """Return an error's text, or its class where it has none or cannot tell it."""
+    try:
+        text = str(error)
+    except Exception:  # whatever an error's own __str__ raises
+        text = ""
+    return storable(text) or type(error).__name__
 
-    A handler's exception is an outcome, not an error of the worker.
+
+def storable(text: str) -> str:
+    """Return the text without what Postgres refuses: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+async def attempt(
+    job: LeasedJob, job_type: JobType, pool: Pool, worker_id: UUID, *, cut: asyncio.Event
+) -> Outcome:
+    """Run `job` once and return its outcome.
+
+    Whatever the handler raises is an outcome and not an error of the worker: also what would end the
+    process, and a cancellation of its own making. A cancellation while `cut` is set is the worker's.
     """
     context = Context(job, pool, worker_id)
     started_s = monotonic_s()
@@ -60,6 +80,8 @@ async def attempt(job: LeasedJob, job_type: JobType, pool: Pool, worker_id: UUID
     ending: Ending = "done"
     limit = asyncio.timeout(job_type.timeout_s)
     try:
+        if job.fault is not None:
+            raise PermanentError(job.fault)
         if job_type.timeout_s is None:
             await job_type.run(context, job.payload)
         else:
@@ -69,11 +91,13 @@ async def attempt(job: LeasedJob, job_type: JobType, pool: Pool, worker_id: UUID
         error, ending = held, "held"
     except asyncio.CancelledError as cancelled:
         # The worker stops: what was not finished is given back without an attempt burnt.
-        error, ending = cancelled, "returned"
+        error, ending = cancelled, "returned" if cut.is_set() else "failed"
     except TimeoutError as late:
         error, ending = late, "failed"
         if limit.expired():
             error = TimeoutError(f"no result within {job_type.timeout_s:g} s")
-    except Exception as raised:
+    except GeneratorExit:
+        raise  # the loop itself is being taken down
+    except BaseException as raised:
         error, ending = raised, "failed"
     return Outcome(job, ending, (monotonic_s() - started_s) * 1000, error)

@@ -115,8 +115,6 @@ async def work(orders: ChildOrders) -> None:
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told_to_stop)
-    # Ctrl-C reaches the whole terminal group; only the supervisor decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = asyncio.create_task(
         listen(orders.url, CHANNEL, lambda _queue: runner.announce(), quiet)
         if listens and not pool.pooled
@@ -129,13 +127,17 @@ async def work(orders: ChildOrders) -> None:
         await runner.run(grace_s=orders.grace_s, hurry=hurry)
     finally:
         quiet.set()
-        await listener
+        # It may be in the middle of a long attempt to connect.
+        listener.cancel()
+        await asyncio.wait({listener})
         await pool.close()
     log.info("child.done", finished=runner.finisher.finished, lost=runner.finisher.lost)
 
 
 def main() -> int:
     """Run the child; return its exit status."""
+    # Ctrl-C reaches the whole terminal group; only the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     orders = msgspec.json.decode(os.environ.pop(ORDERS_ENV), type=ChildOrders)
     configure(orders.log_level)
     _die_with_supervisor()

@@ -8,24 +8,31 @@ from collections.abc import Callable
 from functools import cache
 from uuid import UUID
 
+import asyncpg
 import structlog
 from prometheus_client import Histogram
 
-from starforge.db.pool import DATABASE_AWAY, Pool
-from starforge.loop import wait
+from starforge.db.pool import Connection, Pool, may_pass
+from starforge.loop import backoff_s, wait
 from starforge.queue.backoff import delay_s
 from starforge.queue.complete import complete
 from starforge.queue.fail import fail, quarantine
 from starforge.queue.handler import JobTypes
 from starforge.queue.retry import give_back, retry
 from starforge.telemetry.metrics import JOB_DURATION, JOBS_PROCESSED
-from starforge.worker.attempt import Outcome
+from starforge.worker.attempt import Outcome, told
 
 log = structlog.get_logger("worker")
 
 BATCH_MAX = 1000
 FLUSH_S = 0.002
+RETRY_S = 0.1
 RETRY_S_MAX = 2.0
+WRITE_S_MAX = 60.0
+"""A batch that takes longer is tried again on another connection: this one may have died without a word."""
+
+HOOK_S_MAX = 10.0
+"""Longest that a type's own record of a failure may take."""
 
 
 class Finisher:
@@ -35,6 +42,7 @@ class Finisher:
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._written = written  # called after each batch: there is room for more
         self._waiting: list[Outcome] = []
+        self._writing: list[Outcome] = []
         self._wake = asyncio.Event()
         self.finished = 0
         self.lost = 0
@@ -49,24 +57,35 @@ class Finisher:
         """Outcomes that the database has not taken yet."""
         return len(self._waiting)
 
+    def held(self) -> list[UUID]:
+        """Return the jobs whose outcome the database may not have taken yet."""
+        return [outcome.job.id for outcome in (*self._writing, *self._waiting)]
+
     async def run(self, stop: asyncio.Event) -> None:
-        """Write batches until `stop` is set and nothing waits."""
+        """Write batches until `stop` is set and nothing waits.
+
+        After a failure they are smaller, down to one, and grow again with each that is through: what is too
+        slow as a whole gets through in parts.
+        """
         failures = 0
         while not (stop.is_set() and not self._waiting):
             await self._some(stop)
-            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-            if not batch:
+            size = max(1, BATCH_MAX >> failures)
+            self._writing, self._waiting = self._waiting[:size], self._waiting[size:]
+            if not self._writing:
                 continue
             try:
-                await self._write(batch)
-                failures = 0
+                await self._write_all()
+                failures = max(0, failures - 1)
                 self._written()
-            except DATABASE_AWAY as error:
+            except Exception as error:
+                if not may_pass(error):
+                    raise
                 # Fencing makes writing again safe: what was taken already is not taken twice.
-                self._waiting = batch + self._waiting
+                self._waiting, self._writing = self._writing + self._waiting, []
                 failures += 1
                 log.warning("finish.failed", outcomes=len(self._waiting), error=str(error) or repr(error))
-                await asyncio.sleep(min(RETRY_S_MAX, 0.05 * 2**failures))
+                await asyncio.sleep(backoff_s(failures, first_s=RETRY_S, most_s=RETRY_S_MAX))
 
     async def _some(self, stop: asyncio.Event) -> None:
         if not self._waiting:
@@ -77,20 +96,41 @@ class Finisher:
         if len(self._waiting) < BATCH_MAX and not stop.is_set():
             await asyncio.sleep(FLUSH_S)
 
-    async def _write(self, batch: list[Outcome]) -> None:
-        done = [outcome for outcome in batch if outcome.ending == "done"]
-        rest = [outcome for outcome in batch if outcome.ending != "done"]
-        accepted: set[UUID] = set()
-        async with self._pool.connection() as conn:
-            if done:
-                accepted = await complete(
-                    conn, [o.job for o in done], [o.ran_ms for o in done], worker_id=self._worker_id
-                )
-        if rest:
-            accepted |= await self._write_rest(rest)
-        self._count(batch, accepted)
+    async def _write_all(self) -> None:
+        """Write what is in hand: the results, then the rest; what the database refuses is parted in halves.
 
-    async def _write_rest(self, rest: list[Outcome]) -> set[UUID]:
+        So one outcome that can never be written keeps none of the others.
+        """
+        done = [outcome for outcome in self._writing if outcome.ending == "done"]
+        rest = [outcome for outcome in self._writing if outcome.ending != "done"]
+        groups = [group for group in (rest, done) if group]
+        while groups:
+            group = groups[-1]
+            try:
+                async with asyncio.timeout(WRITE_S_MAX):
+                    accepted = await self._write(group)
+            except Exception as error:
+                if may_pass(error):
+                    raise
+                if len(group) > 1:
+                    half = len(group) // 2
+                    groups[-1:] = [group[half:], group[:half]]
+                    continue
+                accepted = await self._hold(group[0], error)
+            groups.pop()
+            self._count(group, accepted)
+            self._writing = [outcome for group in groups for outcome in group]
+
+    async def _write(self, group: list[Outcome]) -> set[UUID]:
+        if group[0].ending == "done":
+            async with self._pool.connection() as conn:
+                return await complete(
+                    conn, [o.job for o in group], [o.ran_ms for o in group], worker_id=self._worker_id
+                )
+        async with self._pool.transaction() as conn:
+            return await self._write_rest(conn, group)
+
+    async def _write_rest(self, conn: Connection, rest: list[Outcome]) -> set[UUID]:
         """Write retries, dead letters, quarantines and returns, with their types' own records beside them."""
         back = [o.job for o in rest if o.ending == "returned"]
         held = [o for o in rest if o.ending == "held"]
@@ -98,30 +138,55 @@ class Finisher:
         again = [o for o in rest if o.ending == "failed" and not o.permanent]
         accepted: set[UUID] = set()
         me = self._worker_id
-        async with self._pool.transaction() as conn:
-            if back:
-                accepted |= await give_back(conn, back, worker_id=me)
-            if held:
-                accepted |= await quarantine(
-                    conn, [o.job for o in held], [o.last_error() for o in held], worker_id=me
-                )
-            if gone:
-                accepted |= await fail(
-                    conn, [o.job for o in gone], [o.last_error() for o in gone], worker_id=me
-                )
-            if again:
-                accepted |= await retry(
-                    conn,
-                    [o.job for o in again],
-                    [o.last_error() for o in again],
-                    [delay_s(o.job.attempt) for o in again],
-                    worker_id=me,
-                )
-            for outcome in (*gone, *again):
-                job_type = self._types.get(outcome.job.type)
-                if outcome.job.id in accepted and job_type and job_type.failed and outcome.error:
-                    await job_type.failed(conn, outcome.job, outcome.error, outcome.permanent)
+        if back:
+            accepted |= await give_back(conn, back, worker_id=me)
+        if held:
+            accepted |= await quarantine(
+                conn, [o.job for o in held], [o.last_error() for o in held], worker_id=me
+            )
+        if gone:
+            accepted |= await fail(conn, [o.job for o in gone], [o.last_error() for o in gone], worker_id=me)
+        if again:
+            accepted |= await retry(
+                conn,
+                [o.job for o in again],
+                [o.last_error() for o in again],
+                [delay_s(o.job.attempt) for o in again],
+                worker_id=me,
+            )
+        for outcome in (*gone, *again):
+            if outcome.job.id in accepted:
+                await self._record(conn, outcome)
         return accepted
+
+    async def _record(self, conn: Connection, outcome: Outcome) -> None:
+        """Let the type keep its own record of the failure; the job ends also where it cannot."""
+        job_type = self._types.get(outcome.job.type)
+        if job_type is None or job_type.failed is None or outcome.error is None:
+            return
+        try:
+            async with asyncio.timeout(HOOK_S_MAX), conn.transaction():
+                await job_type.failed(conn, outcome.job, outcome.error, outcome.permanent)
+        except Exception as error:
+            if conn.is_closed() or isinstance(error, asyncpg.TransactionRollbackError):
+                raise
+            job_id, job_name = str(outcome.job.id), outcome.job.type
+            log.error("job.unrecorded", job_id=job_id, type=job_name, error=told(error))
+
+    async def _hold(self, outcome: Outcome, error: Exception) -> set[UUID]:
+        """Hold a job back whose outcome the database refuses: it is seen there and not run for ever."""
+        job, reason = outcome.job, f"its outcome could not be written: {told(error)}"
+        log.error("job.unwritable", job_id=str(job.id), type=job.type, ending=outcome.ending, error=reason)
+        try:
+            async with self._pool.connection() as conn:
+                document = {**outcome.last_error(), "reason": reason}
+                return await quarantine(conn, [job], [document], worker_id=self._worker_id)
+        except Exception as refused:
+            if may_pass(refused):
+                raise
+            # It stays leased to this worker, and is run again after it.
+            log.error("job.unwritable", job_id=str(job.id), type=job.type, error=told(refused))
+            return set()
 
     def _count(self, batch: list[Outcome], accepted: set[UUID]) -> None:
         ended: Counter[tuple[str, str]] = Counter()
@@ -143,7 +208,7 @@ class Finisher:
                     job_id=str(job.id),
                     type=job.type,
                     attempt=job.attempt,
-                    error=repr(outcome.error)[:500],
+                    error=f"{type(outcome.error).__name__}: {outcome.reason}"[:500],
                 )
         for (status, job_type), count in ended.items():
             JOBS_PROCESSED.labels(status=status, type=job_type).inc(count)

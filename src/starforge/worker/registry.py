@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from uuid import UUID
@@ -29,6 +28,10 @@ WORKER = Machine.of(
         ("bury", "running stopping", "dead"),
     ],
 )
+
+
+SAME_START_S = 2.0
+"""Two looks at one process agree within this; another process with its number started longer ago or later."""
 
 
 class WorkerSettings(Settings):
@@ -98,14 +101,13 @@ def machine_key() -> str:
 async def register(conn: Connection, registration: Registration, *, lease_s: float) -> UUID:
     """Enter a new worker, led by this process, and return its id."""
     worker_id = new_id()
-    started = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
     await conn.execute(
         sql("worker", "register"),
         worker_id,
         socket.gethostname(),
         machine_key(),
         os.getpid(),
-        started,
+        _started_s(psutil.Process()),
         __version__,
         list(registration.queues),
         list(registration.types),
@@ -143,15 +145,24 @@ async def bury_the_gone(conn: Connection) -> int:
     """
     buried = 0
     for row in await conn.fetch(sql("worker", "living"), machine_key()):
-        if not _lives(row["pid"], row["pid_started_at"]):
+        if not _lives(row["pid"], row["pid_started_s"]):
             buried += await bury(conn, row["id"], "its process is gone")
     return buried
 
 
-def _lives(pid: int, started_at: datetime) -> bool:
+def _lives(pid: int, started_s: float) -> bool:
     try:
         process = psutil.Process(pid)
-        born = datetime.fromtimestamp(process.create_time(), UTC)
-        return process.status() != psutil.STATUS_ZOMBIE and abs((born - started_at).total_seconds()) < 2
+        return (
+            process.status() != psutil.STATUS_ZOMBIE and abs(_started_s(process) - started_s) < SAME_START_S
+        )
+    except psutil.AccessDenied:
+        return True
     except psutil.NoSuchProcess:
-        return False
+        # Where /proc hides other users' processes, only a signal tells that one is there.
+        return psutil.pid_exists(pid)
+
+
+def _started_s(process: psutil.Process) -> float:
+    """Return when the process started, in seconds since boot: the wall clock may be set, its boot may not."""
+    return process.create_time() - psutil.boot_time()

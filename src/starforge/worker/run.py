@@ -9,11 +9,12 @@ from uuid import UUID
 import structlog
 
 from starforge.clock import monotonic_s, randomness
-from starforge.db.pool import DATABASE_AWAY, Pool
+from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.queue.claim import claim
 from starforge.queue.handler import JobTypes
 from starforge.queue.job import LeasedJob
 from starforge.queue.plan import Plan
+from starforge.queue.retry import give_back_unknown
 from starforge.worker.attempt import Outcome, attempt
 from starforge.worker.finish import Finisher
 
@@ -32,6 +33,19 @@ YIELD_EVERY = 64
 IDLE_S_MIN = 0.002
 MEASURE_S = 0.02
 
+BUFFER_S_MAX = 2.0
+"""What was claimed ahead and found no slot for this long is given back: others may have one free."""
+
+CLAIM_S_MAX = 30.0
+"""A claim without an answer for this long is given up: its connection may have died without a word."""
+
+LAST_CLAIM_S_MAX = 5.0
+"""Longest that a stop waits for the answer to a claim."""
+
+DOUBT_S = (0.0, 5.0, 130.0)
+"""After a claim whose answer was lost the worker asks so many seconds later which jobs it holds: at once,
+and for a claim that the server was still at, once more, and after the engine role's statement_timeout."""
+
 
 class Runner:
     """Claims jobs into a bounded buffer and runs them in `concurrency` slots."""
@@ -49,11 +63,14 @@ class Runner:
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._concurrency, self._poll_s = concurrency, poll_s
         self._plan = Plan(queues, types.names())
-        self._buffer: deque[LeasedJob] = deque()
+        self._buffer: deque[tuple[float, LeasedJob]] = deque()  # with when it was claimed
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         self._announced = asyncio.Event()
-        self._running = 0
+        self._cut = asyncio.Event()  # set when running jobs are cancelled
+        self._running: set[UUID] = set()
+        self._asked = False  # a claim was sent and its answer is not here
+        self._doubts: list[float] = []  # when to ask which jobs are ours
         self._taken = 0
         self._taken_at = (0, monotonic_s())
         self._stop = asyncio.Event()
@@ -83,56 +100,90 @@ class Runner:
         # Any of them ending before the stop is a fault of ours: stop at once, and raise it at the end.
         await asyncio.wait({claimer, finisher, stopping, *slots}, return_when=asyncio.FIRST_COMPLETED)
         self.stop()
-        await asyncio.wait({claimer, stopping})
-        while self._buffer:
-            self.finisher.take(Outcome(self._buffer.popleft(), "returned", 0.0))
         hurried = asyncio.create_task(hurry.wait())
         everyone = asyncio.create_task(asyncio.wait(slots))
+        emptied = asyncio.create_task(self._end_claims(claimer))
         await asyncio.wait({everyone, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        self._cut.set()
         for task in (hurried, *slots):
             task.cancel()
-        await everyone
+        await asyncio.wait({everyone, emptied})
         written.set()
         await asyncio.wait({finisher})
         for task in (claimer, finisher, *slots):
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    async def _end_claims(self, claimer: asyncio.Task[None]) -> None:
+        """Wait for the last claim, not for long, and give back what no slot has taken."""
+        await asyncio.wait({claimer}, timeout=LAST_CLAIM_S_MAX)
+        # What it may still get is not lost: the supervisor reclaims what a worker that ended holds.
+        claimer.cancel()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        while self._buffer:
+            self.finisher.take(Outcome(self._buffer.popleft()[1], "returned", 0.0))
 
     async def _claimer(self) -> None:
         idle_s = IDLE_S_MIN
         while not self._stop.is_set():
+            if self._buffer and monotonic_s() - self._buffer[0][0] > BUFFER_S_MAX:
+                self._give_back()
             wanted = self._wanted()
-            if wanted <= 0:
+            if wanted <= 0 and not self._in_doubt():
                 self._room.clear()
-                await self._room.wait()
+                await _set_within(self._room, BUFFER_S_MAX)
                 continue
             self._announced.clear()
             try:
-                async with self._pool.connection() as conn:
-                    jobs = await claim(
-                        conn, await self._plan.lanes(conn), n=wanted, worker_id=self._worker_id
-                    )
-            except DATABASE_AWAY as error:
+                jobs = await self._claim(wanted)
+            except MAY_PASS as error:
                 log.warning("claim.failed", error=str(error) or repr(error))
-                await self._idle(min(2.0, max(idle_s, 0.1)))
-                idle_s = min(2.0, max(idle_s, 0.1) * 2)
+                if self._asked:
+                    self._doubts = [monotonic_s() + after_s for after_s in DOUBT_S]
+                idle_s = min(2.0, max(idle_s, 0.05) * 2)
+                await self._idle(idle_s)
                 continue
             if jobs:
                 idle_s = IDLE_S_MIN
                 self.claimed += len(jobs)
-                self._buffer.extend(jobs)
+                now_s = monotonic_s()
+                self._buffer.extend((now_s, job) for job in jobs)
                 self._ready.set()
                 continue
+            # What came into a lane that the plan does not have yet is found by the next look.
+            self._plan.expire()
             await self._idle(idle_s)
             idle_s = min(self._poll_s, idle_s * 2)
 
+    async def _claim(self, wanted: int) -> list[LeasedJob]:
+        self._asked = False
+        async with asyncio.timeout(CLAIM_S_MAX), self._pool.connection() as conn:
+            if self._in_doubt():
+                await self._give_back_unknown(conn)
+            if wanted <= 0:
+                return []
+            lanes = await self._plan.lanes(conn)
+            self._asked = True
+            jobs = await claim(conn, lanes, n=wanted, worker_id=self._worker_id)
+            self._asked = False
+            return jobs
+
+    def _in_doubt(self) -> bool:
+        return bool(self._doubts) and monotonic_s() >= self._doubts[0]
+
+    async def _give_back_unknown(self, conn: Connection) -> None:
+        """Give back the jobs of a claim whose answer was lost: ours by the database, unknown to us."""
+        known = [*self._running, *self.finisher.held(), *(job.id for _, job in self._buffer)]
+        jobs = await give_back_unknown(conn, known, worker_id=self._worker_id)
+        self._doubts.pop(0)
+        if jobs:
+            log.warning("claim.undone", jobs=jobs)
+
     async def _idle(self, seconds: float) -> None:
         """Wait for an announcement, at most about `seconds`."""
-        try:
-            async with asyncio.timeout(seconds * randomness.uniform(0.9, 1.1)):
-                await self._announced.wait()
-        except TimeoutError:
-            return
+        await _set_within(self._announced, seconds * randomness.uniform(0.9, 1.1))
 
     def _wanted(self) -> int:
         """How many jobs to claim now: free slots, and as many ahead as the recent rate uses up."""
@@ -140,7 +191,7 @@ class Runner:
             return 0
         self._measure()
         ahead = min(CLAIM_MAX * 2, int(self._rate * AHEAD_S))
-        want = self._concurrency - self._running + ahead - len(self._buffer)
+        want = self._concurrency - len(self._running) + ahead - len(self._buffer)
         # A full batch is worth waiting for: small claims cost as much as large ones.
         if self._buffer and want < min(CLAIM_MAX, ahead) // 2:
             return 0
@@ -158,15 +209,15 @@ class Runner:
                 await self._ready.wait()
             if self._stop.is_set():
                 return
-            job = self._buffer.popleft()
+            _, job = self._buffer.popleft()
             self._taken += 1
             job_type = self._types.get(job.type)
             assert job_type is not None  # only known types are claimed
-            self._running += 1
+            self._running.add(job.id)
             try:
-                outcome = await attempt(job, job_type, self._pool, self._worker_id)
+                outcome = await attempt(job, job_type, self._pool, self._worker_id, cut=self._cut)
             finally:
-                self._running -= 1
+                self._running.discard(job.id)
             self.finisher.take(outcome)
             if outcome.ending == "returned":
                 return
@@ -177,9 +228,19 @@ class Runner:
                 await asyncio.sleep(0)
 
     def _measure(self) -> None:
-        """Keep a moving average of how many jobs the slots take per second."""
+        """Keep a moving average of how many jobs the slots take per second; it halves in MEASURE_S."""
         taken, then_s = self._taken_at
         seconds = monotonic_s() - then_s
         if seconds >= MEASURE_S:
-            self._rate += 0.5 * ((self._taken - taken) / seconds - self._rate)
+            newer = 1 - 0.5 ** (seconds / MEASURE_S)
+            self._rate += newer * ((self._taken - taken) / seconds - self._rate)
             self._taken_at = (self._taken, monotonic_s())
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Wait until the event is set, at most `seconds`; half the price of asyncio.wait_for."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -10,16 +10,21 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import structlog
 
 from starforge.clock import monotonic_s
+from starforge.db.errors import DatabaseUnreachableError
 from starforge.db.migrate import check_version
-from starforge.db.pool import DATABASE_AWAY, Connection, PoolSettings, connect, require_bound_role
-from starforge.loop import wait
+from starforge.db.pool import MAY_PASS, Connection, PoolSettings, connect, require_bound_role, shown
+from starforge.errors import MisusedError, UnreachableError
+from starforge.loop import backoff_s, wait
 from starforge.queue.history import make_partitions
 from starforge.queue.reclaim import reclaim
 from starforge.worker import registry
@@ -32,10 +37,25 @@ log = structlog.get_logger("worker")
 
 QUICK_DEATH_S = 2.0
 QUICK_DEATHS_MAX = 8
+RESTART_S = 0.2
 RESTART_S_MAX = 10.0
+REGISTER_S = 0.2
+REGISTER_S_MAX = 5.0
+START_S_MAX = 30.0
+"""Longest that the database may take to answer the first questions."""
+
+TELL_S_MAX = 5.0
+"""Longest that the database may take to hear what became of the worker; its lease runs out otherwise."""
+
 KILL_AFTER_GRACE_S = 5.0
 PARTITIONS_S = 3600.0
+PARTITIONS_RETRY_S = 60.0
 PARTITION_DAYS = 3
+
+TROUBLE: tuple[type[Exception], ...] = (asyncpg.PostgresError, *MAY_PASS)
+"""Whatever the database says: no upkeep and no note may end a worker that holds its lease."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +76,20 @@ class Supervisor:
         self._settings = WorkerSettings.read()
         self._conn: Connection | None = None
         self._child: asyncio.subprocess.Process | None = None
+        self._asking = asyncio.Lock()
         self._stop = asyncio.Event()
-        self._stops = 0
+        self._hurry = asyncio.Event()
         self._reclaim_at_s = 0.0
         self._partitions_at_s = 0.0
 
     def stop(self) -> None:
         """Drain and end; told a second time, give the running jobs back at once."""
-        self._stops += 1
+        if self._stop.is_set():
+            self._hurry.set()
         self._stop.set()
+        self._tell_child()
+
+    def _tell_child(self) -> None:
         if self._child is not None and self._child.returncode is None:
             self._child.send_signal(signal.SIGTERM)
 
@@ -79,46 +104,60 @@ class Supervisor:
         Raises: DatabaseUnreachableError or SchemaVersionError where the start fails; later losses of the
             database are waited out. ChildKeepsDyingError where no child lives for two seconds.
         """
-        conn = await self._connection()
-        await check_version(conn, what="this worker")
-        await require_bound_role(conn, "this worker")
-        await self._upkeep(conn)
-        quick = 0
+        try:
+            await self._check()
+            await self._upkeep()
+            await self._live()
+        finally:
+            self._drop_connection()
+
+    async def _check(self) -> None:
+        """Refuse a database that this worker cannot work with."""
+
+        async def check(conn: Connection) -> None:
+            await check_version(conn, what="this worker")
+            await require_bound_role(conn, "this worker")
+
+        try:
+            await self._ask(check, within_s=START_S_MAX)
+        except TimeoutError:
+            where = shown(self._orders.url)
+            raise DatabaseUnreachableError(f"{where} did not answer within {START_S_MAX:g} s") from None
+
+    async def _live(self) -> None:
+        """Run one child after the other until told to stop."""
+        quick = faults = 0
         while not self._stop.is_set():
             started_s = monotonic_s()
             status = await self._one_life()
             if self._stop.is_set():
-                break
-            quick = quick + 1 if monotonic_s() - started_s < QUICK_DEATH_S else 0
+                return
+            if monotonic_s() - started_s >= QUICK_DEATH_S:
+                quick = faults = 0
+            else:
+                quick += 1
+                # A child that found no database is no fault of its own: that is waited out, however long.
+                faults += status != UnreachableError.exit_code
             log.error("child.died", exit_status=status, quick_deaths=quick)
-            if status == 2 or quick >= QUICK_DEATHS_MAX:
+            if status == MisusedError.exit_code or faults >= QUICK_DEATHS_MAX:
                 raise ChildKeepsDyingError(
                     f"the worker's child ended {quick or 1} times with status {status}"
                 )
             if quick:
-                await wait(self._stop, min(RESTART_S_MAX, 0.1 * 2**quick))
-        if self._conn is not None:
-            self._conn.terminate()
+                await wait(self._stop, backoff_s(quick, first_s=RESTART_S, most_s=RESTART_S_MAX))
 
     async def _one_life(self) -> int:
         """Register, run one child under the lease until it ends, and return its exit status."""
-        conn = await self._patient_connection()
-        if conn is None:
+        worker_id = await self._registered()
+        if worker_id is None:
             return 0
-        worker_id = await registry.register(conn, self._orders.registration, lease_s=self._settings.lease_s)
         child = await self._start_child(worker_id)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(self._stop.wait())
         lease = asyncio.create_task(self._keep_lease(worker_id))
         await asyncio.wait({ended, stopping, lease}, return_when=asyncio.FIRST_COMPLETED)
         if self._stop.is_set() and not ended.done():
-            await self._tell("stop", worker_id)
-            # The lease goes on while the child drains.
-            await asyncio.wait(
-                {ended, lease},
-                timeout=self._settings.grace_s + KILL_AFTER_GRACE_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await self._drain(worker_id, ended, lease)
         if not ended.done():
             log.error("child.killed", worker_id=str(worker_id), reason="its lease is over or it did not stop")
             child.kill()
@@ -149,71 +188,114 @@ class Supervisor:
             stdin=asyncio.subprocess.PIPE,
             env={**os.environ, ORDERS_ENV: msgspec.json.encode(orders).decode()},
         )
+        if self._stop.is_set():
+            # The stop came while there was no child to tell.
+            self._tell_child()
         return self._child
+
+    async def _drain(self, worker_id: UUID, ended: asyncio.Task[int], lease: asyncio.Task[None]) -> None:
+        """Let the child end its jobs for the grace period, under the lease; when hurried, not for so long."""
+        telling = asyncio.create_task(self._tell("stop", worker_id))
+        hurried = asyncio.create_task(self._hurry.wait())
+        over = {ended, lease}
+        grace_s = self._settings.grace_s
+        await asyncio.wait({*over, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(over, timeout=KILL_AFTER_GRACE_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in (telling, hurried):
+            task.cancel()
+        await asyncio.gather(telling, hurried, return_exceptions=True)
 
     async def _keep_lease(self, worker_id: UUID) -> None:
         """Renew the lease; return when it is over. The database may be away for less than the lease."""
         lease_s = self._settings.lease_s
         held_s = monotonic_s()
+        pause_s = lease_s / 3
         while True:
-            await asyncio.sleep(lease_s / 3)
+            await asyncio.sleep(pause_s)
             try:
-                conn = await self._connection()
-                if not await registry.extend(conn, worker_id, lease_s=lease_s):
-                    log.error("lease.lost", worker_id=str(worker_id))
-                    return
-                held_s = monotonic_s()
-                await self._upkeep(conn)
-            except DATABASE_AWAY as error:
+                held = await self._ask(
+                    lambda conn: registry.extend(conn, worker_id, lease_s=lease_s), within_s=lease_s / 3
+                )
+            except MAY_PASS as error:
                 away_s = monotonic_s() - held_s
                 log.warning("heartbeat.failed", away_s=round(away_s, 1), error=str(error) or repr(error))
-                self._drop_connection()
+                pause_s = lease_s / 15
+                continue
+            if not held:
+                log.error("lease.lost", worker_id=str(worker_id))
+                return
+            held_s, pause_s = monotonic_s(), lease_s / 3
+            await self._upkeep()
 
-    async def _upkeep(self, conn: Connection) -> None:
+    async def _upkeep(self) -> None:
+        """Do what one worker does for all; never at the price of its own lease."""
+        try:
+            await self._ask(self._keep_up, within_s=self._settings.lease_s / 3)
+        except TROUBLE as error:
+            log.warning("upkeep.failed", error=str(error) or repr(error))
+
+    async def _keep_up(self, conn: Connection) -> None:
         """Declare the dead dead and make their jobs pending; keep the history's partitions ahead."""
         now_s = monotonic_s()
-        dead = await registry.expire(conn) + await registry.bury_the_gone(conn)
-        if dead or now_s >= self._reclaim_at_s:
+        if dead := await registry.expire(conn) + await registry.bury_the_gone(conn):
+            self._reclaim_at_s = now_s
+        if now_s >= self._reclaim_at_s:
             jobs = await reclaim(conn)
             self._reclaim_at_s = now_s + self._settings.lease_s
             if dead or jobs:
                 log.warning("job.reclaimed", workers=dead, jobs=jobs)
         if now_s >= self._partitions_at_s:
+            self._partitions_at_s = now_s + PARTITIONS_RETRY_S
             await make_partitions(conn, days=PARTITION_DAYS)
             self._partitions_at_s = now_s + PARTITIONS_S
 
     async def _tell(self, verb: str, worker_id: UUID, status: int = 0) -> None:
         """Record what became of the worker; where the database is away its lease runs out instead."""
-        try:
-            conn = await self._connection()
+
+        async def tell(conn: Connection) -> None:
             if verb == "bury":
                 await registry.bury(conn, worker_id, f"its child ended with status {status}")
-                await reclaim(conn)
             else:
                 await registry.stop(conn, worker_id, ended=verb == "end", reason="it was told to stop")
-        except DATABASE_AWAY as error:
+            if verb != "stop":
+                # What a child that was killed still held need not wait for another worker's sweep.
+                await reclaim(conn)
+
+        try:
+            await self._ask(tell, within_s=TELL_S_MAX)
+        except TROUBLE as error:
             log.warning("worker.untold", verb=verb, error=str(error) or repr(error))
-            self._drop_connection()
 
-    async def _connection(self) -> Connection:
-        if self._conn is None or self._conn.is_closed():
-            self._conn = await connect(self._orders.url, application="starforge supervisor")
-        return self._conn
-
-    async def _patient_connection(self) -> Connection | None:
-        """Return a connection, waiting for the database as long as it takes; None when told to stop."""
-        pause_s = 0.2
+    async def _registered(self) -> UUID | None:
+        """Register, waiting for the database as long as it takes; None when told to stop."""
+        lease_s = self._settings.lease_s
+        failures = 0
         while not self._stop.is_set():
             try:
-                conn = await self._connection()
-                await conn.execute("SELECT 1")
-                return conn
-            except DATABASE_AWAY as error:
+                return await self._ask(
+                    lambda conn: registry.register(conn, self._orders.registration, lease_s=lease_s),
+                    within_s=START_S_MAX,
+                )
+            except MAY_PASS as error:
+                failures += 1
                 log.warning("database.away", error=str(error) or repr(error))
-                self._drop_connection()
-                await wait(self._stop, pause_s)
-                pause_s = min(5.0, pause_s * 2)
+                await wait(self._stop, backoff_s(failures, first_s=REGISTER_S, most_s=REGISTER_S_MAX))
         return None
+
+    async def _ask(self, what: Callable[[Connection], Awaitable[T]], *, within_s: float) -> T:
+        """Ask something on the one connection, one question at a time; a failed one costs the connection.
+
+        Raises: TimeoutError when there is no answer within `within_s`: the connection may be half-open.
+        """
+        async with self._asking:
+            try:
+                async with asyncio.timeout(within_s):
+                    if self._conn is None or self._conn.is_closed():
+                        self._conn = await connect(self._orders.url, application="starforge supervisor")
+                    return await what(self._conn)
+            except BaseException:
+                self._drop_connection()
+                raise
 
     def _drop_connection(self) -> None:
         if self._conn is not None:

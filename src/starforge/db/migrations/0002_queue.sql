@@ -56,7 +56,7 @@ CREATE TABLE job_history_default PARTITION OF job_history DEFAULT;
 -- Makes the daily partitions from today to `days` ahead. The engine may not create tables in the owner's
 -- name, and partitions must belong to the owner.
 CREATE FUNCTION sf_history_partitions(days integer) RETURNS integer
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '1s'
     AS $$
 DECLARE
     start date := (sf_now() AT TIME ZONE 'UTC')::date;
@@ -72,8 +72,11 @@ BEGIN
             WHERE completed_at >= day::timestamp AT TIME ZONE 'UTC'
               AND completed_at < (day + 1)::timestamp AT TIME ZONE 'UTC' LIMIT 1;
         IF FOUND THEN CONTINUE; END IF;
-        EXECUTE format(
-            'CREATE TABLE IF NOT EXISTS %I PARTITION OF job_history FOR VALUES FROM (%L) TO (%L)',
+        -- CREATE … PARTITION OF would lock the whole history against every completion, and wait for every
+        -- reader to do so. Attaching needs only the default partition to itself, and gives up after a second.
+        EXECUTE format('CREATE TABLE %I (LIKE job_history INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+            'job_history_' || to_char(day, 'YYYYMMDD'));
+        EXECUTE format('ALTER TABLE job_history ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
             'job_history_' || to_char(day, 'YYYYMMDD'),
             day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
         made := made + 1;
@@ -111,7 +114,7 @@ CREATE TABLE workers (
     host              text NOT NULL,
     machine           text NOT NULL,
     pid               integer NOT NULL,
-    pid_started_at    timestamptz NOT NULL,
+    pid_started_s     double precision NOT NULL,
     version           text NOT NULL,
     state             text NOT NULL DEFAULT 'running'
                       CONSTRAINT workers_state CHECK (state IN ('running', 'stopping', 'stopped', 'dead')),
@@ -125,6 +128,7 @@ CREATE TABLE workers (
     stop_reason       text
 );
 COMMENT ON COLUMN workers.machine IS 'Boot id and process namespace: where pid means something.';
+COMMENT ON COLUMN workers.pid_started_s IS 'Seconds from boot to the start of process pid: setting the clock does not move it.';
 CREATE INDEX workers_live ON workers (lease_expires_at) WHERE state IN ('running', 'stopping');
 
 CREATE TABLE gates (

@@ -2,8 +2,8 @@
 -- takes   ids uuid[]
 -- gives   rows (status, reason, snapshots, sample_id), most first
 -- index   hero_snapshots_pkey, snapshot_quarantine_open
-SELECT s.status, coalesce(q.reason, s.last_error ->> 'reason', '?') AS reason, count(*) AS snapshots,
-       min(s.id::text) AS sample_id
+SELECT s.status, coalesce(q.reason, s.last_error ->> 'reason', s.last_error #>> '{}', '?') AS reason,
+       count(*) AS snapshots, min(s.id::text) AS sample_id
 FROM hero_snapshots s
 LEFT JOIN LATERAL (
     SELECT reason FROM snapshot_quarantine q

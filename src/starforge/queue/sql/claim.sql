@@ -1,6 +1,7 @@
 -- claim: up to n ready jobs of the given lanes, in the lanes' order, become this worker's.   (G3, O-16)
 -- takes   queues text[], types text[], priorities int[] (one lane each), n int, worker_id uuid
--- gives   rows of leased jobs; none where the worker's own lease has ended
+-- gives   rows of leased jobs; none where the worker's own lease has ended. The payload comes as text and the time as
+--         seconds: Postgres holds numbers and times that Python cannot, and one must not spoil the others' claim
 -- index   queue_jobs_ready, one scan per lane. What was locked is updated by its place, without a join; a row that
 --         changed between snapshot and lock has another place, is not seen, and is left for the next claim
 UPDATE queue_jobs AS job
@@ -19,5 +20,5 @@ WHERE job.ctid = ANY (ARRAY (
     WHERE EXISTS (SELECT 1 FROM workers w WHERE w.id = $5 AND w.state = 'running' AND w.lease_expires_at > sf_now())
     LIMIT $4
 ))
-RETURNING job.id, job.tenant_id, job.queue, job.type, job.payload, job.attempts, job.max_attempts,
-          job.lease_epoch, job.created_at, job.run_after, job.priority
+RETURNING job.id, job.tenant_id, job.queue, job.type, job.payload::text, job.attempts, job.max_attempts,
+          job.lease_epoch, job.priority, extract(epoch FROM job.run_after)::float8 AS due_s

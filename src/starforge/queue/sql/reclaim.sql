@@ -2,11 +2,17 @@
 -- takes   nothing
 -- gives   rows (id, type, queue) of what was reclaimed
 -- index   none: a scan of the hot table, once per lease time or when a worker was found dead; an index on
---         running rows would cost every claim and every completion
+--         running rows would cost every claim and every completion. As in the claim, what was locked is updated by
+--         its place: a row that somebody holds or has changed meanwhile is left for the next sweep, so that no
+--         stranger's lock stops a supervisor and no job that was just claimed anew is taken away
 UPDATE queue_jobs AS job
 SET status = 'pending', worker_id = NULL, lease_epoch = job.lease_epoch + 1, updated_at = sf_now()
-WHERE job.status = 'running'
-  AND NOT EXISTS (
-      SELECT 1 FROM workers w
-      WHERE w.id = job.worker_id AND w.state IN ('running', 'stopping') AND w.lease_expires_at > sf_now())
+WHERE job.ctid = ANY (ARRAY (
+    SELECT j.ctid FROM queue_jobs j
+    WHERE j.status = 'running'
+      AND NOT EXISTS (
+          SELECT 1 FROM workers w
+          WHERE w.id = j.worker_id AND w.state IN ('running', 'stopping') AND w.lease_expires_at > sf_now())
+    FOR UPDATE OF j SKIP LOCKED
+))
 RETURNING job.id, job.type, job.queue
