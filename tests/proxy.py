@@ -1,4 +1,4 @@
-"""A TCP proxy before the session's server, to lose what it says and to fall silent without a word."""
+"""A TCP proxy before the session's server, to lose what it says and to let connections die without a word."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 
 class Proxy:
-    """Forwards bytes; `lose` and `silent` say what goes wrong from now on."""
+    """Forwards bytes; `lose` and `mute` say what goes wrong from now on."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -17,19 +17,29 @@ class Proxy:
         self.lose = b""
         """The first answer with these bytes in it is lost, and its connection is cut."""
 
-        self.talks = asyncio.Event()
-        self.talks.set()
-        """While it is not set nothing passes, and nobody is told: a half-open connection."""
+        self._talks = asyncio.Event()
+        self._talks.set()
+
+    def url(self, url: str) -> str:
+        """Return a database's URL with the proxy's port."""
+        head, _, rest = url.rpartition(":")
+        return f"{head}:{self.port}/{rest.partition('/')[2]}"
+
+    def mute(self) -> None:
+        """Let the connections of now be half-open: nothing passes, and nobody is told. New ones are well."""
+        self._talks.clear()
+        self._talks = asyncio.Event()
+        self._talks.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
+        task, talks = asyncio.current_task(), self._talks
         assert task is not None
         self._open.add(task)
         with suppress(OSError, asyncio.CancelledError):
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             ways = [
-                asyncio.create_task(self._forward(reader, server_writer, answers=False)),
-                asyncio.create_task(self._forward(server_reader, writer, answers=True)),
+                asyncio.create_task(self._forward(reader, server_writer, talks, answers=False)),
+                asyncio.create_task(self._forward(server_reader, writer, talks, answers=True)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -41,11 +51,16 @@ class Proxy:
         self._open.discard(task)
 
     async def _forward(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        talks: asyncio.Event,
+        *,
+        answers: bool,
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                await self.talks.wait()
+                await talks.wait()
                 if answers and self.lose and self.lose in data:
                     self.lose = b""
                     return

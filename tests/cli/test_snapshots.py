@@ -40,6 +40,7 @@ async def started(database: str, *words: str) -> Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "starforge", "snapshot", "ingest", *words,
         env={**os.environ, "DATABASE_URL": database}, stdin=PIPE, stdout=PIPE, stderr=PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever runs us may ignore it
     )  # fmt: skip
 
 

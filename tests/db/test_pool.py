@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from starforge.queue.plan import Plan
 from tests.covers import covers
 from tests.pgbouncer import pgbouncer
 from tests.postgres import TestServer
+from tests.proxy import proxied
 from tests.queue.jobs import TYPES, a_worker
 
 PASSWORD = "hunter2"
@@ -131,6 +133,50 @@ async def test_a_server_that_never_answers_is_given_up_after_the_stated_time(
     async with asyncio.timeout(5):
         with pytest.raises(DatabaseUnreachableError, match="no answer in time"):
             await connect(f"postgresql://ann:{PASSWORD}@127.0.0.1:{mute}/x")
+
+
+async def test_a_server_that_falls_silent_after_the_login_is_given_up_after_the_stated_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So a pooler behaves that has no server behind it."""
+    monkeypatch.setenv("STARFORGE_PG_CONNECT_S", "0.1")
+    version = b"server_version\x0018.0\x00"
+    greeting = b"R" + struct.pack("!ii", 8, 0) + b"S" + struct.pack("!i", 4 + len(version)) + version
+    greeting += b"K" + struct.pack("!iii", 12, 1, 1) + b"Z\x00\x00\x00\x05I"
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(greeting)
+
+    listener = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with asyncio.timeout(5), listener:
+        with pytest.raises(DatabaseUnreachableError, match="no answer in time"):
+            await connect(f"postgresql://ann@127.0.0.1:{port}/x?sslmode=disable")
+
+
+async def test_a_borrower_that_is_cancelled_on_a_silent_connection_is_cancelled_and_leaks_nothing(
+    server: TestServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARFORGE_PG_ACQUIRE_S", "0.2")
+    async with proxied(server.port) as proxy, asyncio.timeout(10):
+        pool = await Pool.open(proxy.url(database), size=1)
+        asked = asyncio.Event()
+
+        async def borrow() -> None:
+            async with pool.connection() as conn:
+                proxy.mute()
+                asked.set()
+                await conn.fetchval("SELECT 1")
+
+        borrower = asyncio.create_task(borrow())
+        await asked.wait()
+        borrower.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await borrower
+        async with pool.connection() as conn:
+            assert await conn.fetchval("SELECT 1") == 1
+        await pool.close()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from starforge.clock import monotonic_s
-from starforge.loop import every, wait
+from starforge.loop import backoff_s, every, wait
 
 
 async def test_a_wait_ends_at_once_when_it_is_told_to_stop() -> None:
@@ -96,3 +96,8 @@ async def test_a_fault_of_ours_ends_the_loop() -> None:
 
     with pytest.raises(KeyError, match="a bug"):
         await every(0.001, work, asyncio.Event(), name="faulty")
+
+
+def test_waits_double_up_to_their_bound_however_long_an_outage_lasts() -> None:
+    waits = [backoff_s(failures, first_s=0.2, most_s=5.0) for failures in (1, 2, 3, 10, 10**6)]
+    assert waits == [0.2, 0.4, 0.8, 5.0, 5.0]

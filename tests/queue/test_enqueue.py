@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -64,11 +65,24 @@ async def test_bulk_enqueue_keeps_every_job_in_either_way(
     await conn.close()
 
 
+def _deep(levels: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {}
+    for _ in range(levels):
+        inner = {"in": inner}
+    return inner
+
+
 async def test_a_bulk_with_one_bad_payload_keeps_none(conn: Connection) -> None:
     jobs = [NewJob("t", {"n": 1}), NewJob("t", {"n": object()})]
     with pytest.raises(PayloadError, match="is not JSON"):
         await enqueue_many(conn, jobs)
     assert await conn.fetchval("SELECT count(*) FROM queue_jobs") == 0
+
+
+@pytest.mark.parametrize("payload", [_deep(5000), {"n": "\ud800"}, {"n": 10**5000}, [], None, "x"])
+async def test_a_payload_that_no_worker_could_read_is_refused(conn: Connection, payload: Any) -> None:
+    with pytest.raises(PayloadError):
+        await enqueue(conn, NewJob("t", payload))
 
 
 async def test_a_payload_over_the_limit_is_refused_with_its_size(conn: Connection) -> None:

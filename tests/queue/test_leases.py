@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from starforge.queue.gate import pause, resume
 from starforge.queue.job import JOB, LIVE_STATUSES, NewJob
 from starforge.queue.plan import Lane, Plan, in_turn, open_lanes
 from starforge.queue.reclaim import reclaim
-from starforge.queue.retry import give_back, retry
+from starforge.queue.retry import give_back, give_back_unknown, retry
 from starforge.worker.registry import bury, expire, extend
 from tests.covers import covers
 from tests.queue.jobs import TYPES, a_worker, claimed
@@ -100,6 +101,41 @@ async def test_a_buried_workers_jobs_are_reclaimed_before_its_lease_runs_out(con
     assert tuple(row) == ("pending", 0, None)
 
 
+async def test_a_strangers_lock_on_a_dead_workers_job_holds_nobody_up(pool: Pool) -> None:
+    """Every supervisor reclaims: one psql that was left open must not stop them all."""
+    async with pool.connection() as conn:
+        for _ in range(2):
+            await enqueue(conn, NewJob("t"))
+        worker_id = await a_worker(conn)
+        jobs = await claimed(conn, worker_id)
+        await bury(conn, worker_id, "killed")
+    async with pool.transaction() as psql, pool.connection() as conn:
+        await psql.execute("SELECT FROM queue_jobs WHERE id = $1 FOR UPDATE", jobs[0].id)
+        async with asyncio.timeout(5):
+            assert await reclaim(conn) == 1
+    async with pool.connection() as conn:
+        assert await reclaim(conn) == 1
+
+
+async def test_a_worker_gives_back_what_it_does_not_know_of_and_nothing_else(conn: Connection) -> None:
+    for _ in range(4):
+        await enqueue(conn, NewJob("t"))
+    me, other = await a_worker(conn), await a_worker(conn)
+    known = await claimed(conn, me, 1)
+    await claimed(conn, me, 1)
+    await claimed(conn, other, 1)
+    assert await give_back_unknown(conn, [job.id for job in known], worker_id=me) == 1
+    assert await give_back_unknown(conn, [job.id for job in known], worker_id=me) == 0
+    rows = await conn.fetch("SELECT status, worker_id FROM queue_jobs ORDER BY created_at")
+    assert [tuple(row) for row in rows] == [
+        ("running", me),
+        ("pending", None),
+        ("running", other),
+        ("pending", None),
+    ]
+    assert await complete(conn, known, [1.0], worker_id=me) == {known[0].id}
+
+
 async def test_a_failed_attempt_waits_out_its_delay_and_counts(conn: Connection, travel: Travel) -> None:
     job_id = await enqueue(conn, NewJob("t"))
     worker_id = await a_worker(conn)
@@ -151,8 +187,6 @@ async def test_a_job_that_a_stopping_worker_gives_back_has_burnt_no_attempt(conn
 
 
 async def test_two_claims_at_once_never_lease_one_job_twice(pool: Pool) -> None:
-    import asyncio
-
     async with pool.connection() as conn:
         await enqueue_many(conn, [NewJob("t", {"n": n}) for n in range(500)])
         worker_id = await a_worker(conn)

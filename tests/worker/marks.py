@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+from contextlib import suppress
 
 from starforge.app import StarForge
 from starforge.queue.handler import Context
@@ -38,3 +40,18 @@ async def die_first(ctx: Context) -> None:
     if before == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     await mark(ctx, "end")
+
+
+@app.job("marks.deaf")
+async def deaf(ctx: Context) -> None:
+    """Go on whatever happens."""
+    await mark(ctx, "start")
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+@app.job("marks.leave")
+async def leave(ctx: Context) -> None:
+    """End the process as a program's main function may."""
+    sys.exit(2)

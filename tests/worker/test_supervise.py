@@ -17,6 +17,8 @@ from starforge.db.pool import Connection, connect
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.job import NewJob
 from tests.covers import covers
+from tests.postgres import TestServer
+from tests.proxy import proxied
 from tests.worker.marks import TABLE
 
 APP = "tests.worker.marks:app"
@@ -121,6 +123,87 @@ async def test_a_second_sigterm_gives_running_jobs_back_at_once_unburnt(
     row = await db.fetchrow("SELECT status, attempts, worker_id FROM queue_jobs")
     assert row is not None
     assert tuple(row) == ("pending", 0, None)
+
+
+async def test_a_job_that_is_deaf_to_its_cancellation_is_killed_and_pending_at_once(
+    db: Connection, database: str
+) -> None:
+    """Told twice, a worker does not wait for the grace period; and nobody waits for a lease."""
+    await enqueue(db, NewJob("marks.deaf"))
+    async with a_worker(database, STARFORGE_GRACE_S="600") as worker:
+        await until(db, MARKS, 1, "start")
+        worker.send_signal(signal.SIGTERM)
+        await until(db, "SELECT state FROM workers", "stopping")
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(worker.wait(), 12) == 0
+    row = await db.fetchrow("SELECT status, attempts, worker_id FROM queue_jobs")
+    assert row is not None
+    assert tuple(row) == ("pending", 0, None)
+
+
+async def test_a_worker_that_is_told_to_stop_just_as_it_starts_ends_at_once(
+    db: Connection, database: str
+) -> None:
+    """Its child is being made, or imports, or has just got its first connection."""
+    for number, naps in enumerate((0, 1, 3, 6)):
+        async with a_worker(database, STARFORGE_GRACE_S="600") as worker:
+            async with asyncio.timeout(20):
+                while await db.fetchval("SELECT count(*) FROM workers") == number:
+                    await asyncio.sleep(0)
+            for _ in range(naps):
+                await asyncio.sleep(0.05)
+            worker.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(worker.wait(), 5) == 0
+        assert await db.fetchval("SELECT state FROM workers ORDER BY started_at DESC LIMIT 1") == "stopped"
+
+
+async def test_a_handler_that_leaves_the_program_ends_its_attempt_and_not_the_worker(
+    db: Connection, database: str
+) -> None:
+    await enqueue(db, NewJob("marks.leave", max_attempts=1))
+    async with a_worker(database):
+        await until(db, "SELECT status FROM queue_jobs", "failed")
+        await enqueue(db, NewJob("marks.wait", {"seconds": 0.0}))
+        await until(db, HISTORY, 1)
+    assert await db.fetchval("SELECT count(*) FROM workers") == 1
+
+
+async def test_a_locked_queue_costs_no_worker_its_lease(db: Connection, database: str) -> None:
+    """Reclaiming waits for the table; the heartbeat does not wait for reclaiming."""
+    other = await connect(database)
+    async with a_worker(database, STARFORGE_LEASE_S="1.5"):
+        await until(db, "SELECT count(*) FROM workers", 1)
+        async with other.transaction():
+            await other.execute("LOCK TABLE queue_jobs")
+            await until(db, "SELECT heartbeat_at - started_at > interval '3.5 s' FROM workers", True)
+        assert await db.fetchval("SELECT state FROM workers") == "running"
+    await other.close()
+
+
+async def test_a_heartbeat_whose_connection_died_without_a_word_takes_another_in_time(
+    db: Connection, database: str, server: TestServer
+) -> None:
+    async with proxied(server.port) as proxy, a_worker(proxy.url(database), STARFORGE_LEASE_S="3"):
+        await until(db, "SELECT count(*) FROM workers", 1)
+        proxy.mute()
+        await until(db, "SELECT heartbeat_at - started_at > interval '3.5 s' FROM workers", True)
+        assert await db.fetchval("SELECT array_agg(state) FROM workers") == ["running"]
+
+
+async def test_a_child_that_finds_no_connection_is_started_until_it_finds_one(
+    db: Connection, server: TestServer, database: str
+) -> None:
+    """The supervisor has the only connection that the role may have: nothing is wrong with the child."""
+    await enqueue(db, NewJob("marks.wait", {"seconds": 0.0}))
+    await db.execute("ALTER ROLE starforge_engine CONNECTION LIMIT 1")
+    try:
+        async with a_worker(server.url(database.rpartition("/")[2], "starforge_engine")):
+            await until(db, "SELECT count(*) > 2 FROM workers WHERE state = 'dead'", True)
+            await db.execute("ALTER ROLE starforge_engine CONNECTION LIMIT -1")
+            await until(db, HISTORY, 1)
+    finally:
+        await db.execute("ALTER ROLE starforge_engine CONNECTION LIMIT -1")
+    assert "status 3" in await db.fetchval("SELECT min(stop_reason) FROM workers WHERE state = 'dead'")
 
 
 async def test_the_child_dies_with_its_supervisor(db: Connection, database: str) -> None:

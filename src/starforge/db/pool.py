@@ -53,12 +53,6 @@ MAY_PASS: tuple[type[Exception], ...] = (
 """What a statement need not meet again: the database is away, busy, full, or being operated on."""
 
 
-def may_pass(error: BaseException) -> bool:
-    """Tell whether trying the same again can help: not where asyncpg refused what it was given."""
-    # An argument that cannot be encoded is an InterfaceError of asyncpg too, and a ValueError.
-    return isinstance(error, MAY_PASS) and not isinstance(error, ValueError)
-
-
 class PoolSettings(Settings):
     """How many connections a process may hold, and to what."""
 
@@ -299,7 +293,7 @@ def explained(error: asyncpg.PostgresError | asyncpg.InterfaceError | OSError) -
     """Return an error of the driver or the system as one that says what to do."""
     if isinstance(error, asyncpg.DiskFullError) or getattr(error, "errno", None) == errno.ENOSPC:
         return DiskFullError(f"the disk is full: {error}")
-    if isinstance(error, DATABASE_AWAY) and may_pass(error):
+    if isinstance(error, DATABASE_AWAY):
         return DatabaseUnreachableError(f"the connection to the database was lost: {_why(error)}")
     if isinstance(error, asyncpg.UndefinedTableError):
         return SchemaVersionError(f"the database has not StarForge's tables: {error}")

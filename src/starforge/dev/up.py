@@ -15,11 +15,11 @@ import structlog
 
 from starforge.clock import monotonic_s
 from starforge.db.migrate import check_version
-from starforge.db.pool import DATABASE_AWAY, Pool, connect, require_bound_role
+from starforge.db.pool import MAY_PASS, Pool, connect, require_bound_role
 from starforge.db.server import Database, database
 from starforge.dev.errors import WorkerMisusedError
 from starforge.errors import MisusedError, UnreachableError
-from starforge.loop import every, wait
+from starforge.loop import backoff_s, every, wait
 from starforge.settings import HomeSettings
 from starforge.web.auth import ensure_first_token
 from starforge.web.serve import bind, serve
@@ -27,10 +27,14 @@ from starforge.worker.registry import WorkerSettings
 
 log = structlog.get_logger("up")
 
+RESTART_S = 0.2
 RESTART_S_MAX = 10.0
 QUICK_DEATH_S = 5.0
 LOOK_S = 2.0
 """How often the embedded database is looked after."""
+
+ANSWER_S_MAX = 15.0
+"""A database that takes longer to answer is not well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,9 @@ class WorkerProcess:
                 *self._command, env=self._environment, stdin=asyncio.subprocess.PIPE, start_new_session=True
             )
             self.starts += 1
+            if self._stop.is_set():
+                # The stop came while there was no process to tell; this one has nothing to drain yet.
+                _end_group(self._process.pid)
             status = await self._process.wait()
             _end_group(self._process.pid)
             if self._stop.is_set():
@@ -86,7 +93,7 @@ class WorkerProcess:
                 raise WorkerMisusedError("the worker refused to start; the line above says why")
             quick = quick + 1 if monotonic_s() - started_s < QUICK_DEATH_S else 0
             log.warning("worker.ended", exit_status=status, starts=self.starts)
-            await wait(self._stop, min(RESTART_S_MAX, 0.1 * 2**quick) if quick else 0)
+            await wait(self._stop, backoff_s(quick, first_s=RESTART_S, most_s=RESTART_S_MAX) if quick else 0)
 
     async def stop(self) -> None:
         """Drain the worker; kill it when it does not end within its grace period."""
@@ -139,6 +146,7 @@ async def serving(*, host: str | None, port: int | None) -> AsyncIterator[Runnin
                 yield Running(pool, db, f"http://{address}", token_file, (server,))
             finally:
                 stop.set()
+                nurse.cancel()
                 await asyncio.wait({server, nurse})
                 await pool.close()
 
@@ -148,9 +156,9 @@ async def _keep_database(db: Database, pool: Pool, stop: asyncio.Event) -> None:
 
     async def look() -> None:
         try:
-            async with pool.connection() as conn:
+            async with asyncio.timeout(ANSWER_S_MAX), pool.connection() as conn:
                 await conn.execute("SELECT 1")
-        except DATABASE_AWAY:
+        except MAY_PASS:
             try:
                 if await asyncio.to_thread(db.revive):
                     log.warning("database.revived")
@@ -165,7 +173,11 @@ async def _keep_database(db: Database, pool: Pool, stop: asyncio.Event) -> None:
 async def running(
     *, host: str | None, port: int | None, app: str, log_level: str
 ) -> AsyncIterator[tuple[Running, WorkerProcess]]:
-    """Run server and worker for the length of a `with` block, and end them in order: worker first."""
+    """Run server and worker for the length of a `with` block, and end them in order: worker first.
+
+    Until `on_signals` is called SIGTERM ends the start as Ctrl-C does: with what was started.
+    """
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     async with serving(host=host, port=port) as served:
         worker = WorkerProcess(served.database.url("engine"), app, log_level)
         keeper = asyncio.create_task(worker.run())

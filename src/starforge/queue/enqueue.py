@@ -79,6 +79,8 @@ def _encoded(job: NewJob) -> tuple[Any, ...]:
         payload = msgspec.json.encode(job.payload)
     except (TypeError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PayloadError(f"the payload of a {job.type} job is not JSON: {error}") from None
+    if not payload.startswith(b"{"):
+        raise PayloadError(f"the payload of a {job.type} job is not a JSON object")
     if len(payload) > limit_bytes:
         raise PayloadError(
             f"the payload of a {job.type} job has {len(payload)} bytes; at most {limit_bytes} are accepted"

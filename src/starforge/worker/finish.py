@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 from prometheus_client import Histogram
 
-from starforge.db.pool import Connection, Pool, may_pass
+from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.loop import backoff_s, wait
 from starforge.queue.backoff import delay_s
 from starforge.queue.complete import complete
@@ -78,9 +78,7 @@ class Finisher:
                 await self._write_all()
                 failures = max(0, failures - 1)
                 self._written()
-            except Exception as error:
-                if not may_pass(error):
-                    raise
+            except MAY_PASS as error:
                 # Fencing makes writing again safe: what was taken already is not taken twice.
                 self._waiting, self._writing = self._writing + self._waiting, []
                 failures += 1
@@ -109,9 +107,9 @@ class Finisher:
             try:
                 async with asyncio.timeout(WRITE_S_MAX):
                     accepted = await self._write(group)
+            except MAY_PASS:
+                raise
             except Exception as error:
-                if may_pass(error):
-                    raise
                 if len(group) > 1:
                     half = len(group) // 2
                     groups[-1:] = [group[half:], group[:half]]
@@ -181,9 +179,9 @@ class Finisher:
             async with self._pool.connection() as conn:
                 document = {**outcome.last_error(), "reason": reason}
                 return await quarantine(conn, [job], [document], worker_id=self._worker_id)
+        except MAY_PASS:
+            raise
         except Exception as refused:
-            if may_pass(refused):
-                raise
             # It stays leased to this worker, and is run again after it.
             log.error("job.unwritable", job_id=str(job.id), type=job.type, error=told(refused))
             return set()

@@ -3,8 +3,8 @@
 -- gives   a row per snapshot, newest first
 -- index   hero_snapshots_created
 SELECT id, source, subject, size_bytes, status, processing, error_count, rows_written,
-       CASE WHEN status NOT IN ('processed', 'superseded')
-            THEN coalesce(last_error ->> 'reason', last_error #>> '{}') END AS reason,
+       CASE jsonb_typeof(last_error) WHEN 'object' THEN last_error ->> 'reason'
+                                     WHEN 'string' THEN last_error #>> '{}' END AS reason,
        extract(epoch FROM sf_now() - created_at)::float8 AS age_s,
        extract(epoch FROM processed_at - created_at)::float8 AS took_s
 FROM hero_snapshots
