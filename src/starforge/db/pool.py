@@ -283,6 +283,9 @@ def with_user(url: str, user: str, password: str | None = None) -> str:
 
 
 def _why(error: BaseException) -> str:
+    # Leaving a transaction on a lost connection raises about the leaving; what lost it is behind that.
+    if isinstance(error, asyncpg.InterfaceError) and error.__context__ is not None:
+        error = error.__context__
     if isinstance(error, TimeoutError):
         return "no answer in time"
     text = str(error) or type(error).__name__

@@ -53,6 +53,13 @@ class WorkerSettings(Settings):
         ge=1,
         le=3600,
     )
+    kept_days: float = setting(
+        7.0,
+        env="STARFORGE_WORKERS_KEPT_DAYS",
+        unit="days",
+        meaning="How long a worker that has ended stays in the registry.",
+        gt=0,
+    )
     grace_s: float = setting(
         25.0,
         env="STARFORGE_GRACE_S",
@@ -135,6 +142,11 @@ async def bury(conn: Connection, worker_id: UUID, reason: str) -> bool:
 async def expire(conn: Connection) -> int:
     """Declare dead every worker whose lease ran out; return how many."""
     return len(await conn.fetch(sql("worker", "expire")))
+
+
+async def prune(conn: Connection) -> int:
+    """Forget the workers that ended longer ago than they are kept; return how many."""
+    return len(await conn.fetch(sql("worker", "prune"), WorkerSettings.read().kept_days))
 
 
 async def bury_the_gone(conn: Connection) -> int:

@@ -48,8 +48,8 @@ TELL_S_MAX = 5.0
 """Longest that the database may take to hear what became of the worker; its lease runs out otherwise."""
 
 KILL_AFTER_GRACE_S = 5.0
-PARTITIONS_S = 3600.0
-PARTITIONS_RETRY_S = 60.0
+HOURLY_S = 3600.0
+HOURLY_RETRY_S = 60.0
 PARTITION_DAYS = 3
 
 TROUBLE: tuple[type[Exception], ...] = (asyncpg.PostgresError, *MAY_PASS)
@@ -80,7 +80,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reclaim_at_s = 0.0
-        self._partitions_at_s = 0.0
+        self._hourly_at_s = 0.0
 
     def stop(self) -> None:
         """Drain and end; told a second time, give the running jobs back at once."""
@@ -244,10 +244,11 @@ class Supervisor:
             self._reclaim_at_s = now_s + self._settings.lease_s
             if dead or jobs:
                 log.warning("job.reclaimed", workers=dead, jobs=jobs)
-        if now_s >= self._partitions_at_s:
-            self._partitions_at_s = now_s + PARTITIONS_RETRY_S
+        if now_s >= self._hourly_at_s:
+            self._hourly_at_s = now_s + HOURLY_RETRY_S
             await make_partitions(conn, days=PARTITION_DAYS)
-            self._partitions_at_s = now_s + PARTITIONS_S
+            await registry.prune(conn)
+            self._hourly_at_s = now_s + HOURLY_S
 
     async def _tell(self, verb: str, worker_id: UUID, status: int = 0) -> None:
         """Record what became of the worker; where the database is away its lease runs out instead."""
