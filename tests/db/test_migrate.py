@@ -31,6 +31,16 @@ async def test_two_processes_that_migrate_at_once_apply_each_migration_once(serv
     await two.close()
 
 
+async def test_databases_of_one_server_that_are_migrated_at_once_get_their_roles(server: TestServer) -> None:
+    """The roles are the server's, and no lock of one database keeps another's migration from them."""
+    urls = [await _empty(server, f"cluster_{number}") for number in range(4)]
+    conns = [await connect(url) for url in urls]
+    done = await asyncio.gather(*(m.migrate(conn) for conn in conns))
+    assert [len(part) for part in done] == [len(m.migrations())] * 4
+    for conn in conns:
+        await conn.close()
+
+
 async def test_a_changed_old_migration_is_refused_and_nothing_is_applied(server: TestServer) -> None:
     url = await _empty(server, "changed")
     conn = await connect(url)

@@ -103,19 +103,29 @@ async def test_whatever_a_handler_raises_ends_its_attempt_and_nothing_else(
         assert await conn.fetchval("SELECT reason FROM queue_jobs_dlq") == reason
 
 
-async def test_a_handler_that_cancels_its_own_task_fails_and_costs_the_worker_no_slot(pool: Pool) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_handler_that_cancels_its_own_task_harms_neither_the_worker_nor_the_next_job(
+    pool: Pool, waits: bool
+) -> None:
+    """Where it does not wait, the cancellation is still on its way when the handler is through."""
+
     async def cancels(_ctx: Context, _payload: Mapping[str, Any]) -> None:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
+        if waits:
+            await asyncio.sleep(0)
+
+    async def sleeps(_ctx: Context, _payload: Mapping[str, Any]) -> None:
         await asyncio.sleep(0)
 
     async with pool.connection() as conn:
-        await enqueue_many(conn, [NewJob("bad", max_attempts=1) for _ in range(3)])
-        await enqueue_many(conn, [NewJob("good") for _ in range(5)])
-    async with working(pool, JobType("bad", cancels), GOOD, concurrency=1):
-        await until(pool, FAILED, 3)
-        await until(pool, GOOD_DONE, 5)
+        for _ in range(3):
+            await enqueue(conn, NewJob("bad", max_attempts=1))
+            await enqueue(conn, NewJob("good", max_attempts=1))
+    async with working(pool, JobType("bad", cancels), JobType("good", sleeps), concurrency=1):
+        await until(pool, FAILED if waits else "SELECT count(*) FROM job_history WHERE type = 'bad'", 3)
+        await until(pool, GOOD_DONE, 3)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ states which schemas it can work with and refuses the others in one sentence (`c
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from starforge.clock import failpoint, monotonic_s
+import asyncpg
+
+from starforge.clock import failpoint, monotonic_s, randomness
 from starforge.db.errors import MigrationChangedError, RolesMissingError, SchemaVersionError
 from starforge.db.pool import Connection
 from starforge.db.roles import ROLES, grants_script, role_name
@@ -23,6 +26,9 @@ NEEDS_SCHEMA = 7
 
 LOCK_KEY = 0x5F0_26C6
 """Advisory lock that serialises migrations; transaction-scoped, so that a pooler cannot leak it."""
+
+GRANT_TRIES_MAX = 20
+GRANT_PAUSE_S = 0.05
 
 BREAKS_OLD_CODE = re.compile(
     r"\b(DROP\s+(TABLE|COLUMN|VIEW|FUNCTION)|RENAME\s+(TO|COLUMN)|ALTER\s+COLUMN\s+\w+\s+(SET\s+DATA\s+)?TYPE)\b",
@@ -175,15 +181,15 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 async def _require_roles(conn: Connection) -> None:
     """Make the roles and this database's grants where they lack and the user may; refuse otherwise."""
-    names = [role_name(role) for role in ROLES]
-    async with conn.transaction():
-        await conn.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
-        row = await conn.fetchrow(_RIGHTS, names, role_name("owner"))
-        assert row is not None
-        if (row["missing"] or not row["owner_may_create"]) and row["may_create_roles"]:
-            await conn.execute(grants_script(row["database"], schema=row["schema"]))
-            row = await conn.fetchrow(_RIGHTS, names, role_name("owner"))
-            assert row is not None
+    row = await _granted(conn)
+    # Roles belong to all databases of the server and the lock to one: who migrates another may be at them.
+    for tries in range(1, GRANT_TRIES_MAX):
+        if row is not None:
+            break
+        await asyncio.sleep(randomness.uniform(0.5, 1) * GRANT_PAUSE_S * tries)
+        row = await _granted(conn)
+    if row is None:
+        raise RolesMissingError("another process keeps changing the roles: migrate again when it is done")
     if row["missing"]:
         raise RolesMissingError(
             f"the database has no role {', '.join(row['missing'])}, and {row['who']} may not create roles"
@@ -194,6 +200,24 @@ async def _require_roles(conn: Connection) -> None:
         raise RolesMissingError(
             f"{role_name('owner')} may not create tables in schema {row['schema']} of {row['database']}"
         )
+
+
+async def _granted(conn: Connection) -> asyncpg.Record | None:
+    """Return what `_RIGHTS` finds, after making what lacks; None where another process made it first."""
+    asked = ([role_name(role) for role in ROLES], role_name("owner"))
+    try:
+        async with conn.transaction():
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+            row = await conn.fetchrow(_RIGHTS, *asked)
+            assert row is not None
+            if (row["missing"] or not row["owner_may_create"]) and row["may_create_roles"]:
+                await conn.execute(grants_script(row["database"], schema=row["schema"]))
+                row = await conn.fetchrow(_RIGHTS, *asked)
+            return row
+    except (asyncpg.UniqueViolationError, asyncpg.InternalServerError) as error:
+        if isinstance(error, asyncpg.InternalServerError) and "concurrently" not in str(error):
+            raise
+        return None
 
 
 _RIGHTS = """

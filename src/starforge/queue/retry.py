@@ -44,7 +44,8 @@ async def give_back(conn: Connection, jobs: Sequence[LeasedJob], *, worker_id: U
 async def give_back_unknown(conn: Connection, known: Sequence[UUID], *, worker_id: UUID) -> int:
     """Make the worker's jobs pending that are not among `known`; return how many.
 
-    A claim may be committed and its answer lost. Those jobs are leased to a worker that lives and does
-    not know of them: without this nobody would run them for as long as it lives.
+    A claim may be committed and its answer lost, or a server may have forgotten a result that it had
+    acknowledged. Such jobs are leased to a worker that lives and does not know of them: nobody else would
+    run them for as long as it lives.
     """
     return len(await conn.fetch(sql("queue", "return_unknown"), known, worker_id))

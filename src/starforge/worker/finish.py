@@ -38,9 +38,18 @@ HOOK_S_MAX = 10.0
 class Finisher:
     """Takes outcomes one by one and writes them in batches, as soon as the last batch is through."""
 
-    def __init__(self, pool: Pool, types: JobTypes, worker_id: UUID, *, written: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        types: JobTypes,
+        worker_id: UUID,
+        *,
+        written: Callable[[], None],
+        failed: Callable[[], None],
+    ) -> None:
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._written = written  # called after each batch: there is room for more
+        self._failed = failed  # called when the database failed to take one
         self._waiting: list[Outcome] = []
         self._writing: list[Outcome] = []
         self._wake = asyncio.Event()
@@ -82,6 +91,7 @@ class Finisher:
                 # Fencing makes writing again safe: what was taken already is not taken twice.
                 self._waiting, self._writing = self._writing + self._waiting, []
                 failures += 1
+                self._failed()
                 log.warning("finish.failed", outcomes=len(self._waiting), error=str(error) or repr(error))
                 await asyncio.sleep(backoff_s(failures, first_s=RETRY_S, most_s=RETRY_S_MAX))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import structlog
 
 from starforge.clock import monotonic_s, randomness
+from starforge.db.errors import PoolExhaustedError
 from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.queue.claim import claim
 from starforge.queue.handler import JobTypes
@@ -43,8 +46,8 @@ LAST_CLAIM_S_MAX = 5.0
 """Longest that a stop waits for the answer to a claim."""
 
 DOUBT_S = (0.0, 5.0, 130.0)
-"""After a claim whose answer was lost the worker asks so many seconds later which jobs it holds: at once,
-and for a claim that the server was still at, once more, and after the engine role's statement_timeout."""
+"""After the database failed it the worker asks so many seconds later which jobs it holds: at once, and for a
+claim that the server was still at, once more, and after the engine role's statement_timeout."""
 
 
 class Runner:
@@ -69,13 +72,12 @@ class Runner:
         self._announced = asyncio.Event()
         self._cut = asyncio.Event()  # set when running jobs are cancelled
         self._running: set[UUID] = set()
-        self._asked = False  # a claim was sent and its answer is not here
         self._doubts: list[float] = []  # when to ask which jobs are ours
         self._taken = 0
         self._taken_at = (0, monotonic_s())
         self._stop = asyncio.Event()
         self._rate = 0.0
-        self.finisher = Finisher(pool, types, worker_id, written=self._room.set)
+        self.finisher = Finisher(pool, types, worker_id, written=self._room.set, failed=self._doubt)
         self.claimed = 0
 
     def announce(self) -> None:
@@ -140,8 +142,8 @@ class Runner:
                 jobs = await self._claim(wanted)
             except MAY_PASS as error:
                 log.warning("claim.failed", error=str(error) or repr(error))
-                if self._asked:
-                    self._doubts = [monotonic_s() + after_s for after_s in DOUBT_S]
+                if not isinstance(error, PoolExhaustedError):
+                    self._doubt()
                 idle_s = min(2.0, max(idle_s, 0.05) * 2)
                 await self._idle(idle_s)
                 continue
@@ -158,28 +160,30 @@ class Runner:
             idle_s = min(self._poll_s, idle_s * 2)
 
     async def _claim(self, wanted: int) -> list[LeasedJob]:
-        self._asked = False
         async with asyncio.timeout(CLAIM_S_MAX), self._pool.connection() as conn:
             if self._in_doubt():
                 await self._give_back_unknown(conn)
             if wanted <= 0:
                 return []
-            lanes = await self._plan.lanes(conn)
-            self._asked = True
-            jobs = await claim(conn, lanes, n=wanted, worker_id=self._worker_id)
-            self._asked = False
-            return jobs
+            return await claim(conn, await self._plan.lanes(conn), n=wanted, worker_id=self._worker_id)
+
+    def _doubt(self) -> None:
+        """Ask soon which jobs are ours: the answer to a claim may be lost, or a result that was answered.
+
+        A server with asynchronous commit forgets the newest when it crashes; the jobs are running again then.
+        """
+        self._doubts = [monotonic_s() + after_s for after_s in DOUBT_S]
 
     def _in_doubt(self) -> bool:
         return bool(self._doubts) and monotonic_s() >= self._doubts[0]
 
     async def _give_back_unknown(self, conn: Connection) -> None:
-        """Give back the jobs of a claim whose answer was lost: ours by the database, unknown to us."""
+        """Give back the jobs that are ours by the database's word and that we do not know of."""
         known = [*self._running, *self.finisher.held(), *(job.id for _, job in self._buffer)]
         jobs = await give_back_unknown(conn, known, worker_id=self._worker_id)
         self._doubts.pop(0)
         if jobs:
-            log.warning("claim.undone", jobs=jobs)
+            log.warning("job.unknown", jobs=jobs)
 
     async def _idle(self, seconds: float) -> None:
         """Wait for an announcement, at most about `seconds`."""
@@ -200,6 +204,8 @@ class Runner:
     async def _slot(self) -> None:
         """One slot: take a job from the buffer, run it, hand over its outcome, again and again."""
         since, started_s = 0, monotonic_s()
+        me = asyncio.current_task()
+        assert me is not None
         while True:
             while not self._buffer:
                 if self._stop.is_set():
@@ -221,6 +227,8 @@ class Runner:
             self.finisher.take(outcome)
             if outcome.ending == "returned":
                 return
+            if me.cancelling():
+                await _forget_cancellation(me)
             since += 1
             if since >= YIELD_EVERY or monotonic_s() - started_s > 0.005:
                 since, started_s = 0, monotonic_s()
@@ -235,6 +243,17 @@ class Runner:
             newer = 1 - 0.5 ** (seconds / MEASURE_S)
             self._rate += newer * ((self._taken - taken) / seconds - self._rate)
             self._taken_at = (self._taken, monotonic_s())
+
+
+async def _forget_cancellation(me: asyncio.Task[Any]) -> None:
+    """Let a cancellation that a handler left behind pass here: it was not meant for the next job.
+
+    Where it was the worker's own the slot ends all the same, because that comes after a stop.
+    """
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    while me.uncancel():
+        pass
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -12,4 +12,5 @@ SET owner = excluded.owner,
 WHERE gates.owner <> excluded.owner
    OR gates.reason <> excluded.reason
    OR abs(extract(epoch FROM excluded.expires_at - gates.expires_at)) >= 60
+   OR gates.expires_at < sf_now() + interval '10 seconds'
 RETURNING scope, name, cause, owner, reason, created_at, expires_at
