@@ -265,6 +265,7 @@ async def test_a_pause_in_the_middle_is_told_with_what_was_taken_before(
 
 
 @covers("G1")
+@pytest.mark.db
 async def test_a_database_that_stops_in_the_middle_is_told_and_nothing_is_half_taken() -> None:
     """The second batch hangs in its transaction when the server goes."""
     version = os.environ.get("STARFORGE_TEST_POSTGRES", "18")
