@@ -6,7 +6,10 @@ the doors answer: the exit code of the command line and the status of the HTTP A
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 ALL_ERRORS: dict[str, type[StarForgeError]] = {}
 
@@ -94,3 +97,17 @@ class IllegalMoveError(RefusedError):
             f"allowed from: {', '.join(allowed) if allowed else 'no state'}"
         )
         self.machine, self.verb, self.state, self.allowed = machine, verb, state, allowed
+
+
+def told(error: BaseException) -> str:
+    """Return an error's text as Postgres can keep it, or its class where it has none or cannot tell it."""
+    try:
+        text = str(error)
+    except Exception:  # whatever an error's own __str__ raises
+        text = ""
+    return storable(text) or type(error).__name__
+
+
+def storable(text: str) -> str:
+    """Return the text with U+FFFD for what Postgres refuses: NUL, and halves of surrogate pairs."""
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -80,7 +80,7 @@ class Panic(BaseException):
         (KeyboardInterrupt(), "KeyboardInterrupt"),
         (Panic("overflow"), "overflow"),
         (ValueError("a\0b"), "a\ufffdb"),
-        (ValueError("a\ud800b"), "a?b"),
+        (ValueError("a\ud800b"), "a\ufffdb"),
         (MuteError(), "MuteError"),
         (BaseExceptionGroup("two", [ValueError("a\0"), SystemExit("\udfff")]), "two (2 sub-exceptions)"),
     ],

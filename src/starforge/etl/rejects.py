@@ -13,6 +13,7 @@ import asyncpg
 
 from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
+from starforge.errors import storable, told
 from starforge.etl.errors import MalformedError, MappingError, TooLargeError
 from starforge.queue.handler import PermanentError
 
@@ -34,7 +35,6 @@ DETAILS = (
 )  # fmt: skip
 """What an error says of itself that is kept beside its message."""
 
-_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 _VARIABLE = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
 
 
@@ -55,26 +55,15 @@ def reject_of(error: BaseException) -> Reject:
     """
     cause = (error.__cause__ or error) if isinstance(error, PermanentError) else error
     kind = error_type(cause)
-    message = _storable(_told(cause) or type(cause).__name__)[:MESSAGE_CHARS_MAX]
+    message = told(cause)[:MESSAGE_CHARS_MAX]
     details: dict[str, Any] = {"error": type(cause).__name__}
     for name in DETAILS:
         value = getattr(cause, name, None)
         if isinstance(value, str):
-            details[name] = _storable(value)[:MESSAGE_CHARS_MAX]
+            details[name] = storable(value)[:MESSAGE_CHARS_MAX]
         elif type(value) is int:
             details[name] = value
     return Reject(kind, message, details, fingerprint(kind, cause))
-
-
-def _told(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # a handler's exception may be unable to say what it is
-        return ""
-
-
-def _storable(text: str) -> str:
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def error_type(error: BaseException) -> ErrorType:
@@ -106,15 +95,15 @@ def fingerprint(kind: ErrorType, error: BaseException) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].name}" if frames else ""
-    told = _told(error)
+    said = told(error)
     if isinstance(error, asyncpg.PostgresError):
         names = ("sqlstate", "schema_name", "table_name", "column_name", "constraint_name")
         place = "|".join(str(getattr(error, name, None)) for name in names)
-        told = error.message or told
+        said = error.message or said
     # The path of a mapping error tells failures apart by field; its ids do not.
-    told = _VARIABLE.sub("#", told)
+    said = _VARIABLE.sub("#", said)
     return hashlib.sha256(
-        f"{kind}|{type(error).__name__}|{place}|{told}".encode(errors="replace")
+        f"{kind}|{type(error).__name__}|{place}|{said}".encode(errors="replace")
     ).hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from starforge.clock import monotonic_s
 from starforge.db.pool import Pool
+from starforge.errors import storable, told
 from starforge.queue.handler import Context, JobType, PermanentError, Quarantined
 from starforge.queue.job import LeasedJob
 
@@ -50,20 +51,6 @@ class Outcome:
             trace = "".join(traceback.format_exception(self.error))
             document["trace"] = storable(trace[-TRACE_CHARS_MAX:])
         return document
-
-
-def told(error: BaseException) -> str:
-    """Return an error's text, or its class where it has none or cannot tell it."""
-    try:
-        text = str(error)
-    except Exception:  # whatever an error's own __str__ raises
-        text = ""
-    return storable(text) or type(error).__name__
-
-
-def storable(text: str) -> str:
-    """Return the text without what Postgres refuses: NUL, and halves of surrogate pairs."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 async def attempt(

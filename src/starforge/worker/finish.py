@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import Histogram
 
 from starforge.db.pool import MAY_PASS, Connection, Pool
+from starforge.errors import told
 from starforge.loop import backoff_s, wait
 from starforge.queue.backoff import delay_s
 from starforge.queue.complete import complete
@@ -20,7 +21,7 @@ from starforge.queue.fail import fail, quarantine
 from starforge.queue.handler import JobTypes
 from starforge.queue.retry import give_back, retry
 from starforge.telemetry.metrics import JOB_DURATION, JOBS_PROCESSED
-from starforge.worker.attempt import Outcome, told
+from starforge.worker.attempt import Outcome
 
 log = structlog.get_logger("worker")
 
