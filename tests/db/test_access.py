@@ -19,6 +19,11 @@ ROWS = {
         VALUES (TENANT, gen_random_uuid(), 'q', 't', '{}', 0, 'completed', 0, 5, now(), 1, now(), now())""",
     "queue_jobs_dlq": """(tenant_id, original_job_id, type, payload, reason)
         VALUES (TENANT, gen_random_uuid(), 't', '{}', 'r')""",
+    "job_keys": "(tenant_id, type, key, job_id, states) VALUES (TENANT, 't', 'k', gen_random_uuid(), '{}')",
+    "job_progress": "(tenant_id, job_id, lease_epoch) VALUES (TENANT, gen_random_uuid(), 1)",
+    "job_kills": """(tenant_id, job_id, type, worker_id, lease_epoch, verdict, cause, evidence)
+        VALUES (TENANT, gen_random_uuid(), 't', gen_random_uuid(), 1, 'guilty', 'oom', '{}')""",
+    "schedules": "(tenant_id, name, type, cron, next_at) VALUES (TENANT, TENANT, 't', '* * * * *', now())",
     "hero_snapshots": "(tenant_id, source, raw, size_bytes, sha256) VALUES (TENANT, 'hero', '{}', 2, '')",
     "snapshot_captures": """(tenant_id, snapshot_id, source, captured_at)
         SELECT TENANT, id, 'hero', now() FROM hero_snapshots WHERE tenant_id = TENANT""",

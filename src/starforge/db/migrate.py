@@ -21,7 +21,7 @@ from starforge.db.errors import MigrationChangedError, RolesMissingError, Schema
 from starforge.db.pool import Connection
 from starforge.db.roles import ROLES, grants_script, role_name
 
-NEEDS_SCHEMA = 7
+NEEDS_SCHEMA = 10
 """The oldest schema that this code can work with."""
 
 LOCK_KEY = 0x5F0_26C6
@@ -34,6 +34,7 @@ BREAKS_OLD_CODE = re.compile(
     r"\b(DROP\s+(TABLE|COLUMN|VIEW|FUNCTION)|RENAME\s+(TO|COLUMN)|ALTER\s+COLUMN\s+\w+\s+(SET\s+DATA\s+)?TYPE)\b",
     re.IGNORECASE,
 )
+FUNCTION_BODY = re.compile(r"CREATE (?:OR REPLACE )?FUNCTION[^;]*?\$\$.*?\$\$", re.DOTALL)
 HEADER = re.compile(r"^-- phase: (expand|contract (\d+))$", re.MULTILINE)
 
 
@@ -77,7 +78,8 @@ def parse(file_name: str, text: str) -> Migration:
     phase = HEADER.search(text)
     if phase is None:
         raise ValueError(f"{file_name}: say `-- phase: expand` or `-- phase: contract N`")
-    bare = re.sub(r"--[^\n]*", "", text)
+    # What a function's body says happens when it is called, and not in the migration.
+    bare = FUNCTION_BODY.sub("", re.sub(r"--[^\n]*", "", text))
     if phase[1] == "expand" and (breaks := BREAKS_OLD_CODE.search(bare)):
         raise ValueError(f"{file_name}: an expanding migration may not {breaks[0]}; old workers still run")
     return Migration(int(match[1]), match[2], text, int(phase[2] or 0))
