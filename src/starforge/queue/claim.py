@@ -15,6 +15,17 @@ from starforge.queue.job import LeasedJob
 from starforge.queue.plan import Lane
 
 
+class Rare(msgspec.Struct):
+    """What few jobs carry: it comes as one column, null for the rest."""
+
+    limit_key: str
+    tags: tuple[str, ...]
+    timeout_s: float | None
+    trace: str | None
+    kills: int
+    alone: bool
+
+
 async def claim(conn: Connection, lanes: Sequence[Lane], *, n: int, worker_id: UUID) -> list[LeasedJob]:
     """Lease up to `n` ready jobs of these lanes to a worker; [] where none is ready.
 
@@ -49,4 +60,11 @@ def _leased(row: asyncpg.Record) -> LeasedJob:
             payload, fault = {}, "the payload is not a JSON object"
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         payload, fault = {}, f"the payload cannot be read: {error}"
-    return LeasedJob(row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault)
+    rare = row["rare"]
+    if rare is None:
+        return LeasedJob(row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault)
+    said = msgspec.json.decode(rare, type=Rare)
+    return LeasedJob(
+        row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault,
+        said.limit_key, said.tags, said.timeout_s, said.trace, said.kills, said.alone,
+    )  # fmt: skip

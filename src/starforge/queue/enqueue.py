@@ -13,7 +13,7 @@ from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.errors import PayloadError
-from starforge.queue.job import JobSettings, NewJob
+from starforge.queue.job import COLUMNS, JobSettings, NewJob
 
 CHANNEL = "starforge_jobs"
 COPY_ROWS_MIN = 1000
@@ -22,16 +22,17 @@ COPY_ROWS_MIN = 1000
 NOTIFY_S = 0.02
 """NOTIFY takes a database-wide lock at commit: at most one per queue, process and this long."""
 
+TAGS = COLUMNS.index("tags")
+
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """An escaped NUL, and not an escaped backslash before the letters u0000."""
 
 _notified_s: dict[str, float] = {}
 
-_COLUMNS = ("id", "tenant_id", "queue", "type", "payload", "priority", "max_attempts", "run_after")
 STAGE = """
 CREATE TEMPORARY TABLE starforge_enqueue (
     id uuid, tenant_id text, queue text, type text, payload text, priority integer, max_attempts integer,
-    run_after timestamptz
+    run_after timestamptz, limit_key text, tags text[], timeout_s real, trace text, place integer
 ) ON COMMIT DROP
 """
 
@@ -43,7 +44,7 @@ async def enqueue(conn: Connection, job: NewJob) -> UUID:
     asyncpg connection will do, with whatever codecs its owner has set.
     Raises: PayloadError when the payload is too large or is not JSON.
     """
-    row = await conn.fetchrow(sql("queue", "enqueue"), *_encoded(job), _due(job.queue))
+    row = await conn.fetchrow(sql("queue", "enqueue"), *_encoded(job), job.queue if _due(job.queue) else None)
     failpoint("after_enqueue")
     assert row is not None
     return UUID(str(row["id"]))
@@ -61,11 +62,16 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[UUID]:
         return []
     async with conn.transaction():
         if len(rows) < COPY_ROWS_MIN:
-            await conn.execute(sql("queue", "enqueue_many"), *zip(*rows, strict=True))
+            columns = list(zip(*rows, strict=True))
+            columns[TAGS] = tuple(_listed(tags) for tags in columns[TAGS])
+            await conn.execute(sql("queue", "enqueue_many"), *columns)
         else:
             await conn.execute(STAGE)
-            await conn.copy_records_to_table("starforge_enqueue", records=rows, columns=list(_COLUMNS))
-            await conn.execute(sql("queue", "enqueue_staged"))
+            numbered = [(*row, place) for place, row in enumerate(rows)]
+            await conn.copy_records_to_table(
+                "starforge_enqueue", records=numbered, columns=[*COLUMNS, "place"]
+            )
+            await conn.execute(sql("queue", "enqueue_staged"), len(rows))
             await conn.execute("DROP TABLE pg_temp.starforge_enqueue")
         for queue in {job.queue for job in jobs}:
             await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, queue)
@@ -92,6 +98,11 @@ def _encoded(job: NewJob) -> tuple[Any, ...]:
         )
     row = job.row()
     return (*row[:4], text, *row[5:])
+
+
+def _listed(tags: list[str] | None) -> str | None:
+    """Return one job's tags as JSON: an array of arrays would have to have equal lengths."""
+    return None if tags is None else msgspec.json.encode(tags).decode()
 
 
 def _due(queue: str) -> bool:

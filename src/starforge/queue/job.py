@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -77,13 +78,45 @@ class NewJob:
     tenant: str | None = None
     """Tenant it belongs to; None means TENANT_ID."""
 
+    limit_key: str = ""
+    """Jobs of one type and key share the type's limit per key; empty: no key."""
+
+    tags: Sequence[str] = ()
+    """Words to find, pause and cancel it by."""
+
+    timeout_s: float | None = None
+    """Longest that an attempt may take; None means the type's."""
+
+    trace: str | None = None
+    """W3C traceparent that its attempts belong to."""
+
     id: UUID = field(default_factory=new_id)
 
     def row(self) -> tuple[Any, ...]:
-        """Return id, tenant, queue, type, payload, priority, max_attempts, run_after; defaults filled in."""
+        """Return the row in the order of COLUMNS, the payload as it is and defaults filled in."""
         tenant = HomeSettings.read().tenant if self.tenant is None else self.tenant
         tries = JobSettings.read().max_attempts if self.max_attempts is None else self.max_attempts
-        return (self.id, tenant, self.queue, self.type, self.payload, self.priority, tries, self.run_after)
+        return (
+            self.id,
+            tenant,
+            self.queue,
+            self.type,
+            self.payload,
+            self.priority,
+            tries,
+            self.run_after,
+            self.limit_key,
+            list(self.tags) or None,
+            self.timeout_s,
+            self.trace,
+        )
+
+
+COLUMNS = (
+    "id", "tenant_id", "queue", "type", "payload", "priority", "max_attempts", "run_after", "limit_key",
+    "tags", "timeout_s", "trace",
+)  # fmt: skip
+"""What an enqueue says of a job; the table's defaults say the rest."""
 
 
 class LeasedJob(msgspec.Struct, frozen=True, gc=False):
@@ -99,6 +132,16 @@ class LeasedJob(msgspec.Struct, frozen=True, gc=False):
     lease_epoch: int
     fault: str | None = None
     """Why no handler can be given the payload, where it is not a JSON object that Python can hold."""
+
+    limit_key: str = ""
+    tags: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    trace: str | None = None
+    kills: int = 0
+    """Workers that died while this job was running on them."""
+
+    alone: bool = False
+    """It killed a worker or is suspected to: it runs in a process of its own, one at a time."""
 
     @property
     def attempt(self) -> int:
