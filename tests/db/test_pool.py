@@ -326,7 +326,7 @@ async def test_behind_a_pooler_jobs_are_enqueued_claimed_and_completed(database:
         plan = Plan(["default"], TYPES)
         while True:
             async with pool.connection() as conn:
-                jobs = await claim(conn, await plan.lanes(conn), n=100, worker_id=worker_id)
+                jobs = await claim(conn, plan, n=100, worker_id=worker_id)
                 if not jobs:
                     return
                 done = await complete(conn, jobs, [1.0] * len(jobs), worker_id=worker_id)

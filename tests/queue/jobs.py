@@ -20,4 +20,4 @@ async def a_worker(conn: Connection, *, lease_s: float = 30) -> UUID:
 
 async def claimed(conn: Connection, worker_id: UUID, n: int = 100) -> list[LeasedJob]:
     """Claim what is ready in the default queue."""
-    return await claim(conn, await Plan(["default"], TYPES).lanes(conn), n=n, worker_id=worker_id)
+    return await claim(conn, Plan(["default"], TYPES), n=n, worker_id=worker_id)

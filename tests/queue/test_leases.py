@@ -9,18 +9,16 @@ from typing import Any
 import pytest
 
 from starforge.db.pool import Connection, Pool
-from starforge.queue.claim import claim
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.fail import fail, quarantine
 from starforge.queue.gate import pause, resume
 from starforge.queue.job import JOB, LIVE_STATUSES, NewJob
-from starforge.queue.plan import Lane, Plan, in_turn, open_lanes
 from starforge.queue.reclaim import reclaim
 from starforge.queue.retry import give_back, give_back_unknown, retry
 from starforge.worker.registry import bury, expire, extend
 from tests.covers import covers
-from tests.queue.jobs import TYPES, a_worker, claimed
+from tests.queue.jobs import a_worker, claimed
 
 Travel = Callable[..., Awaitable[None]]
 ERROR = {"reason": "it broke"}
@@ -229,21 +227,6 @@ async def test_a_paused_queue_is_not_claimed_until_it_is_resumed_or_the_pause_ex
     assert await claimed(conn, worker_id) == []
     await resume(conn, "default")
     assert len(await claimed(conn, worker_id)) == 1
-
-
-async def test_the_plan_lists_each_live_priority_once_however_many_jobs_wait(conn: Connection) -> None:
-    await enqueue_many(conn, [NewJob("t", priority=n % 3) for n in range(300)])
-    lanes = await Plan(["default", "mail"], TYPES).lanes(conn)
-    assert lanes == [Lane("default", "t", 2), Lane("default", "t", 1), Lane("default", "t", 0)]
-    assert await claim(conn, [], n=5, worker_id=await a_worker(conn)) == []
-
-
-def test_lanes_of_one_priority_take_turns_and_never_pass_a_higher_one() -> None:
-    lanes = [Lane("q", "a", 9), Lane("q", "b", 1), Lane("q", "c", 1)]
-    heads = [in_turn(lanes, turn) for turn in range(2)]
-    assert [order[0].type for order in heads] == ["a", "a"]
-    assert {order[1].type for order in heads} == {"b", "c"}
-    assert open_lanes(lanes, []) == lanes
 
 
 @covers("Q-23", "D-19")

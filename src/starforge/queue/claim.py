@@ -8,11 +8,11 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from starforge.clock import failpoint
+from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.job import LeasedJob
-from starforge.queue.plan import Lane
+from starforge.queue.plan import LaneKey, Plan, Scan
 
 
 class Rare(msgspec.Struct):
@@ -26,25 +26,56 @@ class Rare(msgspec.Struct):
     alone: bool
 
 
-async def claim(conn: Connection, lanes: Sequence[Lane], *, n: int, worker_id: UUID) -> list[LeasedJob]:
-    """Lease up to `n` ready jobs of these lanes to a worker; [] where none is ready.
+async def claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> list[LeasedJob]:
+    """Lease up to `n` ready jobs of the plan's lanes to a worker; [] where none is ready.
 
     A worker whose own lease has ended gets nothing, so that a zombie cannot claim.
     """
-    if not lanes:
-        return []
+    await plan.refresh(conn)
+    jobs: list[LeasedJob] = []
+    if scans := plan.sweep(n):
+        started_s = monotonic_s()
+        jobs = await _run(conn, scans, n, worker_id, plan.closed_tags)
+        plan.settle_sweep(scans, n, monotonic_s() - started_s)
+    left = n - len(jobs)
+    if left and (scans := plan.scans(left)):
+        jobs += await _run(conn, scans, left, worker_id, plan.closed_tags)
+        plan.settle(scans, left)
+    return jobs
+
+
+async def _run(
+    conn: Connection, scans: Sequence[Scan], n: int, worker_id: UUID, closed_tags: list[str] | None
+) -> list[LeasedJob]:
+    """Run the one statement and tell each scan what it took."""
     rows = await conn.fetch(
         sql("queue", "claim"),
-        [lane.queue for lane in lanes],
-        [lane.type for lane in lanes],
-        [lane.priority for lane in lanes],
+        *zip(*(scan.lane.key for scan in scans), strict=True),
+        [scan.since_s for scan in scans],
+        [scan.until_s for scan in scans],
+        [scan.most for scan in scans],
         n,
         worker_id,
+        closed_tags,
     )
     failpoint("after_claim")
     if len(rows) > 1:
         rows.sort(key=_urgency)
-    return [_leased(row) for row in rows]
+    jobs = [_leased(row) for row in rows]
+    _tell(scans, rows, jobs)
+    return jobs
+
+
+def _tell(scans: Sequence[Scan], rows: Sequence[asyncpg.Record], jobs: Sequence[LeasedJob]) -> None:
+    """Tell each scan what it took."""
+    if len(scans) == 1:
+        scan = scans[0]
+        for row in rows:
+            scan.took(row["due_s"])
+        return
+    by_lane = {scan.lane.key: scan for scan in scans}
+    for row, job in zip(rows, jobs, strict=True):
+        by_lane[LaneKey(job.queue, job.type, row["priority"], job.tenant, job.limit_key)].took(row["due_s"])
 
 
 def _urgency(row: asyncpg.Record) -> tuple[int, float]:

@@ -1,69 +1,250 @@
-"""The plan: which lanes a worker may claim from now. Cached, so that the claim itself stays tiny.
+"""The plan: which lanes a worker may claim from now, and where in each its next scan starts.
 
-A lane is a (queue, type, priority) that has pending jobs. Held, unknown and delayed jobs cost the claim
-nothing, because their lanes are not in the plan or end at their first index entry.
+A lane is a (queue, type, priority, tenant, limit key) that had jobs. What is held, unknown or delayed costs
+the claim nothing: its lanes are not in the plan, or end at their first index entry. Every lane has a
+watermark, because a long transaction keeps the index entries of finished jobs alive: a scan starts where
+the last one ended, less a margin. What comes in behind the watermark (late commits, returned jobs, clocks
+that step back) is found by a wider scan after each announcement and by a sweep every SWEEP_S.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.gate import Gate, closed_gates
+from starforge.settings import Settings, setting
 
 REFRESH_S = 1.0
-"""A pause is honoured, and a new priority seen, within this time."""
+"""A pause is honoured, and a new lane seen, within this time."""
+
+SWEEP_S = 2.0
+"""What is behind a watermark is claimed within this time."""
+
+COST_MAX = 0.05
+"""Share of its time that a worker may spend on looks, and on sweeps: slow ones are made less often."""
+
+MARGIN_S = 0.02
+"""A scan starts this much before the watermark: commits overtake each other."""
+
+WIDE_S = 0.25
+"""After an announcement it starts this much before, at most once in WIDE_EVERY_S."""
+
+WIDE_EVERY_S = 0.1
+LANES_MAX = 2000
+"""Beyond this many lanes those idle for longest are forgotten, and found again when they have jobs."""
+
+LANES_PER_CLAIM_MAX = 100
+AGED_SHARE = 4
+"""Lanes whose oldest job has waited too long go first, each with at most one job in this many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """What one index scan of the claim covers."""
+class AgingSettings(Settings):
+    """What keeps low priorities from waiting for ever."""
+
+    aging_s: float = setting(
+        300.0,
+        env="STARFORGE_AGING_S",
+        unit="seconds",
+        meaning="A job that has been due for this long is served whatever its priority.",
+        gt=0,
+    )
+
+
+class LaneKey(NamedTuple):
+    """What tells one lane from another."""
 
     queue: str
     type: str
     priority: int
+    tenant: str
+    limit_key: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A lane as one worker knows it."""
+
+    key: LaneKey
+    since_s: float = -math.inf
+    """The watermark: where the last scan ended, on the database's clock."""
+
+    oldest_s: float | None = None
+    """Since when its oldest job is due, as of the last look; None: nothing is."""
+
+    used_s: float = field(default_factory=monotonic_s)
+
+
+@dataclass(slots=True)
+class Scan:
+    """One index scan of a claim: the lane's jobs due from `since_s` to `until_s`, at most `most` of them."""
+
+    lane: Lane
+    since_s: float
+    until_s: float
+    most: int
+    taken: int = 0
+    reached_s: float = -math.inf
+    """The latest due time that the claim took; with `taken` it is the claim's answer."""
+
+    def took(self, due_s: float) -> None:
+        """Note one job that the claim took."""
+        self.taken += 1
+        if due_s > self.reached_s:
+            self.reached_s = due_s
 
 
 class Plan:
-    """The open lanes of a worker's queues and types, refreshed every second or when told to."""
+    """The lanes of a worker's queues and types, refreshed every second or when told to."""
 
     def __init__(self, queues: Sequence[str], types: Sequence[str]) -> None:
         self._queues, self._types = list(queues), list(types)
-        self._lanes: list[Lane] = []
-        self._read_s = -REFRESH_S
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._gates: list[Gate] = []
+        self._closed: frozenset[tuple[str, str]] = frozenset()
+        self._aging_s = AgingSettings.read().aging_s
+        self._look_at_s = self._sweep_at_s = self._wide_at_s = -math.inf
+        self._wide = False
+        self._now_s = 0.0
         self._turn = 0
 
     def expire(self) -> None:
-        """Have the next `lanes` read afresh: something was announced, or the lanes ran dry."""
-        self._read_s = -REFRESH_S
+        """Have the next claim look afresh: the lanes ran dry, or something unknown was announced."""
+        self._look_at_s = -math.inf
 
-    async def lanes(self, conn: Connection) -> list[Lane]:
-        """Return the open lanes, highest priority first; those of one priority take turns at the head."""
-        if monotonic_s() - self._read_s >= REFRESH_S:
-            rows = await conn.fetch(sql("queue", "lanes"), self._queues, self._types)
-            gates = await closed_gates(conn)
-            self._lanes = open_lanes((Lane(*row) for row in rows), gates)
-            self._read_s = monotonic_s()
+    def announce(self, key: LaneKey | None) -> None:
+        """Hear that jobs came into a lane; None: somewhere, and perhaps behind the watermarks."""
+        self._wide = True
+        if key is None:
+            self._look_at_s = self._sweep_at_s = -math.inf
+        elif key.queue in self._queues and key.type in self._types:
+            lane = self._lanes.setdefault(key, Lane(key))
+            if lane.oldest_s is None:
+                lane.oldest_s = self._now_s
+
+    async def refresh(self, conn: Connection) -> None:
+        """Look at the lanes and the gates where the last look is too old."""
+        now_s = monotonic_s()
+        if now_s < self._look_at_s:
+            return
+        await self._look(conn)
+        spent_s = monotonic_s() - now_s
+        self._look_at_s = now_s + spent_s + max(REFRESH_S, spent_s / COST_MAX)
+
+    def scans(self, n: int) -> list[Scan]:
+        """Return the scans of a claim of up to `n` jobs; [] where nothing waits that may start."""
+        margin_s, now_s = MARGIN_S, monotonic_s()
+        if self._wide and now_s >= self._wide_at_s:
+            self._wide, self._wide_at_s, margin_s = False, now_s + WIDE_EVERY_S, WIDE_S
         self._turn += 1
-        return in_turn(self._lanes, self._turn)
+        ready = self._in_order(self._turn)[:LANES_PER_CLAIM_MAX]
+        return [Scan(lane, lane.since_s - margin_s, math.inf, self._most(lane, n, ready)) for lane in ready]
+
+    def sweep(self, n: int) -> list[Scan]:
+        """Return scans of what is behind the watermarks, where it is time to look there; [] otherwise."""
+        now_s = monotonic_s()
+        if now_s < self._sweep_at_s:
+            return []
+        self._sweep_at_s = now_s + SWEEP_S
+        return [
+            Scan(lane, -math.inf, lane.since_s - MARGIN_S, n)
+            for lane in self._lanes.values()
+            if lane.since_s > -math.inf and self._open(lane)
+        ]
+
+    def settle(self, scans: Sequence[Scan], n: int) -> None:
+        """Learn from a claim of up to `n` jobs: the watermarks rise, and dry lanes rest until a look."""
+        total = sum(scan.taken for scan in scans)
+        for scan in scans:
+            lane = scan.lane
+            if scan.taken:
+                lane.used_s = monotonic_s()
+                lane.since_s = max(lane.since_s, scan.reached_s)
+                lane.oldest_s = scan.reached_s
+            if scan.taken < scan.most and total < n:
+                lane.oldest_s = None
+
+    def settle_sweep(self, scans: Sequence[Scan], n: int, took_s: float) -> None:
+        """Learn from a sweep of up to `n` jobs: where there may be more behind, scans start there again."""
+        full = sum(scan.taken for scan in scans) >= n
+        for scan in scans:
+            if full and scan.taken:
+                scan.lane.since_s, scan.lane.oldest_s = -math.inf, scan.reached_s
+        self._sweep_at_s = monotonic_s() + (0 if full else max(SWEEP_S, took_s / COST_MAX))
+
+    async def _look(self, conn: Connection) -> None:
+        """Ask what waits in the known lanes, which lanes there are besides, and which gates are closed."""
+        known = list(self._lanes.values())
+        columns = list(zip(*(lane.key for lane in known), strict=True)) or [(), (), (), (), ()]
+        since_s = [lane.since_s - MARGIN_S for lane in known]
+        rows = await conn.fetch(sql("queue", "look"), self._queues, self._types, *columns, since_s)
+        for row in rows:
+            self._now_s = row["now_s"]
+            if row["place"] is None:
+                key = LaneKey(*row[1:6])
+                lane = self._lanes.setdefault(key, Lane(key))
+            else:
+                lane = known[row["place"] - 1]
+            lane.oldest_s = row["oldest_s"]
+            if lane.oldest_s is None and row["place"] is not None:
+                # Nothing is due from the watermark on, so the next scan need not start before now.
+                lane.since_s = max(lane.since_s, row["now_s"] - WIDE_S)
+        self._heed(await closed_gates(conn))
+        if len(self._lanes) > LANES_MAX:
+            idle = sorted(self._lanes.values(), key=lambda lane: (lane.oldest_s is not None, lane.used_s))
+            for lane in idle[: len(self._lanes) - LANES_MAX]:
+                del self._lanes[lane.key]
+
+    def _heed(self, gates: list[Gate]) -> None:
+        """Take note of the closed gates; what one held back may be behind the watermarks when it opens."""
+        closed = frozenset((gate.scope, gate.name) for gate in gates)
+        if {name for scope, name in self._closed - closed if scope == "tag"}:
+            for lane in self._lanes.values():
+                lane.since_s = -math.inf
+        self._gates, self._closed = gates, closed
+
+    @property
+    def closed_tags(self) -> list[str] | None:
+        """The tags whose jobs may not start; None where all may."""
+        return [name for scope, name in self._closed if scope == "tag"] or None
+
+    def _open(self, lane: Lane) -> bool:
+        key = lane.key
+        return not self._closed or not (
+            ("queue", key.queue) in self._closed
+            or ("type", key.type) in self._closed
+            or ("tenant", key.tenant) in self._closed
+        )
+
+    def _is_aged(self, lane: Lane) -> bool:
+        return lane.oldest_s is not None and self._now_s - lane.oldest_s > self._aging_s
+
+    def _most(self, lane: Lane, n: int, ready: Sequence[Lane]) -> int:
+        """How many of `n` jobs may come from this lane."""
+        return max(1, n // AGED_SHARE) if len(ready) > 1 and self._is_aged(lane) else n
+
+    def _in_order(self, turn: int) -> list[Lane]:
+        """Return the open lanes that have due jobs: the aged ones, then by priority, equals taking turns."""
+        ready = [lane for lane in self._lanes.values() if lane.oldest_s is not None and self._open(lane)]
+        if len(ready) < 2:
+            return ready
+        aged = sorted((lane for lane in ready if self._is_aged(lane)), key=lambda lane: lane.oldest_s or 0.0)
+        rest = [lane for lane in ready if not self._is_aged(lane)] if aged else ready
+        return in_turn(aged, turn, by_priority=False) + in_turn(rest, turn)
 
 
-def open_lanes(lanes: Iterable[Lane], gates: Iterable[Gate]) -> list[Lane]:
-    """Return the lanes that no gate closes."""
-    closed = {(gate.scope, gate.name) for gate in gates}
-    return [
-        lane for lane in lanes if ("queue", lane.queue) not in closed and ("type", lane.type) not in closed
-    ]
-
-
-def in_turn(lanes: Sequence[Lane], turn: int) -> list[Lane]:
-    """Rotate the lanes of each priority by `turn`, so that none starves behind another."""
+def in_turn(lanes: Iterable[Lane], turn: int, *, by_priority: bool = True) -> list[Lane]:
+    """Order lanes by priority, highest first, and rotate equals by `turn`, so that none starves another."""
     turned: list[Lane] = []
-    for _, equals in groupby(lanes, key=lambda lane: lane.priority):
+    if by_priority:
+        lanes = sorted(lanes, key=lambda lane: -lane.key.priority)
+    for _, equals in groupby(lanes, key=lambda lane: lane.key.priority if by_priority else 0):
         group = list(equals)
         shift = turn % len(group)
         turned += group[shift:] + group[:shift]

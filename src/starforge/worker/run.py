@@ -165,7 +165,7 @@ class Runner:
                 await self._give_back_unknown(conn)
             if wanted <= 0:
                 return []
-            return await claim(conn, await self._plan.lanes(conn), n=wanted, worker_id=self._worker_id)
+            return await claim(conn, self._plan, n=wanted, worker_id=self._worker_id)
 
     def _doubt(self) -> None:
         """Ask soon which jobs are ours: the answer to a claim may be lost, or a result that was answered.
