@@ -2,7 +2,7 @@
 
 app = StarForge("shop")
 
-@app.job(queue="mail", max_attempts=3)
+@app.job(queue="mail", retry=3)
 async def welcome(user_id: int) -> None: ...
 
 await app.enqueue("welcome", {"user_id": 7})
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -22,6 +22,18 @@ from starforge.etl.ingest import process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
 from starforge.heroes.mapping import HERO
+from starforge.queue.declare import (
+    KeyOf,
+    Limit,
+    Rate,
+    Retry,
+    Unique,
+    as_limit,
+    as_rate,
+    as_retry,
+    as_unique,
+    seconds,
+)
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.errors import HandlerNotAsyncError
 from starforge.queue.handler import Context, JobType, JobTypes
@@ -46,13 +58,20 @@ class StarForge:
         *,
         queue: str = "default",
         priority: int = 0,
-        max_attempts: int | None = None,
-        timeout_s: float | None = None,
+        retry: int | Retry | None = None,
+        timeout: float | timedelta | None = None,
+        isolated: bool = False,
+        high_memory: bool = False,
+        unique: bool | KeyOf | Unique | None = None,
+        limit: int | Limit | None = None,
+        rate: str | Rate | None = None,
+        owner: str | None = None,
+        critical: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Register an async function as a job type; its parameters are the payload's keys.
 
         A parameter called `ctx` gets the attempt's Context.
-        Raises: HandlerNotAsyncError, DuplicateTypeError.
+        Raises: HandlerNotAsyncError, DuplicateTypeError, DeclarationError.
         """
 
         def register(handler: Handler) -> Handler:
@@ -67,8 +86,15 @@ class StarForge:
                     run=_called(handler),
                     queue=queue,
                     priority=priority,
-                    max_attempts=max_attempts,
-                    timeout_s=timeout_s,
+                    retry=as_retry(retry),
+                    timeout_s=None if timeout is None else seconds("timeout", timeout),
+                    limit=as_limit(limit),
+                    rate=as_rate(rate),
+                    unique=as_unique(unique),
+                    owner=owner,
+                    critical=critical,
+                    isolated=isolated,
+                    high_memory=high_memory,
                 )
             )
             return handler

@@ -19,7 +19,7 @@ async def test_an_apps_jobs_get_their_payload_and_where_asked_their_context(pool
     async def welcome(user_id: int) -> None:
         seen.append((user_id, 0))
 
-    @app.job("mail.again", priority=5, max_attempts=7)
+    @app.job("mail.again", priority=5, retry=7)
     async def again(ctx: Context, user_id: int) -> None:
         seen.append((user_id, ctx.attempt))
 

@@ -1,4 +1,4 @@
-"""How long a failed job waits: exponential, capped, with full jitter above half of it."""
+"""How long a failed job waits: exponential, capped, with a share of it drawn."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class BackoffSettings(Settings):
     )
 
 
-def delay_s(attempt: int, *, settings: BackoffSettings | None = None) -> float:
+def delay_s(attempt: int, *, base_s: float, max_s: float, jitter: float = 0.5) -> float:
     """Return the wait in seconds after failed attempt number `attempt` (1 for the first).
 
-    Drawn evenly from the upper half of min(max_s, base_s · 2^(attempt − 1)), so that jobs that failed
-    together do not come back together.
+    Drawn evenly from the upper `jitter` share of min(max_s, base_s · 2^(attempt − 1)), so that jobs that
+    failed together do not come back together.
     """
-    chosen = settings or BackoffSettings.read()
     # 2^60 s is beyond any cap; the bound keeps the power finite for absurd attempt numbers.
-    longest = min(chosen.max_s, chosen.base_s * 2.0 ** min(attempt - 1, 60))
-    return randomness.uniform(longest / 2, longest)
+    longest = min(max_s, base_s * 2.0 ** min(attempt - 1, 60))
+    return randomness.uniform(longest * (1 - jitter), longest)

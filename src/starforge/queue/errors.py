@@ -19,6 +19,13 @@ class HandlerNotAsyncError(MisusedError):
     remedy = "Write `async def`; await asyncio.to_thread(...) inside for what blocks."
 
 
+class DeclarationError(MisusedError):
+    """What a job type declares cannot be."""
+
+    code = "SF230"
+    remedy = "Correct the argument of `@app.job(...)` that the message names."
+
+
 class PayloadError(MisusedError):
     """A payload is too large or is not JSON."""
 

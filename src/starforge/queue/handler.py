@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from starforge.db.pool import Connection, Pool
+from starforge.queue.declare import Limit, Rate, Retry, Unique
 from starforge.queue.errors import DuplicateTypeError
 from starforge.queue.job import LeasedJob
 
@@ -43,6 +44,10 @@ Run = Callable[[Context, Mapping[str, Any]], Awaitable[Any]]
 Failed = Callable[[Connection, LeasedJob, BaseException, bool], Awaitable[None]]
 
 
+RETRY = Retry()
+"""As the settings say."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobType:
     """A job type: its name, its handler and how its jobs are run.
@@ -55,9 +60,28 @@ class JobType:
     run: Run
     queue: str = "default"
     priority: int = 0
-    max_attempts: int | None = None
+    retry: Retry = RETRY
     timeout_s: float | None = None
     failed: Failed | None = None
+    limit: Limit | None = None
+    rate: Rate | None = None
+    unique: Unique | None = None
+    owner: str | None = None
+    """Who answers for it: shown on jobs, alerts and dead letters."""
+
+    critical: bool = False
+    """It goes on when everything that is not critical is paused."""
+
+    isolated: bool = False
+    """Each attempt runs in a process of its own."""
+
+    high_memory: bool = False
+    """Known only to workers that were started with --high-memory."""
+
+    @property
+    def max_attempts(self) -> int | None:
+        """Failures after which a job is given up; None means STARFORGE_MAX_ATTEMPTS."""
+        return self.retry.attempts
 
 
 class JobTypes:

@@ -15,10 +15,10 @@ from prometheus_client import Histogram
 from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.errors import told
 from starforge.loop import backoff_s, wait
-from starforge.queue.backoff import delay_s
 from starforge.queue.complete import complete
 from starforge.queue.fail import fail, quarantine
-from starforge.queue.handler import JobTypes
+from starforge.queue.handler import RETRY, JobTypes
+from starforge.queue.job import LeasedJob
 from starforge.queue.retry import give_back, retry
 from starforge.telemetry.metrics import JOB_DURATION, JOBS_PROCESSED
 from starforge.worker.attempt import Outcome
@@ -160,13 +160,17 @@ class Finisher:
                 conn,
                 [o.job for o in again],
                 [o.last_error() for o in again],
-                [delay_s(o.job.attempt) for o in again],
+                [self._delay_s(o.job) for o in again],
                 worker_id=me,
             )
         for outcome in (*gone, *again):
             if outcome.job.id in accepted:
                 await self._record(conn, outcome)
         return accepted
+
+    def _delay_s(self, job: LeasedJob) -> float:
+        job_type = self._types.get(job.type)
+        return (job_type.retry if job_type else RETRY).delay_s(job.attempt)
 
     async def _record(self, conn: Connection, outcome: Outcome) -> None:
         """Let the type keep its own record of the failure; the job ends also where it cannot."""
