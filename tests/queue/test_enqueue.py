@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -108,13 +107,3 @@ async def test_a_payload_with_a_nul_is_refused_and_one_that_only_looks_so_is_kep
         await enqueue(conn, NewJob("t", {"text": "a\x00b"}))
     await enqueue(conn, NewJob("t", {"text": "a\\u0000b"}))
     assert await conn.fetchval("SELECT payload ->> 'text' FROM queue_jobs") == "a\\u0000b"
-
-
-async def test_enqueueing_tells_listeners_at_commit(pool: Pool, database: str) -> None:
-    heard: asyncio.Queue[str] = asyncio.Queue()
-    listener = await connect(database)
-    await listener.add_listener("starforge_jobs", lambda *told: heard.put_nowait(str(told[-1])))
-    async with pool.transaction() as conn:
-        await enqueue_many(conn, [NewJob("t", queue="mail")])
-    assert await asyncio.wait_for(heard.get(), 5) == "mail"
-    await listener.close()

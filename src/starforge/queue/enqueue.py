@@ -9,25 +9,24 @@ from uuid import UUID
 
 import msgspec
 
-from starforge.clock import failpoint, monotonic_s
+from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.errors import PayloadError
+from starforge.queue.hint import CHANNEL, Debounce, Hint, hints_for
 from starforge.queue.job import COLUMNS, JobSettings, NewJob
 
-CHANNEL = "starforge_jobs"
 COPY_ROWS_MIN = 1000
 """Below this many rows arrays in one INSERT are quicker than COPY."""
 
-NOTIFY_S = 0.02
-"""NOTIFY takes a database-wide lock at commit: at most one per queue, process and this long."""
-
-TAGS = COLUMNS.index("tags")
+TENANT, QUEUE, TYPE, PRIORITY, LIMIT_KEY, TAGS = map(
+    COLUMNS.index, ("tenant_id", "queue", "type", "priority", "limit_key", "tags")
+)
 
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """An escaped NUL, and not an escaped backslash before the letters u0000."""
 
-_notified_s: dict[str, float] = {}
+_debounce = Debounce()
 
 STAGE = """
 CREATE TEMPORARY TABLE starforge_enqueue (
@@ -44,10 +43,20 @@ async def enqueue(conn: Connection, job: NewJob) -> UUID:
     asyncpg connection will do, with whatever codecs its owner has set.
     Raises: PayloadError when the payload is too large or is not JSON.
     """
-    row = await conn.fetchrow(sql("queue", "enqueue"), *_encoded(job), job.queue if _due(job.queue) else None)
+    row = _encoded(job)
+    lane = _lane(row)
+    # When the caller's own transaction ends, and how, is not known: its hint may not stand for others.
+    alone = not conn.is_in_transaction()
+    hint = lane.text() if not alone or _debounce.due(lane) else None
+    try:
+        found = await conn.fetchrow(sql("queue", "enqueue"), *row, hint)
+    except BaseException:
+        if alone and hint is not None:
+            _debounce.unsent(lane)
+        raise
     failpoint("after_enqueue")
-    assert row is not None
-    return UUID(str(row["id"]))
+    assert found is not None
+    return UUID(str(found["id"]))
 
 
 async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[UUID]:
@@ -73,8 +82,8 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[UUID]:
             )
             await conn.execute(sql("queue", "enqueue_staged"), len(rows))
             await conn.execute("DROP TABLE pg_temp.starforge_enqueue")
-        for queue in {job.queue for job in jobs}:
-            await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, queue)
+        for hint in hints_for({_lane(row) for row in rows}):
+            await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, hint)
     return [job.id for job in jobs]
 
 
@@ -105,9 +114,5 @@ def _listed(tags: list[str] | None) -> str | None:
     return None if tags is None else msgspec.json.encode(tags).decode()
 
 
-def _due(queue: str) -> bool:
-    now_s = monotonic_s()
-    if now_s - _notified_s.get(queue, -NOTIFY_S) < NOTIFY_S:
-        return False
-    _notified_s[queue] = now_s
-    return True
+def _lane(row: tuple[Any, ...]) -> Hint:
+    return Hint(row[QUEUE], row[TYPE], row[PRIORITY], row[TENANT], row[LIMIT_KEY])

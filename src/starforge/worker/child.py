@@ -24,8 +24,8 @@ import structlog
 from starforge.db.notify import listen
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
-from starforge.queue.enqueue import CHANNEL
 from starforge.queue.handler import JobTypes
+from starforge.queue.hint import CHANNEL
 from starforge.telemetry.log import configure
 from starforge.telemetry.metrics import start_at_zero
 from starforge.worker.errors import AppNotFoundError

@@ -155,7 +155,7 @@ async def _hold(admin: Connection, *, held: bool) -> None:
         await admin.execute("ANALYZE queue_jobs")
         await admin.execute("CHECKPOINT")
         await admin.execute("DELETE FROM gates")
-        await admin.execute("SELECT pg_notify('starforge_jobs', 'default')")
+        await admin.execute("SELECT pg_notify('starforge_jobs', '*')")
 
 
 async def _enqueue_all(conn: Connection, jobs: int) -> float:
