@@ -13,6 +13,7 @@ from starforge.db.pool import Connection, Pool, connect
 from starforge.queue import plan as plans
 from starforge.queue.claim import claim
 from starforge.queue.enqueue import enqueue, enqueue_many
+from starforge.queue.hint import Hint
 from starforge.queue.job import NewJob
 from starforge.queue.plan import Lane, LaneKey, Plan, in_turn
 from tests.conftest import Travel
@@ -124,7 +125,7 @@ async def test_an_announcement_of_a_lane_lets_the_next_scan_start_a_little_earli
     pool, worker_id, plan = stalled
     await _old(pool, 3, seconds=plans.WIDE_S / 2)
     async with pool.connection() as conn:
-        plan.announce(LANE)
+        plan.announce(Hint("default", "t", 0, "default", ""))
         assert len(await claim(conn, plan, n=10, worker_id=worker_id)) == 3
 
 
@@ -135,14 +136,14 @@ async def test_an_announced_lane_that_nobody_looked_at_yet_is_claimed_at_once(po
         assert await claim(conn, plan, n=5, worker_id=worker_id) == []
         await enqueue(conn, NewJob("t", priority=7, tenant="acme"))
         assert await claim(conn, plan, n=5, worker_id=worker_id) == []
-        plan.announce(LaneKey("default", "t", 7, "acme"))
-        plan.announce(LaneKey("mail", "t", 7, "acme"))
+        plan.announce(Hint("default", "t", 7, "acme", ""))
+        plan.announce(Hint("mail", "t", 7, "acme", ""))
         assert len(await claim(conn, plan, n=5, worker_id=worker_id)) == 1
 
 
 async def test_a_sweep_that_was_slow_is_not_repeated_soon() -> None:
     plan = a_plan()
-    plan.announce(LANE)
+    plan.announce(Hint("default", "t", 0, "default", ""))
     plan.settle_sweep([], 10, 30.0)
     assert plan._sweep_at_s - monotonic_s() == pytest.approx(30 / plans.COST_MAX, rel=0.01)
 
@@ -207,7 +208,7 @@ async def test_a_plan_remembers_no_more_lanes_than_its_bound_and_loses_none_that
     monkeypatch.setattr(plans, "LANES_MAX", 5)
     plan = a_plan()
     for tenant in range(12):
-        plan.announce(LaneKey("default", "t", 0, f"idle{tenant}"))
+        plan.announce(Hint("default", "t", 0, f"idle{tenant}", ""))
     await enqueue_many(conn, [NewJob("t", tenant=f"busy{n}") for n in range(4)])
     await plan.refresh(conn)
     assert len(plan._lanes) == 5

@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
+import msgspec
+
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.gate import Gate, closed_gates
+from starforge.queue.hint import Hint
 from starforge.settings import Settings, setting
 
 REFRESH_S = 1.0
@@ -111,6 +114,7 @@ class Plan:
         self._aging_s = AgingSettings.read().aging_s
         self._look_at_s = self._sweep_at_s = self._wide_at_s = -math.inf
         self._wide = False
+        self._hinted: set[Lane] = set()  # since the last look began
         self._now_s = 0.0
         self._turn = 0
 
@@ -118,13 +122,15 @@ class Plan:
         """Have the next claim look afresh: the lanes ran dry, or something unknown was announced."""
         self._look_at_s = -math.inf
 
-    def announce(self, key: LaneKey | None) -> None:
+    def announce(self, hint: Hint | None) -> None:
         """Hear that jobs came into a lane; None: somewhere, and perhaps behind the watermarks."""
         self._wide = True
-        if key is None:
+        if hint is None:
             self._look_at_s = self._sweep_at_s = -math.inf
-        elif key.queue in self._queues and key.type in self._types:
+        elif hint.queue in self._queues and hint.type in self._types:
+            key = LaneKey(*msgspec.structs.astuple(hint))
             lane = self._lanes.setdefault(key, Lane(key))
+            self._hinted.add(lane)
             if lane.oldest_s is None:
                 lane.oldest_s = self._now_s
 
@@ -183,6 +189,7 @@ class Plan:
         known = list(self._lanes.values())
         columns = list(zip(*(lane.key for lane in known), strict=True)) or [(), (), (), (), ()]
         since_s = [lane.since_s - MARGIN_S for lane in known]
+        self._hinted.clear()
         rows = await conn.fetch(sql("queue", "look"), self._queues, self._types, *columns, since_s)
         for row in rows:
             self._now_s = row["now_s"]
@@ -195,6 +202,10 @@ class Plan:
             if lane.oldest_s is None and row["place"] is not None:
                 # Nothing is due from the watermark on, so the next scan need not start before now.
                 lane.since_s = max(lane.since_s, row["now_s"] - WIDE_S)
+        for lane in self._hinted:
+            # The look may have begun before what was announced was there.
+            if lane.oldest_s is None:
+                lane.oldest_s = self._now_s
         self._heed(await closed_gates(conn))
         if len(self._lanes) > LANES_MAX:
             idle = sorted(self._lanes.values(), key=lambda lane: (lane.oldest_s is not None, lane.used_s))

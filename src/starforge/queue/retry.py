@@ -9,6 +9,7 @@ from uuid import UUID
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.queue.hint import CHANNEL, EVERYWHERE
 from starforge.queue.job import LeasedJob
 
 
@@ -38,6 +39,8 @@ async def give_back(conn: Connection, jobs: Sequence[LeasedJob], *, worker_id: U
     rows = await conn.fetch(
         sql("queue", "return"), [job.id for job in jobs], [job.lease_epoch for job in jobs], worker_id
     )
+    if rows:
+        await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, EVERYWHERE)
     return {row[0] for row in rows}
 
 

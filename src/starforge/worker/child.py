@@ -116,7 +116,7 @@ async def work(orders: ChildOrders) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told_to_stop)
     listener = asyncio.create_task(
-        listen(orders.url, CHANNEL, lambda _queue: runner.announce(), quiet)
+        listen(orders.url, CHANNEL, runner.announce, quiet)
         if listens and not pool.pooled
         else asyncio.sleep(0)
     )

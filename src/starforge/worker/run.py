@@ -15,6 +15,7 @@ from starforge.db.errors import PoolExhaustedError
 from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.queue.claim import claim
 from starforge.queue.handler import JobTypes
+from starforge.queue.hint import parse_hint
 from starforge.queue.job import LeasedJob
 from starforge.queue.plan import Plan
 from starforge.queue.retry import give_back_unknown
@@ -80,9 +81,9 @@ class Runner:
         self.finisher = Finisher(pool, types, worker_id, written=self._room.set, failed=self._doubt)
         self.claimed = 0
 
-    def announce(self) -> None:
+    def announce(self, text: str) -> None:
         """Look for work at once: a hint came that there is some."""
-        self._plan.expire()
+        self._plan.announce(parse_hint(text))
         self._announced.set()
 
     def stop(self) -> None:
