@@ -1,4 +1,4 @@
-"""Commands for trying things out: demo, generate, bench."""
+"""Commands for trying things out: demo and generate."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ SEED_MAX = 1_000_000
 REASON_CHARS_MAX = 100
 
 generate = typer.Typer(help="Write realistic test data.", no_args_is_help=True)
-bench = typer.Typer(help="Measure; every figure says under which conditions.", no_args_is_help=True)
 
 
 def add(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("demo")(demo)
     app.add_typer(generate, name="generate")
-    app.add_typer(bench, name="bench")
 
 
 def demo(
@@ -174,38 +172,3 @@ def _sizes(text: str) -> float | tuple[float, float]:
         return (float(least), float(most)) if dash else float(least)
     except ValueError:
         raise InvalidInputError(f"--size-mb {text}: write a number, or two as 0.05-3") from None
-
-
-@bench.command("queue")
-def bench_queue(
-    jobs: Annotated[int, typer.Option(min=1000, help="No-op jobs to enqueue and drain.")] = 50_000,
-    processes: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once per worker.")] = 32,
-    role: Annotated[str, typer.Option(help="engine (bound by row security) or admin.")] = "engine",
-    as_json: JsonOption = False,
-) -> None:
-    """Measure enqueue, drain and pick-up of no-op jobs, on a database of its own."""
-    from starforge.db.server import database
-    from starforge.dev.bench.queue import bench_queue as measure
-    from starforge.errors import InvalidInputError
-
-    log_at("warning")
-    if role not in ("engine", "admin"):
-        raise InvalidInputError(f"--role {role}: use engine or admin")
-
-    async def run() -> dict[str, Any]:
-        async with database(migrated=False) as db:
-            return await measure(
-                db,
-                jobs=jobs,
-                processes=processes,
-                concurrency=concurrency,
-                role=role,
-                report=lambda line: None if as_json else err.print(line),
-            )
-
-    figures = asyncio.run(run())
-    if as_json:
-        print_json(figures)
-        return
-    as_table(("figure", "value"), [(name, str(value)) for name, value in figures.items()])

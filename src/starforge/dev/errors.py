@@ -38,3 +38,10 @@ class WorkerMisusedError(MisusedError):
 
     code = "SF805"
     remedy = "Correct what its line names, then start again."
+
+
+class BenchNotPossibleError(UnreachableError):
+    """A benchmark lacks something that this machine does not have."""
+
+    code = "SF806"
+    remedy = "Install what the message names, or leave the option out."

@@ -1,0 +1,152 @@
+"""The benchmarks' commands: `starforge bench …`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from starforge.cli.render import as_table, err, print_json, say
+from starforge.cli.work import JsonOption, log_at
+from starforge.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from starforge.db.server import Database
+
+Measure = Callable[["Database"], Awaitable[dict[str, Any]]]
+
+bench = typer.Typer(help="Measure; every figure says under which conditions.", no_args_is_help=True)
+
+Processes = Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once per worker.")]
+Role = Annotated[str, typer.Option(help="engine (bound by row security) or admin.")]
+Rounds = Annotated[int, typer.Option(min=1, max=100, help="How often each variant is measured, in turn.")]
+Postgres = Annotated[
+    int | None,
+    typer.Option(min=15, max=99, help="Run on a throw-away server of this version of Debian's Postgres."),
+]
+
+
+def add(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(bench, name="bench")
+
+
+@bench.command("queue")
+def queue(
+    jobs: Annotated[int, typer.Option(min=1000, help="No-op jobs to enqueue and drain.")] = 50_000,
+    processes: Annotated[
+        list[int] | None, typer.Option(min=1, max=16, help="Worker processes; may be repeated.")
+    ] = None,
+    concurrency: Concurrency = 32,
+    rounds: Rounds = 1,
+    role: Role = "engine",
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure enqueue, drain and pick-up of no-op jobs, on a database of its own."""
+    from starforge.dev.bench.queue import bench_queue
+
+    def measure(server: Database) -> Awaitable[dict[str, Any]]:
+        return bench_queue(
+            server, jobs=jobs, processes=processes or [1], concurrency=concurrency, rounds=rounds, role=role,
+            report=progress,
+        )  # fmt: skip
+
+    _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
+@bench.command("pinned")
+def pinned(
+    seconds: Annotated[float, typer.Option(min=4, max=3600, help="How long.")] = 120.0,
+    processes: Processes = 1,
+    concurrency: Concurrency = 32,
+    depth: Annotated[int, typer.Option(min=1000, help="Jobs that wait at any time.")] = 30_000,
+    role: Role = "engine",
+    control: Annotated[bool, typer.Option("--control", help="Measure it without the snapshot too.")] = False,
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the drain under another session's REPEATABLE READ snapshot: last 20 s against first 20 s."""
+    from starforge.dev.bench.pinned import bench_pinned
+
+    def measure(server: Database) -> Awaitable[dict[str, Any]]:
+        return bench_pinned(
+            server, seconds=seconds, processes=processes, concurrency=concurrency, depth=depth, role=role,
+            control=control, report=progress,
+        )  # fmt: skip
+
+    _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
+@bench.command("backlog")
+def backlog(
+    jobs: Annotated[int, typer.Option(min=1000, help="Length of the long queue.")] = 1_000_000,
+    small: Annotated[int, typer.Option(min=1000, help="Length of the short one.")] = 50_000,
+    delayed: Annotated[int, typer.Option(min=0, help="Delayed jobs of a higher priority.")] = 500_000,
+    held: Annotated[
+        int, typer.Option(min=0, help="Measure only with so many paused, unknown and high-memory jobs ahead.")
+    ] = 0,
+    rounds: Rounds = 5,
+    processes: Processes = 1,
+    concurrency: Concurrency = 32,
+    role: Role = "engine",
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure drain and claim of a queue that is long, has many delayed or many held, against a short one."""
+    from starforge.dev.bench.backlog import bench_backlog
+
+    def measure(server: Database) -> Awaitable[dict[str, Any]]:
+        return bench_backlog(
+            server, jobs=jobs, small=small, delayed=delayed, held=held, rounds=rounds, processes=processes,
+            concurrency=concurrency, role=role, report=progress,
+        )  # fmt: skip
+
+    _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
+def progress(line: str) -> None:
+    """Say how far it is, on standard error: standard output is the figures'."""
+    say(line, console=err)
+
+
+def _run(measure: Measure, *, role: str, postgres: int | None, as_json: bool) -> None:
+    """Measure on the server that is wanted and print the figures; Ctrl-C and SIGTERM clean up first."""
+    from starforge.dev.bench.place import serving
+
+    log_at("warning")
+    if role not in ("engine", "admin"):
+        raise InvalidInputError(f"--role {role}: use engine or admin")
+
+    async def run() -> dict[str, Any]:
+        me = asyncio.current_task()
+        assert me is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
+        async with serving(postgres) as server:
+            return await measure(server)
+
+    try:
+        figures = asyncio.run(run())
+    except asyncio.CancelledError:
+        raise typer.Exit(143) from None
+    if as_json:
+        print_json(figures)
+        return
+    as_table(("figure", "value"), _lines(figures))
+
+
+def _lines(figures: dict[str, Any], under: str = "") -> list[tuple[str, str]]:
+    """Return a line per figure; what lies in a figure is named behind it."""
+    lines: list[tuple[str, str]] = []
+    for name, value in figures.items():
+        if isinstance(value, dict) and "median" in value:
+            lines.append((under + name, f"{value['median']:g} ({value['least']:g}–{value['most']:g})"))
+        elif isinstance(value, dict):
+            lines += _lines(value, f"{under}{name}.")
+        else:
+            lines.append((under + name, str(value)))
+    return lines

@@ -1,0 +1,133 @@
+"""Jobs for a benchmark: enqueued as users do, or laid down by SQL where only the draining is measured."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from starforge.clock import monotonic_s, new_id
+from starforge.db.pool import Connection
+from starforge.dev.bench.fleet import Fleet, until, until_counted
+from starforge.dev.bench.place import Place
+from starforge.dev.errors import BenchStalledError
+from starforge.queue.enqueue import CHANNEL, enqueue_many
+from starforge.queue.job import NewJob
+
+BULK = 10_000
+WARM_JOBS = 1000
+TYPE = "bench.noop"
+PAYLOAD = {"n": 0}
+TOLD_S = 0.3
+PLAN_S = 1.5
+"""A worker's plan is at most a second old; one that listens reads it anew at once."""
+
+FINISHED = "SELECT count(*) FROM job_history WHERE type LIKE 'bench.noop%'"
+
+Make = Callable[[int], NewJob]
+"""Make job number i."""
+
+
+def noop_job(number: int) -> NewJob:
+    """Make a job that does nothing and carries nothing."""
+    return NewJob(TYPE, PAYLOAD, id=new_id())
+
+
+async def enqueue_all(conn: Connection, jobs: int, make: Make = noop_job) -> float:
+    """Enqueue so many jobs in batches on one connection and return how many per second were accepted.
+
+    The clock runs from the first COPY to the last commit; making the jobs themselves is not in it.
+    """
+    batches = [
+        [make(number) for number in range(first, min(first + BULK, jobs))] for first in range(0, jobs, BULK)
+    ]
+    started_s = monotonic_s()
+    for batch in batches:
+        await enqueue_many(conn, batch)
+    return jobs / (monotonic_s() - started_s)
+
+
+LAY = """
+INSERT INTO queue_jobs (id, tenant_id, queue, type, payload, priority, status, max_attempts, run_after)
+SELECT (substr(stamp, 1, 8) || '-' || substr(stamp, 9, 4) || '-7'
+        || substr(gen_random_uuid()::text, 16))::uuid,
+       'default', $3, $2, '{"n": 0}', $4, $6, 5,
+       sf_now() + make_interval(secs => $5) - ($1 - n) * interval '1 microsecond'
+FROM generate_series(1, $1::int) AS n,
+     lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0') AS stamp
+"""
+
+
+async def lay(
+    admin: Connection,
+    jobs: int,
+    *,
+    type: str = TYPE,
+    queue: str = "default",
+    priority: int = 0,
+    in_s: float = 0.0,
+    status: str = "pending",
+) -> None:
+    """Lay so many jobs down by one statement, as a bulk enqueue leaves them: a microsecond apart, v7 ids."""
+    await admin.execute(LAY, jobs, type, queue, priority, in_s, status)
+
+
+async def settle(admin: Connection) -> None:
+    """Let neither statistics nor a checkpoint of what was laid down fall into the measurement."""
+    await admin.execute("ANALYZE queue_jobs")
+    await admin.execute("CHECKPOINT")
+
+
+async def warm(place: Place, make: Make = noop_job) -> None:
+    """Let caches, plans and the workers' imports settle before anything is measured."""
+    await enqueue_many(place.conn, [make(number) for number in range(WARM_JOBS)])
+    await until(place.admin, FINISHED, WARM_JOBS)
+
+
+async def hold(admin: Connection, queues: Sequence[str] = ("default",), *, listening: bool = True) -> None:
+    """Close the queues by gates, so that enqueueing and draining are measured apart."""
+    await close_gates(admin, "queue", queues)
+    await announce(admin, queues)
+    await asyncio.sleep(TOLD_S if listening else PLAN_S)
+
+
+async def announce(admin: Connection, queues: Sequence[str]) -> None:
+    """Have the workers that listen look at once."""
+    for queue in queues:
+        await admin.execute("SELECT pg_notify($1, $2)", CHANNEL, queue)
+
+
+async def close_gates(admin: Connection, scope: str, names: Sequence[str]) -> None:
+    """Pause these queues or types for an hour."""
+    await admin.executemany(
+        "INSERT INTO gates (scope, name, cause, owner, reason, expires_at)"
+        " VALUES ($1, $2, 'pause', 'bench', 'measuring', sf_now() + interval '1 hour')",
+        [(scope, name) for name in names],
+    )
+
+
+async def release(admin: Connection, queues: Sequence[str] = ("default",)) -> datetime:
+    """Open the gates of the queues, tell the workers, and return when that was on the database's clock."""
+    at: datetime = await admin.fetchval("SELECT sf_now()")
+    await admin.execute("DELETE FROM gates WHERE scope = 'queue'")
+    await announce(admin, queues)
+    return at
+
+
+SECONDS = """
+SELECT extract(epoch FROM max(completed_at) - min(started_at))::float8 AS seconds, count(*) AS jobs
+FROM job_history WHERE type LIKE 'bench.noop%' AND started_at >= $1
+"""
+
+
+async def drained(place: Place, workers: Fleet, since: datetime, jobs: int) -> float:
+    """Wait until so many jobs have been drained since then, and return how many per second.
+
+    The clock is the database's: from the first claim to the last completion.
+    """
+    before = WARM_JOBS
+    await until_counted(workers.marks, place.admin, FINISHED, before + jobs)
+    row = await place.admin.fetchrow(SECONDS, since)
+    if row is None or row["jobs"] != jobs:
+        raise BenchStalledError(f"{row['jobs'] if row else 0} of {jobs} jobs are in the history")
+    return float(jobs / row["seconds"])

@@ -1,0 +1,42 @@
+"""Pick-up: how long a job waits for its handler where nothing else is to do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starforge.clock import monotonic_s
+from starforge.dev.bench.figures import percentiles
+from starforge.dev.bench.fleet import Fleet
+from starforge.dev.bench.load import Make
+from starforge.dev.bench.place import Place
+from starforge.dev.errors import BenchStalledError
+from starforge.queue.enqueue import enqueue
+from starforge.queue.job import NewJob
+
+PICKUPS = 300
+EVERY_S = 0.02
+IDLE_S = 0.3
+STALL_S = 30.0
+TYPE = "bench.pickup"
+
+
+def pickup_job(number: int) -> NewJob:
+    """Make a job that writes down when it was started."""
+    return NewJob(TYPE, {"n": number})
+
+
+async def pickups_ms(place: Place, workers: Fleet, jobs: int, make: Make = pickup_job) -> dict[str, float]:
+    """Return percentiles, in ms, from an enqueue's commit to its handler's first instruction."""
+    sent: dict[int, float] = {}
+    await asyncio.sleep(IDLE_S)
+    for number in range(jobs):
+        await enqueue(place.conn, make(number))
+        sent[number] = time.time()
+        await asyncio.sleep(EVERY_S)
+    deadline_s = monotonic_s() + STALL_S
+    while len(seen := workers.marks.pickups()) < jobs:
+        if monotonic_s() > deadline_s:
+            raise BenchStalledError(f"{len(seen)} of {jobs} pick-ups were seen within {STALL_S:g} s")
+        await asyncio.sleep(0.05)
+    return percentiles([(at_s - sent[number]) * 1000 for number, at_s in seen])
