@@ -11,7 +11,8 @@ from starforge.db.pool import Connection
 from starforge.dev.bench.fleet import Fleet, until, until_counted
 from starforge.dev.bench.place import Place
 from starforge.dev.errors import BenchStalledError
-from starforge.queue.enqueue import CHANNEL, enqueue_many
+from starforge.queue.enqueue import enqueue_many
+from starforge.queue.hint import CHANNEL, EVERYWHERE
 from starforge.queue.job import NewJob
 
 BULK = 10_000
@@ -94,7 +95,7 @@ async def hold(admin: Connection, queues: Sequence[str] = ("default",), *, liste
 async def announce(admin: Connection, queues: Sequence[str]) -> None:
     """Have the workers that listen look at once."""
     for queue in queues:
-        await admin.execute("SELECT pg_notify($1, $2)", CHANNEL, queue)
+        await admin.execute("SELECT pg_notify($1, $2)", CHANNEL, EVERYWHERE)
 
 
 async def close_gates(admin: Connection, scope: str, names: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +11,7 @@ from starforge.db.pool import Connection
 from starforge.dev.bench.marks import CLAIM, PICKUP, counter, note, now_s
 from starforge.queue.claim import claim
 from starforge.queue.job import LeasedJob
-from starforge.queue.plan import Lane
+from starforge.queue.plan import Plan
 from starforge.worker import run
 
 app = StarForge("bench")
@@ -37,12 +36,10 @@ async def pickup(n: int) -> None:
     note("pickups", PICKUP.pack(n, time.time()))
 
 
-async def _timed_claim(
-    conn: Connection, lanes: Sequence[Lane], *, n: int, worker_id: UUID
-) -> list[LeasedJob]:
+async def _timed_claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> list[LeasedJob]:
     """Claim as ever and write down how long it took."""
     started_s = now_s()
-    jobs = await claim(conn, lanes, n=n, worker_id=worker_id)
+    jobs = await claim(conn, plan, n=n, worker_id=worker_id)
     ended_s = now_s()
     note("claims", CLAIM.pack(ended_s, (ended_s - started_s) * 1000, len(jobs)))
     return jobs
