@@ -91,3 +91,10 @@ class RowsBusyError(UnreachableError):
 
     code = "SF611"
     remedy = "Repeat it; when it goes on, end the transaction that holds the rows."
+
+
+class UnknownThingError(NotFoundError):
+    """There is no job, queue or worker of that name, or not for this tenant."""
+
+    code = "SF612"
+    remedy = "See what there is: `starforge queue ls`, `starforge task ls`."

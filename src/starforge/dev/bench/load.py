@@ -88,14 +88,13 @@ async def warm(place: Place, make: Make = noop_job) -> None:
 async def hold(admin: Connection, queues: Sequence[str] = ("default",), *, listening: bool = True) -> None:
     """Close the queues by gates, so that enqueueing and draining are measured apart."""
     await close_gates(admin, "queue", queues)
-    await announce(admin, queues)
+    await announce(admin)
     await asyncio.sleep(TOLD_S if listening else PLAN_S)
 
 
-async def announce(admin: Connection, queues: Sequence[str]) -> None:
+async def announce(admin: Connection) -> None:
     """Have the workers that listen look at once."""
-    for queue in queues:
-        await admin.execute("SELECT pg_notify($1, $2)", CHANNEL, EVERYWHERE)
+    await admin.execute("SELECT pg_notify($1, $2)", CHANNEL, EVERYWHERE)
 
 
 async def close_gates(admin: Connection, scope: str, names: Sequence[str]) -> None:
@@ -111,7 +110,7 @@ async def release(admin: Connection, queues: Sequence[str] = ("default",)) -> da
     """Open the gates of the queues, tell the workers, and return when that was on the database's clock."""
     at: datetime = await admin.fetchval("SELECT sf_now()")
     await admin.execute("DELETE FROM gates WHERE scope = 'queue'")
-    await announce(admin, queues)
+    await announce(admin)
     return at
 
 
