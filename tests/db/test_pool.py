@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -288,6 +289,22 @@ async def test_a_pool_notices_a_pooler_and_none_where_there_is_none(
     pooled = await Pool.open(_through(bouncer, database, "tester"), size=4)
     assert (pooled.pooled, pool.pooled) == (True, False)
     await pooled.close()
+
+
+@pytest.mark.system("pgbouncer")
+async def test_one_process_after_another_logs_in_through_a_pooler(database: str, bouncer: int) -> None:
+    """What the first prepared on the pooler's connection to the server is not in the second one's way."""
+    url = _through(bouncer, database, "tester")
+    program = (
+        "import asyncio\nfrom starforge.db.pool import connect\nasync def main():\n"
+        f"    await (await connect({url!r})).close()\nasyncio.run(main())"
+    )
+    for _ in range(3):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await process.communicate()
+        assert process.returncode == 0, said.decode()
 
 
 @pytest.mark.system("pgbouncer")

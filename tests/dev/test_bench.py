@@ -12,6 +12,7 @@ from starforge.dev.bench.backlog import bench_backlog
 from starforge.dev.bench.pinned import bench_pinned
 from starforge.dev.bench.place import PREFIX
 from starforge.dev.bench.queue import bench_queue
+from starforge.dev.bench.setup import Setup
 from tests.postgres import TestServer
 
 pytestmark = pytest.mark.db
@@ -20,6 +21,9 @@ pytestmark = pytest.mark.db
 @pytest.fixture
 def place(server: TestServer) -> Database:
     return Database(server.url(), None)
+
+
+SETUP = Setup(concurrency=8, role="admin")
 
 
 def silent(_line: str) -> None:
@@ -37,9 +41,7 @@ async def left(server: Database) -> int:
 
 
 async def test_the_queue_benchmark_gives_its_figures_and_drops_its_database(place: Database) -> None:
-    figures = await bench_queue(
-        place, jobs=1000, processes=[1], concurrency=8, rounds=1, role="admin", report=silent, pickups=20
-    )
+    figures = await bench_queue(place, SETUP, jobs=1000, processes=[1], rounds=1, report=silent, pickups=20)
     for name in ("enqueue_per_s", "drain_per_s", "calibration_per_s", "drain_to_calibration"):
         assert figures[name] > 0
     assert figures["pickup_ms"]["p50"] <= figures["pickup_ms"]["p99"]

@@ -41,6 +41,13 @@ def queue(
     processes: Annotated[
         list[int] | None, typer.Option(min=1, max=16, help="Worker processes; may be repeated.")
     ] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(help="all, none, or the name of a feature; may be repeated.")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure memory over 1 M jobs too.")] = False,
+    pgbouncer: Annotated[
+        bool, typer.Option("--pgbouncer", help="Through a PgBouncer in transaction mode.")
+    ] = False,
     concurrency: Concurrency = 32,
     rounds: Rounds = 1,
     role: Role = "engine",
@@ -48,12 +55,68 @@ def queue(
     as_json: JsonOption = False,
 ) -> None:
     """Measure enqueue, drain and pick-up of no-op jobs, on a database of its own."""
+    from starforge.dev.bench.features import chosen
+    from starforge.dev.bench.memory import JOBS
     from starforge.dev.bench.queue import bench_queue
+    from starforge.dev.bench.setup import Setup
+
+    setup = Setup(concurrency=concurrency, role=role, features=chosen(features or []))
 
     def measure(server: Database) -> Awaitable[dict[str, Any]]:
         return bench_queue(
-            server, jobs=jobs, processes=processes or [1], concurrency=concurrency, rounds=rounds, role=role,
+            server, setup, jobs=jobs, processes=processes or [1], rounds=rounds, report=progress,
+            pooled=pgbouncer, memory_jobs=JOBS if memory else 0,
+        )  # fmt: skip
+
+    _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
+@bench.command("contention")
+def contention(
+    jobs: Annotated[int, typer.Option(min=1000, help="Jobs of each drain.")] = 100_000,
+    few: Annotated[int, typer.Option(min=1, max=16, help="Processes to compare with.")] = 2,
+    many: Annotated[int, typer.Option(min=1, max=16, help="Processes that crowd the cores.")] = 8,
+    concurrency: Concurrency = 32,
+    rounds: Rounds = 5,
+    role: Role = "engine",
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what eight worker processes lose against two on the same cores, and who waits for locks."""
+    from starforge.dev.bench.contention import bench_contention
+
+    def measure(server: Database) -> Awaitable[dict[str, Any]]:
+        return bench_contention(
+            server, jobs=jobs, few=few, many=many, rounds=rounds, concurrency=concurrency, role=role,
             report=progress,
+        )  # fmt: skip
+
+    _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
+@bench.command("features")
+def features(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Features to price; all where none is named.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1000, help="Jobs of each drain.")] = 50_000,
+    processes: Processes = 1,
+    concurrency: Concurrency = 32,
+    rounds: Rounds = 5,
+    role: Role = "engine",
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what each feature costs, switched on alone, against none of them."""
+    from starforge.dev.bench.cost import bench_features
+    from starforge.dev.bench.features import chosen
+
+    chosen(names or [])
+
+    def measure(server: Database) -> Awaitable[dict[str, Any]]:
+        return bench_features(
+            server, jobs=jobs, names=names or [], rounds=rounds, processes=processes,
+            concurrency=concurrency, role=role, report=progress,
         )  # fmt: skip
 
     _run(measure, role=role, postgres=postgres, as_json=as_json)
@@ -130,13 +193,24 @@ def _run(measure: Measure, *, role: str, postgres: int | None, as_json: bool) ->
             return await measure(server)
 
     try:
-        figures = asyncio.run(run())
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            figures = runner.run(run())
     except asyncio.CancelledError:
         raise typer.Exit(143) from None
     if as_json:
         print_json(figures)
         return
     as_table(("figure", "value"), _lines(figures))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop where it is installed, as the workers do: the producers run here."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _lines(figures: dict[str, Any], under: str = "") -> list[tuple[str, str]]:
@@ -147,6 +221,9 @@ def _lines(figures: dict[str, Any], under: str = "") -> list[tuple[str, str]]:
             lines.append((under + name, f"{value['median']:g} ({value['least']:g}–{value['most']:g})"))
         elif isinstance(value, dict):
             lines += _lines(value, f"{under}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for at, each in enumerate(value, 1):
+                lines += _lines(each, f"{under}{name}.{at}.")
         else:
             lines.append((under + name, str(value)))
     return lines

@@ -165,7 +165,9 @@ async def _prepared(url: str, application: str, *, cache: bool) -> asyncpg.Conne
 
 async def _behind_pooler(conn: Connection) -> bool:
     """Tell whether a pooler sits between: it answers with a process id that is not the server's."""
-    pid = await conn.fetchval("SELECT pg_backend_pid()")
+    # Unnamed: a named one would stay on the pooler's connection and meet the first of the next process.
+    statement = await conn.prepare("SELECT pg_backend_pid()", name="")
+    pid = await statement.fetchval()
     return bool(pid != conn.get_server_pid())
 
 

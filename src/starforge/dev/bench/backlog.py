@@ -13,7 +13,7 @@ from starforge.db.pool import Connection
 from starforge.db.server import Database
 from starforge.dev.bench.figures import Report, conditions, percentiles, ratios, shown, spread
 from starforge.dev.bench.fleet import fleet, started
-from starforge.dev.bench.load import close_gates, drained, hold, lay, release, settle, warm
+from starforge.dev.bench.load import close_gates, drain, hold, lay, settle, warm
 from starforge.dev.bench.marks import now_s
 from starforge.dev.bench.place import place
 
@@ -143,9 +143,10 @@ async def _measure(
         await lay(here.admin, variant.jobs)
         await settle(here.admin)
         since_s = now_s()
-        since = await release(here.admin)
-        variant.per_s.append(await drained(here, workers, since, variant.jobs))
-        variant.early_per_s.append(float(await here.admin.fetchval(FIRST, since, min(early, variant.jobs))))
+        drained = await drain(here, workers, variant.jobs)
+        variant.per_s.append(drained.per_s)
+        first = await here.admin.fetchval(FIRST, drained.since, min(early, variant.jobs))
+        variant.early_per_s.append(float(first))
         variant.claims_ms.append(workers.marks.claims_ms(since_s))
         return await conditions(here.admin)
 

@@ -104,13 +104,15 @@ async def until(admin: Connection, query: str, wanted: int, *args: object) -> No
         await asyncio.sleep(0.05)
 
 
-async def until_counted(marks: Marks, admin: Connection, query: str, wanted: int, *args: object) -> None:
-    """Wait until the workers have counted so many jobs, then until the database says so too.
+async def until_counted(
+    marks: Marks, admin: Connection, count_to: int, query: str, *args: object, wanted: int
+) -> None:
+    """Wait until the workers have counted to `count_to`, then until the database's count is `wanted`.
 
     The server is asked only when the workers say that they are through, or when they stand still.
     """
     seen, since_s = -1, monotonic_s()
-    while (count := marks.counted()) < wanted and monotonic_s() - since_s < STILL_S:
+    while (count := marks.counted()) < count_to and monotonic_s() - since_s < STILL_S:
         if count != seen:
             seen, since_s = count, monotonic_s()
         await asyncio.sleep(POLL_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from starforge.clock import monotonic_s, new_id
@@ -106,28 +107,41 @@ async def close_gates(admin: Connection, scope: str, names: Sequence[str]) -> No
     )
 
 
-async def release(admin: Connection, queues: Sequence[str] = ("default",)) -> datetime:
-    """Open the gates of the queues, tell the workers, and return when that was on the database's clock."""
+async def release(admin: Connection) -> datetime:
+    """Open the gates of all queues, tell the workers, and return when that was on the database's clock."""
     at: datetime = await admin.fetchval("SELECT sf_now()")
     await admin.execute("DELETE FROM gates WHERE scope = 'queue'")
     await announce(admin)
     return at
 
 
+SINCE = """
+SELECT count(*) FROM job_history WHERE completed_at >= $1 AND started_at >= $1 AND type LIKE 'bench.noop%'
+"""
 SECONDS = """
 SELECT extract(epoch FROM max(completed_at) - min(started_at))::float8 AS seconds, count(*) AS jobs
-FROM job_history WHERE type LIKE 'bench.noop%' AND started_at >= $1
+FROM job_history WHERE completed_at >= $1 AND started_at >= $1 AND type LIKE 'bench.noop%'
 """
 
 
-async def drained(place: Place, workers: Fleet, since: datetime, jobs: int) -> float:
-    """Wait until so many jobs have been drained since then, and return how many per second.
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A drain that is over."""
+
+    per_s: float
+    since: datetime
+    """When it began, on the database's clock."""
+
+
+async def drain(place: Place, workers: Fleet, jobs: int) -> Drain:
+    """Open the queue that is held, wait until so many jobs are in the history, and return how fast that was.
 
     The clock is the database's: from the first claim to the last completion.
     """
-    before = WARM_JOBS
-    await until_counted(workers.marks, place.admin, FINISHED, before + jobs)
+    before = workers.marks.counted()
+    since = await release(place.admin)
+    await until_counted(workers.marks, place.admin, before + jobs, SINCE, since, wanted=jobs)
     row = await place.admin.fetchrow(SECONDS, since)
     if row is None or row["jobs"] != jobs:
         raise BenchStalledError(f"{row['jobs'] if row else 0} of {jobs} jobs are in the history")
-    return float(jobs / row["seconds"])
+    return Drain(float(jobs / row["seconds"]), since)

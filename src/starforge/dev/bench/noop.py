@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Any
-from uuid import UUID
 
 from starforge.app import StarForge
-from starforge.db.pool import Connection
+from starforge.dev.bench.features import declared
 from starforge.dev.bench.marks import CLAIM, PICKUP, counter, note, now_s
-from starforge.queue.claim import claim
 from starforge.queue.job import LeasedJob
-from starforge.queue.plan import Plan
 from starforge.worker import run
 
 app = StarForge("bench")
 count = counter()
 
 
-@app.job("bench.noop")
+@app.job("bench.noop", **declared())
 async def noop(n: int, text: str = "") -> None:
     """Do nothing but be counted: what is left is the queue's own cost."""
     count[0] += 1
@@ -36,19 +35,19 @@ async def pickup(n: int) -> None:
     note("pickups", PICKUP.pack(n, time.time()))
 
 
-async def _timed_claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> list[LeasedJob]:
-    """Claim as ever and write down how long it took."""
-    started_s = now_s()
-    jobs = await claim(conn, plan, n=n, worker_id=worker_id)
-    ended_s = now_s()
-    note("claims", CLAIM.pack(ended_s, (ended_s - started_s) * 1000, len(jobs)))
-    return jobs
+def _timed(claim: Callable[..., Awaitable[list[LeasedJob]]]) -> Callable[..., Awaitable[list[LeasedJob]]]:
+    """Return the claim with a clock around it: it writes down how long each took."""
+
+    @wraps(claim)
+    async def timed(*args: Any, **options: Any) -> list[LeasedJob]:
+        started_s = now_s()
+        jobs = await claim(*args, **options)
+        ended_s = now_s()
+        note("claims", CLAIM.pack(ended_s, (ended_s - started_s) * 1000, len(jobs)))
+        return jobs
+
+    return timed
 
 
-def _time_claims(module: Any) -> None:
-    """Put the clock around the claim of this process; workers that run another app know nothing of it."""
-    assert module.claim is claim
-    module.claim = _timed_claim
-
-
-_time_claims(run)
+# Only in workers that run this app: others know nothing of the clock.
+run.claim = _timed(run.claim)  # type: ignore[attr-defined,assignment]

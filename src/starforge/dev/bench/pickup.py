@@ -12,21 +12,14 @@ from starforge.dev.bench.load import Make
 from starforge.dev.bench.place import Place
 from starforge.dev.errors import BenchStalledError
 from starforge.queue.enqueue import enqueue
-from starforge.queue.job import NewJob
 
 PICKUPS = 300
 EVERY_S = 0.02
 IDLE_S = 0.3
 STALL_S = 30.0
-TYPE = "bench.pickup"
 
 
-def pickup_job(number: int) -> NewJob:
-    """Make a job that writes down when it was started."""
-    return NewJob(TYPE, {"n": number})
-
-
-async def pickups_ms(place: Place, workers: Fleet, jobs: int, make: Make = pickup_job) -> dict[str, float]:
+async def pickups_ms(place: Place, workers: Fleet, jobs: int, make: Make) -> dict[str, float]:
     """Return percentiles, in ms, from an enqueue's commit to its handler's first instruction."""
     sent: dict[int, float] = {}
     await asyncio.sleep(IDLE_S)

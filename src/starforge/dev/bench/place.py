@@ -37,15 +37,16 @@ class Place:
 
 
 @asynccontextmanager
-async def place(server: Database, role: str) -> AsyncIterator[Place]:
+async def place(server: Database, role: str, *, through: int | None = None) -> AsyncIterator[Place]:
     """Make a migrated database for the length of a `with` block; it is dropped also on Ctrl-C.
 
     Args:
         server: Where to make it.
         role: Database role of producer and workers: engine (bound by row security) or admin.
+        through: Port of a pooler that producer and workers go through.
     """
     async with empty_database(server) as admin_url:
-        url = in_database(server.url(role), urlsplit(admin_url).path[1:])
+        url = in_database(server.url(role), urlsplit(admin_url).path[1:], port=through)
         admin = await connect(admin_url, application="starforge bench")
         try:
             await migrate(admin)
@@ -73,10 +74,12 @@ async def empty_database(server: Database) -> AsyncIterator[str]:
         await admin.close()
 
 
-def in_database(url: str, name: str) -> str:
-    """Return the URL with another database."""
+def in_database(url: str, name: str, *, port: int | None = None) -> str:
+    """Return the URL with another database, and with a port of this machine where one is given."""
     parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, f"/{name}", parts.query, parts.fragment))
+    login, at, _ = parts.netloc.rpartition("@")
+    where = parts.netloc if port is None else f"{login}{at}127.0.0.1:{port}"
+    return urlunsplit((parts.scheme, where, f"/{name}", parts.query, parts.fragment))
 
 
 @asynccontextmanager

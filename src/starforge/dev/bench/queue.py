@@ -7,23 +7,27 @@ The drain is taken from the database's clock: from the first claim to the last c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starforge.db.server import Database
+from starforge.dev.bench.bouncer import pgbouncer
 from starforge.dev.bench.calibrate import calibrate
+from starforge.dev.bench.features import shown as settings
 from starforge.dev.bench.figures import Report, conditions, ratios, shown, spread
-from starforge.dev.bench.fleet import fleet, started
-from starforge.dev.bench.load import drained, enqueue_all, hold, release, settle, warm
+from starforge.dev.bench.memory import memory
 from starforge.dev.bench.pickup import PICKUPS, pickups_ms
-from starforge.dev.bench.place import place
+from starforge.dev.bench.setup import Setup, enqueue_and_drain, running
+from starforge.dev.bench.single import single_enqueues
+from starforge.dev.bench.wal import wal_per_job
 
 
 @dataclass(slots=True)
 class Measured:
     """The figures of every round with one number of processes."""
 
-    processes: int
+    setup: Setup
     enqueue_per_s: list[float] = field(default_factory=list)
     drain_per_s: list[float] = field(default_factory=list)
     pickup_ms: list[dict[str, float]] = field(default_factory=list)
@@ -32,7 +36,7 @@ class Measured:
     def figures(self, calibration: Sequence[float]) -> dict[str, Any]:
         """Return medians with their spread."""
         return {
-            "processes": self.processes,
+            "processes": self.setup.processes,
             "enqueue_per_s": spread(self.enqueue_per_s),
             "drain_per_s": spread(self.drain_per_s),
             "drain_to_calibration": ratios(self.drain_per_s, calibration),
@@ -45,35 +49,45 @@ class Measured:
 
 async def bench_queue(
     server: Database,
+    setup: Setup,
     *,
     jobs: int,
     processes: Sequence[int],
-    concurrency: int,
     rounds: int,
-    role: str,
     report: Report,
     pickups: int = PICKUPS,
+    pooled: bool = False,
+    memory_jobs: int = 0,
 ) -> dict[str, Any]:
     """Measure and return the figures; those of the first number of processes stand at the top.
 
     Args:
         server: Where to make the benchmark's own databases; they are dropped again.
+        setup: How the workers run.
         jobs: No-op jobs to enqueue and drain.
         processes: Numbers of worker processes, measured in turn in every round.
-        concurrency: Jobs that each worker runs at once.
         rounds: How often each is measured.
-        role: Database role of producer and workers: engine (bound by row security) or admin.
         report: Called with a line about each phase.
         pickups: Jobs whose pick-up is timed.
+        pooled: Let producer and workers go through a PgBouncer in transaction mode.
+        memory_jobs: Jobs over which memory is measured; 0: it is not.
     """
-    variants = [Measured(number) for number in processes]
     calibration: list[float] = []
-    about: dict[str, Any] = {}
-    for number in range(1, rounds + 1):
-        report(f"round {number} of {rounds}: calibrating")
-        calibration.append(await calibrate(server))
-        for variant in variants:
-            about = await _measure(server, variant, jobs, concurrency, role, pickups, report)
+    single: dict[str, Any] = {}
+    async with AsyncExitStack() as stack:
+        if pooled:
+            setup = replace(setup, through=await stack.enter_async_context(pgbouncer(server, setup.role)))
+        variants = [Measured(replace(setup, processes=number)) for number in processes]
+        for number in range(1, rounds + 1):
+            report(f"round {number} of {rounds}: calibrating")
+            calibration.append(await calibrate(server))
+            for variant in variants:
+                await _measure(server, variant, jobs, pickups, report)
+        report("measuring single enqueues and the write-ahead log")
+        async with running(server, variants[0].setup) as (here, workers):
+            single = await single_enqueues(here, workers, variants[0].setup)
+            wal = await wal_per_job(here, workers, variants[0].setup)
+            about = await conditions(here.admin)
     every = [variant.figures(calibration) for variant in variants]
     first = every[0]
     return {
@@ -85,31 +99,31 @@ async def bench_queue(
         "pickup_ms": {name: value["median"] for name, value in first["pickup_ms"].items()},
         "by_processes": every,
         "calibration": spread(calibration),
+        **single,
+        **wal,
+        **(
+            {"memory": await memory(server, variants[0].setup, report, jobs=memory_jobs)}
+            if memory_jobs
+            else {}
+        ),
+        "features": settings(setup.features),
+        "type": setup.type,
+        "pgbouncer": "transaction mode" if pooled else "none",
         "rounds": rounds,
-        "concurrency": concurrency,
-        "role": role,
+        "concurrency": setup.concurrency,
+        "role": setup.role,
         "server": about,
     }
 
 
-async def _measure(
-    server: Database, variant: Measured, jobs: int, concurrency: int, role: str, pickups: int, report: Report
-) -> dict[str, Any]:
-    async with (
-        place(server, role) as here,
-        fleet(here.url, processes=variant.processes, concurrency=concurrency) as workers,
-    ):
-        await started(here.admin, variant.processes)
-        await warm(here)
-        await hold(here.admin)
-        variant.enqueue_per_s.append(await enqueue_all(here.conn, jobs))
-        await settle(here.admin)
-        since = await release(here.admin)
-        variant.drain_per_s.append(await drained(here, workers, since, jobs))
-        variant.pickup_ms.append(await pickups_ms(here, workers, pickups))
+async def _measure(server: Database, variant: Measured, jobs: int, pickups: int, report: Report) -> None:
+    async with running(server, variant.setup) as (here, workers):
+        enqueued, drained = await enqueue_and_drain(here, workers, variant.setup, jobs)
+        variant.enqueue_per_s.append(enqueued)
+        variant.drain_per_s.append(drained)
+        variant.pickup_ms.append(await pickups_ms(here, workers, pickups, variant.setup.pickup))
         variant.rss_mb.append(max(workers.rss_mb()))
-        report(
-            f"  {variant.processes} worker process(es): {shown(variant.enqueue_per_s[-1]):g} enqueued/s,"
-            f" {shown(variant.drain_per_s[-1]):g} drained/s, pick-up p50 {variant.pickup_ms[-1]['p50']:g} ms"
-        )
-        return await conditions(here.admin)
+    report(
+        f"  {variant.setup.processes} worker process(es): {shown(enqueued):g} enqueued/s,"
+        f" {shown(drained):g} drained/s, pick-up p50 {variant.pickup_ms[-1]['p50']:g} ms"
+    )

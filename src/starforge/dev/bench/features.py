@@ -1,0 +1,148 @@
+"""The features that a benchmark can switch on, as data: what each sets on jobs, types, workers and tables.
+
+What is built later becomes a few lines here, and is in `--features all` and `bench features` by that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starforge.db.pool import Connection
+from starforge.dev.bench.marks import FEATURES_ENV
+from starforge.errors import InvalidInputError
+
+TENANTS = 8
+PRIORITIES = 3
+KEYS = 1000
+
+PAUSE_OTHERS = """
+INSERT INTO gates (scope, name, cause, owner, reason, expires_at)
+SELECT scope, 'other' || n, 'pause', 'bench', 'measuring', sf_now() + interval '1 day'
+FROM generate_series(1, 50) AS n, unnest('{queue,type}'::text[]) AS scope
+"""
+"""What somebody else's pause costs everybody."""
+
+Fields = Callable[[int], Mapping[str, Any]]
+
+
+def _nothing(_number: int) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One feature, switched on."""
+
+    name: str
+    setting: str
+    """What is set, in words; the figures show it."""
+
+    job: Fields = _nothing
+    """Fields of job number i."""
+
+    type: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of the job type."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the workers."""
+
+    tables: Sequence[str] = ()
+    """Statements that are run on the migrated database."""
+
+    flow: bool = False
+    """It belongs to flow control: `bench features` prices it."""
+
+
+ALWAYS = {
+    "history": "every completed job is kept, in daily partitions",
+    "leases": "30 s, renewed by the supervisor; every acknowledgement fenced by worker and epoch",
+    "row security": "the workers are bound by it, with --role engine",
+}
+"""What no setting switches off."""
+
+FEATURES = (
+    Feature("priorities", f"{PRIORITIES} priorities in turn", job=lambda n: {"priority": n % PRIORITIES}),
+    Feature("tags", "two tags on every job", job=lambda n: {"tags": ("bench", f"part{n % 10}")}),
+    Feature(
+        "trace",
+        "a traceparent on every job",
+        job=lambda n: {"trace": f"00-{n + 1:032x}-{n + 1:016x}-01"},
+    ),
+    Feature("timeout", "60 s for every attempt, by its type", type={"timeout_s": 60.0}),
+    Feature(
+        "limit_keys",
+        f"{KEYS} limit keys in turn, without a limit on them",
+        job=lambda n: {"limit_key": f"key{n % KEYS}"},
+    ),
+    Feature(
+        "tenants",
+        f"jobs of {TENANTS} tenants in turn, served in turn",
+        job=lambda n: {"tenant": f"tenant{n % TENANTS}"},
+        flow=True,
+    ),
+    Feature(
+        "pauses",
+        "50 other queues and 50 other types are paused",
+        tables=[
+            PAUSE_OTHERS,
+        ],
+        flow=True,
+    ),
+)
+
+BY_NAME = {feature.name: feature for feature in FEATURES}
+
+
+def chosen(names: Sequence[str]) -> tuple[Feature, ...]:
+    """Return the features of these names; `all` and `none` are what they say.
+
+    Raises: InvalidInputError for a name that is no feature.
+    """
+    if "all" in names:
+        return FEATURES
+    wanted = [name for name in names if name != "none"]
+    unknown = [name for name in wanted if name not in BY_NAME]
+    if unknown:
+        raise InvalidInputError(
+            f"--features {unknown[0]}: use all, none, or some of {', '.join(sorted(BY_NAME))}"
+        )
+    return tuple(feature for feature in FEATURES if feature.name in wanted)
+
+
+def shown(features: Sequence[Feature]) -> dict[str, str]:
+    """Return every feature with its setting, as the figures list it."""
+    on = {feature.name for feature in features}
+    return {
+        **ALWAYS,
+        **{feature.name: feature.setting if feature.name in on else "off" for feature in FEATURES},
+    }
+
+
+def fields(features: Sequence[Feature], number: int) -> dict[str, Any]:
+    """Return what the features set on job number `number`."""
+    return {name: value for feature in features for name, value in feature.job(number).items()}
+
+
+def environment(features: Sequence[Feature]) -> dict[str, str]:
+    """Return what the features set on the workers, and their names for the app that declares the types."""
+    return {
+        FEATURES_ENV: json.dumps([feature.name for feature in features]),
+        **{name: value for feature in features for name, value in feature.environment.items()},
+    }
+
+
+def declared() -> dict[str, Any]:
+    """Return the keywords of the job type in a worker of a benchmark."""
+    names = json.loads(os.environ.get(FEATURES_ENV, "[]"))
+    return {keyword: value for name in names for keyword, value in BY_NAME[name].type.items()}
+
+
+async def prepare(features: Sequence[Feature], admin: Connection) -> None:
+    """Write into the benchmark's database what the features need there."""
+    for feature in features:
+        for statement in feature.tables:
+            await admin.execute(statement)
