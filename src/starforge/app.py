@@ -14,7 +14,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
-from uuid import UUID
 
 from starforge.db.pool import Connection, connect
 from starforge.db.server import enqueue_url
@@ -37,7 +36,7 @@ from starforge.queue.declare import (
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.errors import HandlerNotAsyncError
 from starforge.queue.handler import Context, JobType, JobTypes
-from starforge.queue.job import NewJob
+from starforge.queue.job import Accepted, NewJob
 from starforge.worker.child import load_app
 from starforge.worker.errors import AppNotFoundError
 
@@ -133,8 +132,8 @@ class StarForge:
         *,
         conn: Connection | None = None,
         **options: Any,
-    ) -> UUID:
-        """Accept one job and return its id.
+    ) -> Accepted:
+        """Accept one job; the answer has its id, and whether it is new.
 
         Args:
             job_type: Name of the type.
@@ -151,8 +150,8 @@ class StarForge:
         finally:
             await own.close()
 
-    async def enqueue_many(self, conn: Connection, jobs: Iterable[NewJob]) -> list[UUID]:
-        """Accept all of these jobs or none and return their ids."""
+    async def enqueue_many(self, conn: Connection, jobs: Iterable[NewJob]) -> list[Accepted]:
+        """Accept all of these jobs or none; the answers come in their order."""
         return await enqueue_many(conn, list(jobs))
 
 

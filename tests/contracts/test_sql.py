@@ -56,7 +56,7 @@ class Scene:
 async def scene(database: str) -> AsyncIterator[Scene]:
     operator = await connect(database.replace("tester@", "starforge_operator@"))
     engine = await connect(database.replace("tester@", "starforge_engine@"))
-    job_id = await enqueue(engine, NewJob("process_snapshot", {"snapshot_id": "x"}))
+    job_id = (await enqueue(engine, NewJob("process_snapshot", {"snapshot_id": "x"}))).id
     snapshot_id = await engine.fetchval(
         "INSERT INTO hero_snapshots (tenant_id, source, raw, size_bytes, sha256)"
         " VALUES ('default', 'hero', '{}', 2, 'a') RETURNING id"
@@ -170,7 +170,7 @@ async def test_rows_made_by_hand_take_the_tenant_of_what_they_name(database: str
         "INSERT INTO hero_snapshots (tenant_id, source, raw, size_bytes, sha256)"
         " VALUES ('acme', 'hero', '{}', 2, 'a') RETURNING id"
     )
-    job_id = await enqueue(conn, NewJob("t", tenant="acme"))
+    job_id = (await enqueue(conn, NewJob("t", tenant="acme"))).id
     scene = Scene(
         conn, conn, {"snapshot_id": str(snapshot_id), "job_id": str(job_id), "type": "t", "payload": "{}"}
     )

@@ -6,16 +6,12 @@ import pytest
 
 from starforge.db.pool import Connection
 from starforge.db.statement import body, statements
-from starforge.queue.enqueue import STAGE
 
 STATEMENTS = dict(statements())
-STAGED = "queue/enqueue_staged"
 
 
 @pytest.mark.parametrize("name", list(STATEMENTS))
 async def test_each_statement_file_prepares_against_the_migrated_schema(conn: Connection, name: str) -> None:
-    if name == STAGED:
-        await conn.execute(STAGE)
     await conn.prepare(body(STATEMENTS[name]))
 
 

@@ -31,7 +31,7 @@ async def _status(conn: Connection, job_id: object) -> Any:
 @covers("D-12")
 async def test_a_stale_worker_cannot_complete_a_reclaimed_job(conn: Connection, travel: Travel) -> None:
     """Only the newest lease may finish a job."""
-    job_id = await enqueue(conn, NewJob("t"))
+    job_id = (await enqueue(conn, NewJob("t"))).id
     old = await a_worker(conn)
     [stale] = await claimed(conn, old)
     await travel(conn, minutes=10)
@@ -88,7 +88,7 @@ async def test_a_worker_whose_lease_is_over_claims_nothing(conn: Connection, tra
 
 
 async def test_a_buried_workers_jobs_are_reclaimed_before_its_lease_runs_out(conn: Connection) -> None:
-    job_id = await enqueue(conn, NewJob("t", max_attempts=1))
+    job_id = (await enqueue(conn, NewJob("t", max_attempts=1))).id
     worker_id = await a_worker(conn)
     await claimed(conn, worker_id)
     assert await reclaim(conn) == 0
@@ -135,7 +135,7 @@ async def test_a_worker_gives_back_what_it_does_not_know_of_and_nothing_else(con
 
 
 async def test_a_failed_attempt_waits_out_its_delay_and_counts(conn: Connection, travel: Travel) -> None:
-    job_id = await enqueue(conn, NewJob("t"))
+    job_id = (await enqueue(conn, NewJob("t"))).id
     worker_id = await a_worker(conn)
     [job] = await claimed(conn, worker_id)
     assert await retry(conn, [job], [ERROR], [10.0], worker_id=worker_id) == {job_id}
@@ -147,7 +147,7 @@ async def test_a_failed_attempt_waits_out_its_delay_and_counts(conn: Connection,
 
 @covers("D-19", "Q-50", "D-10")
 async def test_a_job_given_up_is_failed_and_a_dead_letter_in_one_statement(conn: Connection) -> None:
-    job_id = await enqueue(conn, NewJob("t", {"n": 1}, max_attempts=1))
+    job_id = (await enqueue(conn, NewJob("t", {"n": 1}, max_attempts=1))).id
     worker_id = await a_worker(conn)
     [job] = await claimed(conn, worker_id)
     assert await fail(conn, [job], [ERROR], worker_id=worker_id) == {job_id}
@@ -165,7 +165,7 @@ async def test_a_job_given_up_is_failed_and_a_dead_letter_in_one_statement(conn:
 
 @covers("X-14")
 async def test_a_job_failed_by_hand_while_running_stays_failed(conn: Connection) -> None:
-    job_id = await enqueue(conn, NewJob("t"))
+    job_id = (await enqueue(conn, NewJob("t"))).id
     worker_id = await a_worker(conn)
     [job] = await claimed(conn, worker_id)
     await conn.execute("UPDATE queue_jobs SET status = 'failed', updated_at = now() WHERE id = $1", job_id)
@@ -175,7 +175,7 @@ async def test_a_job_failed_by_hand_while_running_stays_failed(conn: Connection)
 
 
 async def test_a_job_that_a_stopping_worker_gives_back_has_burnt_no_attempt(conn: Connection) -> None:
-    job_id = await enqueue(conn, NewJob("t"))
+    job_id = (await enqueue(conn, NewJob("t"))).id
     worker_id = await a_worker(conn)
     jobs = await claimed(conn, worker_id)
     assert await give_back(conn, jobs, worker_id=worker_id) == {job_id}

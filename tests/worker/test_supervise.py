@@ -81,7 +81,7 @@ async def test_a_job_whose_process_is_killed_runs_again_at_once_with_no_attempt_
 async def test_a_frozen_worker_loses_its_jobs_and_its_late_results_are_refused(
     db: Connection, database: str
 ) -> None:
-    job_id = await enqueue(db, NewJob("marks.wait", {"seconds": 1.0}))
+    job_id = (await enqueue(db, NewJob("marks.wait", {"seconds": 1.0}))).id
     async with a_worker(database, STARFORGE_LEASE_S="1") as frozen:
         await until(db, MARKS, 1, "start")
         os.killpg(frozen.pid, signal.SIGSTOP)

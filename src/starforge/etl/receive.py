@@ -225,7 +225,8 @@ class _Receiver:
         payload = {"snapshot_id": str(snapshot_id)}
         if capture_id is not None:
             payload["capture_id"] = str(capture_id)
-        return await enqueue(conn, NewJob(type=JOB_TYPE, payload=payload, tenant=self._tenant))
+        accepted = await enqueue(conn, NewJob(type=JOB_TYPE, payload=payload, tenant=self._tenant))
+        return accepted.id
 
 
 def batches(offers: Iterable[Offer]) -> Iterator[list[Offer]]:

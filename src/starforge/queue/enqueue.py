@@ -2,117 +2,162 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 from uuid import UUID
-
-import msgspec
 
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.queue.errors import PayloadError
+from starforge.queue.caller import AsyncCaller, Fetch, SyncCaller, async_fetch, is_asyncpg, sync_fetch
+from starforge.queue.entry import Kind, as_told, kind_of, payload_text
 from starforge.queue.hint import CHANNEL, Debounce, Hint, hints_for
-from starforge.queue.job import COLUMNS, JobSettings, NewJob
+from starforge.queue.job import Accepted, JobSettings, NewJob
+from starforge.queue.key import ask
 
-COPY_ROWS_MIN = 1000
-"""Below this many rows arrays in one INSERT are quicker than COPY."""
+BULK_ROWS = 2000
+"""Jobs in one statement of a bulk: the next are encoded while the server is at these."""
 
-TENANT, QUEUE, TYPE, PRIORITY, LIMIT_KEY, TAGS = map(
-    COLUMNS.index, ("tenant_id", "queue", "type", "priority", "limit_key", "tags")
-)
-
-NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""An escaped NUL, and not an escaped backslash before the letters u0000."""
+BULK_BYTES_MAX = 8_000_000
+"""Payloads in one statement of a bulk, and a last one."""
 
 _debounce = Debounce()
 
-STAGE = """
-CREATE TEMPORARY TABLE starforge_enqueue (
-    id uuid, tenant_id text, queue text, type text, payload text, priority integer, max_attempts integer,
-    run_after timestamptz, limit_key text, tags text[], timeout_s real, trace text, place integer
-) ON COMMIT DROP
-"""
 
+async def enqueue(conn: AsyncCaller, job: NewJob) -> Accepted:
+    """Accept one job on a connection of asyncpg, psycopg or SQLAlchemy; the answer tells whether it is new.
 
-async def enqueue(conn: Connection, job: NewJob) -> UUID:
-    """Accept one job and return its id.
-
-    The job exists once the connection's transaction commits; outside a transaction that is now. Any
-    asyncpg connection will do, with whatever codecs its owner has set.
-    Raises: PayloadError when the payload is too large or is not JSON.
+    The job exists once the connection's transaction commits; outside a transaction that is now. An asyncpg
+    connection may have whatever codecs its owner has set.
+    Raises: PayloadError, JobOptionError, KeyContestedError, CallerConnectionError; then nothing was accepted.
     """
-    row = _encoded(job)
-    lane = _lane(row)
+    fetch, kind = async_fetch(conn), kind_of(job)
     # When the caller's own transaction ends, and how, is not known: its hint may not stand for others.
-    alone = not conn.is_in_transaction()
-    hint = lane.text() if not alone or _debounce.due(lane) else None
+    alone = is_asyncpg(conn) and not conn.is_in_transaction()
+    hint = kind.lane.text() if not alone or _debounce.due(kind.lane) else None
     try:
-        found = await conn.fetchrow(sql("queue", "enqueue"), *row, hint)
+        if job.unique is None:
+            await fetch(sql("queue", "enqueue"), _row(job, kind, hint))
+            accepted = Accepted(job.id, True)
+        else:
+            (accepted,) = await _unique(fetch, [job], hint)
     except BaseException:
         if alone and hint is not None:
-            _debounce.unsent(lane)
+            _debounce.unsent(kind.lane)
         raise
     failpoint("after_enqueue")
-    assert found is not None
-    return UUID(str(found["id"]))
+    return accepted
 
 
-async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[UUID]:
-    """Accept all of these jobs or none, and return their ids in the same order.
-
-    Large batches go by COPY into a temporary table and from there in one statement: COPY cannot go
-    straight into a table under row security, and measured no quicker where it could.
-    Raises: PayloadError; then none is accepted.
-    """
-    rows = [_encoded(job) for job in jobs]
-    if not rows:
-        return []
-    async with conn.transaction():
-        if len(rows) < COPY_ROWS_MIN:
-            columns = list(zip(*rows, strict=True))
-            columns[TAGS] = tuple(_listed(tags) for tags in columns[TAGS])
-            await conn.execute(sql("queue", "enqueue_many"), *columns)
-        else:
-            await conn.execute(STAGE)
-            numbered = [(*row, place) for place, row in enumerate(rows)]
-            await conn.copy_records_to_table(
-                "starforge_enqueue", records=numbered, columns=[*COLUMNS, "place"]
-            )
-            await conn.execute(sql("queue", "enqueue_staged"), len(rows))
-            await conn.execute("DROP TABLE pg_temp.starforge_enqueue")
-        for hint in hints_for({_lane(row) for row in rows}):
-            await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, hint)
-    return [job.id for job in jobs]
-
-
-def _encoded(job: NewJob) -> tuple[Any, ...]:
-    """Return the job's row with its payload as JSON text; raise PayloadError."""
-    limit_bytes = JobSettings.read().payload_bytes_max
+def enqueue_sync(conn: SyncCaller, job: NewJob) -> Accepted:
+    """Accept one job on a connection of psycopg, SQLAlchemy or Django; for the rest see enqueue."""
+    fetch, kind = sync_fetch(conn), kind_of(job)
+    hint = kind.lane.text()
+    if job.unique is None:
+        fetch(sql("queue", "enqueue"), _row(job, kind, hint))
+        return Accepted(job.id, True)
+    talk = ask([job], hint)
+    rows: Any = None
     try:
-        payload = msgspec.json.encode(job.payload)
-    except (TypeError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise PayloadError(f"the payload of a {job.type} job is not JSON: {error}") from None
-    if not payload.startswith(b"{"):
-        raise PayloadError(f"the payload of a {job.type} job is not a JSON object")
-    if len(payload) > limit_bytes:
-        raise PayloadError(
-            f"the payload of a {job.type} job has {len(payload)} bytes; at most {limit_bytes} are accepted"
-        )
-    text = payload.decode()
-    if "\\u0000" in text and NUL.search(text):
-        raise PayloadError(
-            f"the payload of a {job.type} job holds a NUL character, which Postgres cannot keep"
-        )
-    row = job.row()
-    return (*row[:4], text, *row[5:])
+        while True:
+            rows = fetch(sql("queue", "enqueue_unique"), (talk.send(rows),))
+    except StopIteration as said:
+        (accepted,) = said.value
+        return cast("Accepted", accepted)
 
 
-def _listed(tags: list[str] | None) -> str | None:
-    """Return one job's tags as JSON: an array of arrays would have to have equal lengths."""
-    return None if tags is None else msgspec.json.encode(tags).decode()
+async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepted]:
+    """Accept all of these jobs or none, and return the answers in the same order.
+
+    Raises: PayloadError, JobOptionError, KeyContestedError; then none is accepted.
+    """
+    if not jobs:
+        return []
+    keyed = [job for job in jobs if job.unique is not None]
+    plain = [job for job in jobs if job.unique is None] if keyed else jobs
+    async with conn.transaction():
+        lanes = await _bulk(conn, _chunks(plain))
+        found = iter(await _unique(async_fetch(conn), keyed, None) if keyed else ())
+        lanes |= {kind.lane for kind in map(kind_of, keyed) if kind.is_due}
+        for hint in hints_for(lanes):
+            await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, hint)
+    failpoint("after_enqueue_many")
+    return [Accepted(job.id, True) if job.unique is None else next(found) for job in jobs]
 
 
-def _lane(row: tuple[Any, ...]) -> Hint:
-    return Hint(row[QUEUE], row[TYPE], row[PRIORITY], row[TENANT], row[LIMIT_KEY])
+async def _bulk(conn: Connection, chunks: Iterator[Chunk]) -> set[Hint]:
+    """Send each chunk, make the next one ready while the server works, and return the lanes with work."""
+    lanes: set[Hint] = set()
+    sent: asyncio.Task[str] | None = None
+    try:
+        for chunk in chunks:
+            if sent is not None:
+                await sent
+            sent = asyncio.create_task(conn.execute(sql("queue", "enqueue_many"), *chunk.parameters()))
+            lanes |= {kind.lane for kind in chunk.kinds if kind.is_due}
+            await asyncio.sleep(0)  # lets it be sent before the next chunk takes the processor
+    finally:
+        if sent is not None:
+            await sent
+    return lanes
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The jobs of one statement: an id, a payload and the number of its kind for each, and the kinds."""
+
+    ids: list[UUID] = field(default_factory=list)
+    payloads: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+
+    def parameters(self) -> tuple[Any, ...]:
+        """Return them in the order of enqueue_many."""
+        return (self.ids, self.payloads, self.numbers, *map(list, zip(*self.kinds, strict=True)))
+
+
+def _chunks(jobs: Sequence[NewJob]) -> Iterator[Chunk]:
+    """Encode the jobs, BULK_ROWS at a time."""
+    bytes_max = JobSettings.read().payload_bytes_max
+    chunk, size = Chunk(), 0
+    known: dict[object, int] = {}
+    for job in jobs:
+        text = payload_text(job, bytes_max)
+        chunk.ids.append(job.id)
+        chunk.payloads.append(text)
+        chunk.numbers.append(_number(job, chunk.kinds, known))
+        size += len(text)
+        if len(chunk.ids) == BULK_ROWS or size >= BULK_BYTES_MAX:
+            yield chunk
+            chunk, known, size = Chunk(), {}, 0
+    if chunk.ids:
+        yield chunk
+
+
+def _number(job: NewJob, kinds: list[Kind], known: dict[object, int]) -> int:
+    """Return the number of the job's kind, from 1; what is seen for the first time is checked and added."""
+    told = (as_told(job), *job.tags) if job.tags else as_told(job)
+    try:
+        number = known.get(told)
+    except TypeError:  # a list where a text belongs, or the like: refused with its field
+        number = None
+    if number is None:
+        kinds.append(kind_of(job))
+        number = known[told] = len(kinds)
+    return number
+
+
+async def _unique(fetch: Fetch, jobs: Sequence[NewJob], hint: str | None) -> list[Accepted]:
+    talk = ask(jobs, hint)
+    rows: Any = None
+    try:
+        while True:
+            rows = await fetch(sql("queue", "enqueue_unique"), (talk.send(rows),))
+    except StopIteration as said:
+        return cast("list[Accepted]", said.value)
+
+
+def _row(job: NewJob, kind: Kind, hint: str | None) -> tuple[Any, ...]:
+    return (job.id, payload_text(job, JobSettings.read().payload_bytes_max), *kind, hint)

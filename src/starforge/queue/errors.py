@@ -27,10 +27,52 @@ class DeclarationError(MisusedError):
 
 
 class PayloadError(MisusedError):
-    """A payload is too large or is not JSON."""
+    """A payload is not a JSON object, or cannot be kept as it is."""
 
     code = "SF203"
+    remedy = "Hand over an object of texts, finite numbers, true, false, null, lists and objects."
+
+
+class PayloadTooLargeError(PayloadError):
+    """A payload is larger than is accepted."""
+
+    code = "SF240"
     remedy = "Store large content elsewhere and put a reference to it into the payload."
+
+    def __init__(self, job_type: str, size: int, bytes_max: int) -> None:
+        super().__init__(
+            f"the payload of a {job_type} job has {size} bytes; at most {bytes_max} are accepted"
+            " (STARFORGE_PAYLOAD_BYTES_MAX)"
+        )
+
+
+class JobOptionError(MisusedError):
+    """What an enqueue says of a job beside its payload cannot be."""
+
+    code = "SF241"
+    remedy = "Enqueue it again with a value as the message asks for; nothing was accepted."
+
+    def __init__(self, job_type: str, field: str, found: str) -> None:
+        super().__init__(f"the {field} of a {job_type} job is {found}")
+        self.job_type, self.field = job_type, field
+
+
+class KeyContestedError(RefusedError):
+    """A key changed hands again and again while a job was enqueued with it."""
+
+    code = "SF242"
+    remedy = "Enqueue it again; nothing was accepted."
+
+
+class CallerConnectionError(MisusedError):
+    """What was handed over to enqueue on is not a connection that can carry it."""
+
+    code = "SF243"
+    remedy = (
+        "Hand over a connection to StarForge's Postgres: asyncpg's, psycopg's AsyncConnection, SQLAlchemy's"
+        " AsyncConnection or AsyncSession to `await app.enqueue(…, conn=…)`; psycopg's Connection,"
+        " SQLAlchemy's Connection or Session, or django.db.connection to `app.enqueue_sync(conn, …)`."
+    )
 
 
 class UnknownGateError(NotFoundError):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
 
 from starforge.clock import new_id
 from starforge.machine import Machine
-from starforge.settings import HomeSettings, Settings, setting
+from starforge.settings import Settings, setting
 
 JOB = Machine.of(
     "job",
@@ -61,6 +61,40 @@ class JobSettings(Settings):
     )
 
 
+DUPLICATE_STATES = ("pending", "running", "paused", "quarantined")
+"""While the first job of a key is in one of these, the second is the first, if its key says no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What makes jobs of one tenant and type the same: while the first one's key holds, others are it."""
+
+    text: str
+    states: tuple[str, ...] = DUPLICATE_STATES
+    """The key holds while its job is in one of these."""
+
+    within_s: float | None = None
+    """It also holds for so many seconds from the enqueue, whatever became of the job: what makes a repeated
+    request harmless. None: only while the job is in one of the states."""
+
+    on_conflict: Literal["return", "replace", "reschedule"] = "return"
+    """What an enqueue does to the existing job while that is pending: nothing; give it the new payload,
+    priority, tags and time; or only the new time."""
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """The answer to an enqueue."""
+
+    id: UUID
+    """The job: the new one, or the one whose key holds."""
+
+    new: bool
+    """False: a job of the same key was there."""
+
+    changed: bool = False
+    """The existing job was replaced or rescheduled."""
+
+
 @dataclass(slots=True)
 class NewJob:
     """A job to be enqueued; what is left out comes from the defaults."""
@@ -69,11 +103,16 @@ class NewJob:
     payload: dict[str, Any] = field(default_factory=dict)
     queue: str = "default"
     priority: int = 0
+    """Higher runs first."""
+
     max_attempts: int | None = None
     """Failures after which it is given up; None means STARFORGE_MAX_ATTEMPTS."""
 
     run_after: datetime | None = None
     """Earliest start; None means now on the database's clock."""
+
+    delay_s: float | None = None
+    """Earliest start, in seconds from now on the database's clock; instead of run_after."""
 
     tenant: str | None = None
     """Tenant it belongs to; None means TENANT_ID."""
@@ -90,33 +129,10 @@ class NewJob:
     trace: str | None = None
     """W3C traceparent that its attempts belong to."""
 
+    unique: Key | None = None
+    """What makes it the same job as another; None: it is always a job of its own."""
+
     id: UUID = field(default_factory=new_id)
-
-    def row(self) -> tuple[Any, ...]:
-        """Return the row in the order of COLUMNS, the payload as it is and defaults filled in."""
-        tenant = HomeSettings.read().tenant if self.tenant is None else self.tenant
-        tries = JobSettings.read().max_attempts if self.max_attempts is None else self.max_attempts
-        return (
-            self.id,
-            tenant,
-            self.queue,
-            self.type,
-            self.payload,
-            self.priority,
-            tries,
-            self.run_after,
-            self.limit_key,
-            list(self.tags) or None,
-            self.timeout_s,
-            self.trace,
-        )
-
-
-COLUMNS = (
-    "id", "tenant_id", "queue", "type", "payload", "priority", "max_attempts", "run_after", "limit_key",
-    "tags", "timeout_s", "trace",
-)  # fmt: skip
-"""What an enqueue says of a job; the table's defaults say the rest."""
 
 
 class LeasedJob(msgspec.Struct, frozen=True, gc=False):

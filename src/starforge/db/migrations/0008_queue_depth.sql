@@ -36,12 +36,13 @@ ALTER TABLE queue_jobs_dlq
     ADD COLUMN timeout_s  real,
     ADD COLUMN trace      text;
 
--- A key says "this is one job": it holds while its job is in one of the states, and until expires_at where that is set.
+-- A key says "this is one job": it holds while its job is in one of the states, and besides until expires_at, whatever
+-- became of the job.
 -- Whether it still holds is decided when somebody enqueues with it, so that claim and completion never touch it.
 CREATE TABLE job_keys (
     tenant_id   text NOT NULL,
     type        text NOT NULL,
-    key         text NOT NULL CONSTRAINT job_keys_key CHECK (key <> '' AND length(key) <= 512),
+    key         text NOT NULL CONSTRAINT job_keys_key CHECK (key <> '' AND octet_length(key) <= 512),
     job_id      uuid NOT NULL,
     states      text[] NOT NULL,
     expires_at  timestamptz,
