@@ -21,6 +21,7 @@ from starforge.etl.ingest import process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
 from starforge.heroes.mapping import HERO
+from starforge.queue.caller import AsyncCaller, SyncCaller
 from starforge.queue.declare import (
     KeyOf,
     Limit,
@@ -33,7 +34,7 @@ from starforge.queue.declare import (
     as_unique,
     seconds,
 )
-from starforge.queue.enqueue import enqueue, enqueue_many
+from starforge.queue.enqueue import enqueue, enqueue_many, enqueue_sync
 from starforge.queue.errors import HandlerNotAsyncError
 from starforge.queue.handler import Context, JobType, JobTypes
 from starforge.queue.job import Accepted, NewJob
@@ -130,7 +131,7 @@ class StarForge:
         job_type: str,
         payload: Mapping[str, Any] | None = None,
         *,
-        conn: Connection | None = None,
+        conn: AsyncCaller | None = None,
         **options: Any,
     ) -> Accepted:
         """Accept one job; the answer has its id, and whether it is new.
@@ -138,7 +139,8 @@ class StarForge:
         Args:
             job_type: Name of the type.
             payload: JSON object of the handler's arguments.
-            conn: A connection whose open transaction the job belongs to; a new one where not given.
+            conn: A connection of asyncpg, psycopg (AsyncConnection) or SQLAlchemy (AsyncConnection,
+                AsyncSession) whose open transaction the job belongs to; a new one where not given.
             options: queue, priority, run_after, max_attempts.
         """
         job = self.new_job(job_type, payload, **options)
@@ -149,6 +151,23 @@ class StarForge:
             return await enqueue(own, job)
         finally:
             await own.close()
+
+    def enqueue_sync(
+        self,
+        conn: SyncCaller,
+        job_type: str,
+        payload: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Accepted:
+        """Accept one job in the open transaction of a psycopg, SQLAlchemy or Django connection.
+
+        Args:
+            conn: psycopg's Connection, SQLAlchemy's Connection or Session, or django.db.connection.
+            job_type: Name of the type.
+            payload: JSON object of the handler's arguments.
+            options: As for enqueue.
+        """
+        return enqueue_sync(conn, self.new_job(job_type, payload, **options))
 
     async def enqueue_many(self, conn: Connection, jobs: Iterable[NewJob]) -> list[Accepted]:
         """Accept all of these jobs or none; the answers come in their order."""

@@ -331,8 +331,7 @@ async def test_queue_ls_counts_by_queue_type_and_status_and_names_who_paused_wha
 ) -> None:
     async with pool.connection() as conn:
         await enqueue_many(conn, [NewJob("mail", queue="post") for _ in range(3)])
-        await conn.execute("UPDATE queue_jobs SET run_after = sf_now() + interval '1 hour' WHERE id = $1",
-            await enqueue(conn, NewJob("mail", queue="post")))  # fmt: skip
+        await enqueue(conn, NewJob("mail", queue="post", delay_s=3600))
         for status in ("failed", "quarantined", "paused", "running"):
             job_id = (await enqueue(conn, NewJob("fax", queue="post"))).id
             await conn.execute("UPDATE queue_jobs SET status = $2 WHERE id = $1", job_id, status)

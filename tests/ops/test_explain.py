@@ -25,7 +25,7 @@ ERROR = {"reason": "the shop is closed"}
 
 @covers("X-19")
 async def test_a_job_whose_type_nobody_knows_waits_and_says_what_it_waits_for(conn: Connection) -> None:
-    job_id = await enqueue(conn, NewJob("new.type"))
+    job_id = (await enqueue(conn, NewJob("new.type"))).id
     assert "no live worker serves queue 'default'" in (await explain_job(conn, job_id)).why
     await a_worker(conn)
     found = await explain_job(conn, job_id)
@@ -36,9 +36,9 @@ async def test_a_job_whose_type_nobody_knows_waits_and_says_what_it_waits_for(co
 @covers("X-19")
 async def test_a_delayed_job_and_one_between_attempts_name_their_time(conn: Connection) -> None:
     later = datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)
-    delayed = await enqueue(conn, NewJob("t", run_after=later))
+    delayed = (await enqueue(conn, NewJob("t", run_after=later))).id
     assert (await explain_job(conn, delayed)).why == "it is scheduled for 2099-01-02 03:04:05 UTC"
-    retried = await enqueue(conn, NewJob("t"))
+    retried = (await enqueue(conn, NewJob("t"))).id
     worker_id = await a_worker(conn)
     [job] = await claimed(conn, worker_id)
     await retry(conn, [job], [ERROR], [60.0], worker_id=worker_id)
@@ -51,7 +51,7 @@ async def test_a_job_behind_a_pause_names_who_paused_why_and_the_command_that_re
     conn: Connection,
 ) -> None:
     await a_worker(conn)
-    job_id = await enqueue(conn, NewJob("t"))
+    job_id = (await enqueue(conn, NewJob("t"))).id
     await pause(conn, "default", owner="ann", reason="storm", minutes=10)
     found = await explain_job(conn, job_id)
     assert "queue 'default' is paused until" in found.why
@@ -64,15 +64,15 @@ async def test_a_job_behind_a_pause_names_who_paused_why_and_the_command_that_re
 @covers("X-19")
 async def test_every_status_of_a_job_is_explained(conn: Connection) -> None:
     worker_id = await a_worker(conn)
-    ids = [await enqueue(conn, NewJob("t")) for _ in range(4)]
+    ids = [(await enqueue(conn, NewJob("t"))).id for _ in range(4)]
     jobs = {job.id: job for job in await claimed(conn, worker_id)}
     done, failed, held, runs = ids
     assert await complete(conn, [jobs[done]], [1500.0], worker_id=worker_id)
     assert await fail(conn, [jobs[failed]], [ERROR], worker_id=worker_id)
     assert await quarantine(conn, [jobs[held]], [ERROR], worker_id=worker_id)
-    paused = await enqueue(conn, NewJob("t"))
+    paused = (await enqueue(conn, NewJob("t"))).id
     await conn.execute("UPDATE queue_jobs SET status = 'paused' WHERE id = $1", paused)
-    waiting = await enqueue(conn, NewJob("t"))
+    waiting = (await enqueue(conn, NewJob("t"))).id
     told = {
         done: ("completed", "it completed at"),
         failed: ("failed", "its last attempt (1 of 5) failed at"),
@@ -91,7 +91,7 @@ async def test_every_status_of_a_job_is_explained(conn: Connection) -> None:
 async def test_a_job_of_a_worker_whose_lease_ended_waits_for_the_sweep(
     conn: Connection, travel: Travel
 ) -> None:
-    job_id = await enqueue(conn, NewJob("t"))
+    job_id = (await enqueue(conn, NewJob("t"))).id
     worker_id = await a_worker(conn)
     await claimed(conn, worker_id)
     await travel(conn, seconds=31)

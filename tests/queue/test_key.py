@@ -19,7 +19,7 @@ from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.errors import KeyContestedError, PayloadError
 from starforge.queue.fail import fail
 from starforge.queue.job import Accepted, Key, LeasedJob, NewJob
-from starforge.queue.key import prune_keys
+from starforge.queue.prune import prune_keys
 from tests.conftest import Travel
 from tests.covers import covers
 from tests.proxy import proxied
@@ -318,9 +318,8 @@ async def test_after_a_lost_answer_the_key_tells_the_first_job(
 
 
 async def test_pruning_deletes_the_keys_that_hold_no_more_and_only_those(
-    conn: Connection, travel: Travel, monkeypatch: pytest.MonkeyPatch
+    conn: Connection, travel: Travel
 ) -> None:
-    monkeypatch.setattr(room, "LOOKED_AT", 3)
     worker_id = await a_worker(conn)
     for n in range(10):
         await enqueue(conn, _job(key=Key(f"gone {n}")))

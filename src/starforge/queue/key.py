@@ -14,9 +14,6 @@ from uuid import UUID
 
 import msgspec
 
-from starforge.clock import failpoint
-from starforge.db.pool import Connection
-from starforge.db.statement import sql
 from starforge.queue.entry import checked_key, kind_of, payload_text
 from starforge.queue.errors import KeyContestedError
 from starforge.queue.job import Accepted, JobSettings, NewJob
@@ -29,10 +26,6 @@ ASKED_BYTES_MAX = 8_000_000
 
 TRIES_MAX = 10
 """A key that changed hands so often between two statements of ours is somebody's mistake."""
-
-LOOKED_AT = 5000
-LOOKS_MAX = 1000
-"""Statements in one round of pruning: five million keys. What is beyond comes in a later round."""
 
 Rows = Sequence[Any]
 Talk = Generator[str, Rows, list[Accepted]]
@@ -154,17 +147,3 @@ def _wanted(job: NewJob, bytes_max: int, hint: str | None) -> Wanted:
         None if kind.tags is None else msgspec.Raw(kind.tags.encode()), kind.timeout_s, kind.trace, hint,
         key.text, tuple(key.states), key.within_s, key.on_conflict,
     )  # fmt: skip
-
-
-async def prune_keys(conn: Connection) -> int:
-    """Delete the keys that hold no more and return how many; in batches, each its own transaction."""
-    gone, last = 0, UUID(int=0)
-    for _ in range(LOOKS_MAX):
-        row = await conn.fetchrow(sql("queue", "prune_keys"), last, LOOKED_AT)
-        assert row is not None
-        looked, last, went = row
-        gone += went
-        failpoint("after_prune_keys")
-        if looked < LOOKED_AT:
-            break
-    return gone

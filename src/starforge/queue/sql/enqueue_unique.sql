@@ -4,8 +4,9 @@
 --         "key", "states", "within_s", "on_conflict": return, replace or reschedule}
 -- gives   rows (place, id, new, changed); id is null where another transaction took the key after this statement's
 --         snapshot: what it made of it is seen by asking again
--- index   job_keys_pkey, queue_jobs_pkey. A key that holds is only read, so that nobody waits for whoever repeats it.
---         One that does not is taken over only in the version that was read; keys are taken in their order: no deadlock
+-- index   job_keys_pkey, queue_jobs_pkey whatever the statistics say (the CASE hides what they misjudge). A key that
+--         holds is only read, so that nobody waits for whoever repeats it. One that does not is taken over only in the
+--         version that was read; keys are taken in their order, so that two bulks do not stop each other
 WITH wanted AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1::text::json) AS w (
         place int, id uuid, payload jsonb, tenant_id text, queue text, type text, priority int, max_attempts int,
@@ -44,7 +45,7 @@ WITH wanted AS MATERIALIZED (
         run_after = coalesce(w.run_after, sf_now() + w.delay_s * interval '1 second', sf_now()),
         updated_at = sf_now()
     FROM wanted w JOIN held h ON h.place = w.place
-    WHERE w.on_conflict <> 'return' AND h.holds AND job.id = h.job_id AND job.status = 'pending'
+    WHERE w.on_conflict <> 'return' AND h.holds AND job.id = h.job_id AND CASE WHEN job.status = 'pending' THEN true ELSE false END
     RETURNING w.place, job.run_after
 )
 SELECT w.place, coalesce(a.id, CASE WHEN h.holds THEN h.job_id END) AS id, a.id IS NOT NULL AS new, c.place IS NOT NULL AS changed,
