@@ -9,7 +9,7 @@ import asyncpg
 import typer
 
 from starforge import __version__
-from starforge.cli import benches, database, development, explaining, snapshots, work
+from starforge.cli import benches, database, development, explaining, snapshots, tasks, work
 from starforge.cli.doors import add_doors
 from starforge.cli.render import fail, run
 from starforge.clock import failpoints
@@ -41,6 +41,7 @@ def _root(
 
 
 work.add(app)
+tasks.add(app)
 database.add(app)
 snapshots.add(app)
 explaining.add(app)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from starforge.errors import MisusedError, NotFoundError, RefusedError
 
 
@@ -101,3 +103,23 @@ class SchedulePausedError(RefusedError):
 
     code = "SF262"
     remedy = "See which are paused, and until when: `starforge schedule ls`."
+
+
+class UnknownJobError(NotFoundError):
+    """There is no job of this id, or not for this tenant."""
+
+    code = "SF244"
+    remedy = "List what there is: `starforge task ls`, with --state completed for what has ended."
+
+    def __init__(self, job_id: UUID) -> None:
+        super().__init__(f"there is no job {job_id} in the queue, its history or the dead letters")
+        self.job_id = job_id
+
+
+class UnknownTypeError(MisusedError):
+    """An app was asked for a job type that it has not."""
+
+    code = "SF245"
+    remedy = (
+        "Use one of the types that the message names, or leave --app out: the job then waits for a worker."
+    )
