@@ -12,7 +12,8 @@ import pytest
 from starforge.db.pool import Connection, connect
 from starforge.db.statement import sql
 from starforge.queue.claim import claim
-from starforge.queue.job import LeasedJob
+from starforge.queue.job import Key, LeasedJob, NewJob
+from starforge.queue.key import ask
 from starforge.queue.plan import Plan
 from tests.covers import covers
 from tests.postgres import TestServer
@@ -127,3 +128,29 @@ async def test_finishing_probes_the_primary_key_once_a_job(engine: Connection, n
         await again.rollback()
         assert ways == {"Index Scan queue_jobs_pkey"}, name
         assert buffers < 300 + 60 * n, name
+
+
+@pytest.mark.parametrize("n", [1, 100])
+async def test_enqueueing_with_keys_probes_each_key_and_its_job_once(engine: Connection, n: int) -> None:
+    await engine.execute(
+        "INSERT INTO job_keys (tenant_id, type, key, job_id, states)"
+        " SELECT 'default', 't', row_number() OVER (), id, '{pending}' FROM queue_jobs LIMIT 50000"
+    )
+    for keys in ("new", ""):
+        jobs = [
+            NewJob("t", {"n": place}, unique=Key(f"{keys}{place}", on_conflict="replace"))
+            for place in range(1, n + 1)
+        ]
+        ways, buffers = await explained(engine, "enqueue_unique", next(ask(jobs)))
+        assert ways == {"Index Scan queue_jobs_pkey"}
+        assert buffers < 300 + 60 * n
+
+
+async def test_pruning_keys_probes_the_primary_key_once_a_key(engine: Connection) -> None:
+    await engine.execute(
+        "INSERT INTO job_keys (tenant_id, type, key, job_id, states)"
+        " SELECT 'default', 't', n, gen_random_uuid(), '{pending}' FROM generate_series(1, 1000) AS n"
+    )
+    ways, buffers = await explained(engine, "prune_keys", 7, 5000)
+    assert ways <= {"Index Scan queue_jobs_pkey", "Index Only Scan queue_jobs_pkey"}
+    assert buffers < 300 + 20 * 1000
