@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -118,6 +119,48 @@ def features(
             server, jobs=jobs, names=names or [], rounds=rounds, processes=processes,
             concurrency=concurrency, role=role, report=progress,
         )  # fmt: skip
+
+    _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
+@bench.command("peers")
+def peers(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Peers to measure; all where none is named.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1000, help="Jobs that each drains.")] = 50_000,
+    features: Annotated[
+        list[str] | None, typer.Option(help="Our features: all, none, or names; may be repeated.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the table for the documents to this file.")
+    ] = None,
+    pickups: Annotated[int, typer.Option(min=10, help="Jobs whose pick-up is timed.")] = 200,
+    concurrency: Concurrency = 32,
+    rounds: Rounds = 5,
+    role: Role = "engine",
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Install graphile-worker, pg-boss, pgqueuer and procrastinate aside and measure them beside us."""
+    from starforge.dev.bench.features import chosen
+    from starforge.dev.bench.peers.peer import PEERS
+    from starforge.dev.bench.peers.side import bench_peers, table
+    from starforge.dev.bench.setup import Setup
+
+    known = [peer.name for peer in PEERS]
+    for name in names or []:
+        if name not in known:
+            raise InvalidInputError(f"there is no peer {name}: use {', '.join(known)}")
+    setup = Setup(concurrency=concurrency, role=role, features=chosen(features or ["all"]))
+
+    async def measure(server: Database) -> dict[str, Any]:
+        figures = await bench_peers(
+            server, setup, jobs=jobs, names=names or [], rounds=rounds, pickups=pickups, report=progress
+        )
+        if write is not None:
+            write.write_text(table(figures), "utf-8")
+        return figures
 
     _run(measure, role=role, postgres=postgres, as_json=as_json)
 

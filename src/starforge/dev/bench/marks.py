@@ -18,6 +18,7 @@ FEATURES_ENV = "STARFORGE_BENCH_FEATURES"
 PICKUP = struct.Struct("<Id")
 CLAIM = struct.Struct("<ddI")
 COUNT = struct.Struct("<Q")
+FIRST = struct.Struct("<d")
 
 
 def _folder() -> Path | None:
@@ -25,15 +26,25 @@ def _folder() -> Path | None:
     return Path(folder) if folder else None
 
 
-def counter() -> memoryview:
-    """Return this process's count of jobs as a view of one number; without a folder nobody reads it."""
+def counter() -> memoryview[int]:
+    """Return this process's count of jobs, as a view of one number."""
+    return _view("count").cast("Q")
+
+
+def first_start() -> memoryview[float]:
+    """Return when this process started its first job since the benchmark last set that to 0, as a view."""
+    return _view("first").cast("d")
+
+
+def _view(name: str) -> memoryview[int]:
+    """Return eight bytes that the benchmark can read; without a folder nobody does."""
     folder = _folder()
     if folder is None:
-        return memoryview(bytearray(COUNT.size)).cast("Q")
-    file = folder / f"count-{os.getpid()}"
+        return memoryview(bytearray(COUNT.size))
+    file = folder / f"{name}-{os.getpid()}"
     file.write_bytes(bytes(COUNT.size))
     with file.open("r+b") as stream:
-        return memoryview(mmap.mmap(stream.fileno(), COUNT.size)).cast("Q")
+        return memoryview(mmap.mmap(stream.fileno(), COUNT.size))
 
 
 def note(name: str, record: bytes) -> None:
@@ -57,6 +68,17 @@ class Marks:
     def counted(self) -> int:
         """Return how many jobs the workers have started so far."""
         return sum(COUNT.unpack(file.read_bytes())[0] for file in self.folder.glob("count-*"))
+
+    def forget_first(self) -> None:
+        """Set every process's first start to 0; they are halted meanwhile."""
+        for file in self.folder.glob("first-*"):
+            with file.open("r+b") as stream:
+                stream.write(bytes(FIRST.size))
+
+    def first_s(self) -> float:
+        """Return when the first job of all was started since `forget_first`, monotonic."""
+        firsts: list[float] = [FIRST.unpack(file.read_bytes())[0] for file in self.folder.glob("first-*")]
+        return min(first_s for first_s in firsts if first_s)
 
     def pickups(self) -> list[tuple[int, float]]:
         """Return (number of the job, wall-clock seconds at its handler's first instruction)."""

@@ -9,18 +9,20 @@ from typing import Any
 
 from starforge.app import StarForge
 from starforge.dev.bench.features import declared
-from starforge.dev.bench.marks import CLAIM, PICKUP, counter, note, now_s
+from starforge.dev.bench.marks import CLAIM, PICKUP, counter, first_start, note, now_s
 from starforge.queue.job import LeasedJob
 from starforge.worker import run
 
 app = StarForge("bench")
-count = counter()
+count, first = counter(), first_start()
 
 
 @app.job("bench.noop", **declared())
 async def noop(n: int, text: str = "") -> None:
     """Do nothing but be counted: what is left is the queue's own cost."""
     count[0] += 1
+    if not first[0]:
+        first[0] = now_s()
 
 
 @app.job("bench.noop_paused")
