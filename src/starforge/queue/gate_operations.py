@@ -77,7 +77,13 @@ async def pause_noncritical(caller: Caller, *, reason: Why, minutes: Minutes = N
             skipped += 1
             continue
         _, differs = await gate.close(
-            conn, "queue", name, owner=caller.actor, reason=reason, minutes=_minutes(minutes), detail=NONCRITICAL
+            conn,
+            "queue",
+            name,
+            owner=caller.actor,
+            reason=reason,
+            minutes=_minutes(minutes),
+            detail=NONCRITICAL,
         )
         waiting += (await gate.held(conn, "queue", name)).waiting
         names.append(name)

@@ -7,16 +7,17 @@ plan, once a second or when told, and applies them without a restart (F-26, F-32
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.queue.backoff import BackoffSettings
+from starforge.queue.declare import Rate
 from starforge.queue.errors import UnknownOverrideError
 from starforge.queue.gate import announce
+from starforge.queue.handler import JobType, JobTypes
 
 OverrideScope = Literal["all", "queue", "type", "worker"]
 
@@ -38,18 +39,27 @@ CATALOGUE: dict[str, Overridable] = {
         ("worker", "all"), "WORKER_CONCURRENCY", "jobs", "Most jobs that one worker runs at once; 0: none."
     ),
     "batch": Overridable(
-        ("worker", "all", "type"), "claim batch", "jobs", "Most jobs that one claim takes, or takes of the type."
+        ("worker", "all", "type"),
+        "claim batch",
+        "jobs",
+        "Most jobs that one claim takes, or takes of the type.",
     ),
     "attempts": Overridable(
         ("type",), "STARFORGE_MAX_ATTEMPTS", "attempts", "Most attempts of jobs enqueued since."
     ),
     "backoff": Overridable(
-        ("type",), "STARFORGE_BACKOFF_BASE_S and _MAX_S", "seconds", "Wait after a failure: first and longest."
+        ("type",),
+        "STARFORGE_BACKOFF_BASE_S and _MAX_S",
+        "seconds",
+        "Wait after a failure: first and longest.",
     ),
     "timeout": Overridable(("type",), "timeout of the type", "seconds", "Longest that an attempt may take."),
     "rate": Overridable(("type",), "rate of the type", "starts per second", "Most starts, over all workers."),
     "limit": Overridable(
-        ("type", "queue"), "limit of the type or queue", "jobs", "Most jobs that run at once, over all workers."
+        ("type", "queue"),
+        "limit of the type or queue",
+        "jobs",
+        "Most jobs that run at once, over all workers.",
     ),
     "breaker": Overridable(("type",), "STARFORGE_BREAKER_RATIO", "yes/no", "Whether the type has a breaker."),
 }
@@ -89,19 +99,6 @@ class Lowered:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """Starts per second over all workers, and how many may come at once after a quiet time."""
-
-    per_s: float
-    burst: int
-
-    @classmethod
-    def of(cls, per_s: float, burst: int | None = None) -> Rate:
-        """Return a rate; where no burst is given it is what one second allows, and at least 1."""
-        return cls(per_s, max(1, round(per_s)) if burst is None else burst)
-
-
-@dataclass(frozen=True, slots=True)
 class Overrides:
     """What is overridden for one worker now."""
 
@@ -109,7 +106,9 @@ class Overrides:
     batch: int | None = None
     batches: dict[str, int] = field(default_factory=dict)
     attempts: dict[str, Lowered] = field(default_factory=dict)
-    backoff: dict[str, BackoffSettings] = field(default_factory=dict)
+    backoff: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """First and longest wait in seconds."""
+
     timeout_s: dict[str, float] = field(default_factory=dict)
     rate: dict[str, Rate] = field(default_factory=dict)
     limit: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -126,7 +125,9 @@ class Overrides:
 
         def types(setting: str) -> dict[str, Override]:
             return {
-                name: row for (scope, name, which), row in found.items() if (scope, which) == ("type", setting)
+                name: row
+                for (scope, name, which), row in found.items()
+                if (scope, which) == ("type", setting)
             }
 
         return cls(
@@ -134,9 +135,11 @@ class Overrides:
             batch=one("batch"),
             batches={name: row.value for name, row in types("batch").items()},
             attempts={name: Lowered(row.value, row.created_at) for name, row in types("attempts").items()},
-            backoff={name: backoff_of(row.value) for name, row in types("backoff").items()},
+            backoff={
+                name: (row.value["base_s"], row.value["max_s"]) for name, row in types("backoff").items()
+            },
             timeout_s={name: row.value for name, row in types("timeout").items()},
-            rate={name: Rate.of(row.value["per_s"], row.value["burst"]) for name, row in types("rate").items()},
+            rate={name: Rate(row.value["per_s"], row.value["burst"]) for name, row in types("rate").items()},
             limit={
                 (scope, name): row.value for (scope, name, which), row in found.items() if which == "limit"
             },
@@ -146,9 +149,21 @@ class Overrides:
 NONE = Overrides()
 
 
-def backoff_of(value: dict[str, float]) -> BackoffSettings:
-    """Return the backoff that an override's value says."""
-    return BackoffSettings.model_construct(base_s=value["base_s"], max_s=value["max_s"])
+def overlaid(types: JobTypes, chosen: Overrides) -> dict[str, JobType]:
+    """Return the types that run otherwise than they declare, as they are to run now."""
+    changed = {}
+    for name in (*chosen.backoff, *chosen.timeout_s, *chosen.rate):
+        declared = types.declared(name)
+        if declared is None:
+            continue
+        base_s, max_s = chosen.backoff.get(name, (declared.retry.base_s, declared.retry.max_s))
+        changed[name] = replace(
+            declared,
+            retry=replace(declared.retry, base_s=base_s, max_s=max_s),
+            timeout_s=chosen.timeout_s.get(name, declared.timeout_s),
+            rate=chosen.rate.get(name, declared.rate),
+        )
+    return changed
 
 
 async def overrides(conn: Connection) -> list[Override]:
@@ -183,9 +198,7 @@ async def override(
     Overriding again renews it: value, owner, reason and expiry are the new ones, its beginning stays.
     """
     assert scope in CATALOGUE[setting].scopes
-    row = await conn.fetchrow(
-        sql("queue", "override"), scope, name, setting, value, owner, reason, minutes
-    )
+    row = await conn.fetchrow(sql("queue", "override"), scope, name, setting, value, owner, reason, minutes)
     await announce(conn)
     if row is not None:
         return Override(**row), True
