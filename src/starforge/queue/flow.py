@@ -183,7 +183,9 @@ class Flow:
         limit = None if known is None else known.limit
         if (of_queue := self.overrides.limit.get(("queue", key.queue))) is not None:
             yield Slots(Limited("queue", key.queue), of_queue)
-        of_type = self.overrides.limit.get(("type", key.type), limit and limit.total)
+        of_type = self.overrides.limit.get(("type", key.type))
+        if of_type is None and limit is not None:
+            of_type = limit.total
         if of_type is not None:
             yield Slots(Limited("type", key.type), of_type)
         if limit is not None and limit.per_key is not None and key.limit_key:
@@ -294,30 +296,32 @@ class Flow:
         wait_s = max(waits_s, default=ASK_AGAIN_S)
         self.wake_s = wait_s if self.wake_s is None else min(self.wake_s, wait_s)
 
-    async def settle(self, conn: Connection, scans: Sequence[Scan], *, full: bool) -> None:
+    async def settle(
+        self, conn: Connection, scans: Sequence[Scan], jobs: Sequence[LeasedJob], *, full: bool
+    ) -> None:
         """Learn what a claim took: permits are spent, and where there were too few jobs the rest go back.
 
         Args:
             conn: Where permits go back.
             scans: Those that `allot` returned.
+            jobs: What was claimed and is not yet among the jobs in hand.
             full: The claim took as many jobs as it may, so that a scan that took few says nothing.
         """
         if not self._restricts:
             return
-        dry = set()
-        taken: Counter[Limited] = Counter()
+        dry, slots = set(), set()
         for scan in scans:
             for bound in self.bounds(scan.lane.key):
                 if isinstance(bound, Pace):
                     self._permits.spend(bound.bucket, scan.taken)
                     if not full and scan.taken < scan.most:
                         dry.add(bound.bucket)
-                elif isinstance(bound, Slots):
-                    taken[bound.limited] += scan.taken
-        if self._tokens is not None and taken.total():
-            used = _counted(self._in_hand())
-            for limited, jobs in taken.items():
-                self._tokens.need(limited, used[limited] + jobs)
+                elif isinstance(bound, Slots) and scan.taken:
+                    slots.add(bound.limited)
+        if self._tokens is not None and slots:
+            used = _counted([*self._in_hand(), *jobs])
+            for limited in slots:
+                self._tokens.need(limited, used[limited])
         await self._permits.give_back(conn, sorted(dry))
 
     async def tidy(self, conn: Connection) -> None:

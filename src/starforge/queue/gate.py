@@ -16,8 +16,8 @@ from typing import Any, Literal
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.machine import Machine
-from starforge.queue.enqueue import CHANNEL
 from starforge.queue.errors import UnknownGateError
+from starforge.queue.hint import CHANNEL, EVERYWHERE
 from starforge.settings import Settings, setting
 
 GATE = Machine.of(
@@ -38,9 +38,6 @@ Cause = Literal["pause", "breaker", "throttle", "retries"]
 PAUSE_MINUTES_MAX = 7 * 24 * 60
 """Longest pause: what has to be held back for longer is no mitigation any more."""
 
-EVERYWHERE = "*"
-"""The hint that makes every worker read its plan afresh."""
-
 
 class PauseSettings(Settings):
     """How long a pause holds where nobody says otherwise."""
@@ -49,7 +46,7 @@ class PauseSettings(Settings):
         60,
         env="STARFORGE_PAUSE_MINUTES",
         unit="minutes",
-        meaning="A pause, an override or a stop of retries ends by itself after this time, unless it says another.",
+        meaning="What an operator holds back or overrides is so for this time, unless they say another.",
         ge=1,
         le=PAUSE_MINUTES_MAX,
     )

@@ -5,6 +5,7 @@ Pausing is one act with four nouns: the same two functions, declared once for ea
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta
@@ -12,7 +13,7 @@ from msgspec import Meta
 from starforge.operation import ROLES, Act, Caller, Change, operation
 from starforge.queue import gate
 from starforge.queue.errors import OtherTenantError
-from starforge.queue.gate import PAUSE_MINUTES_MAX, Gate, Held, PauseSettings, Scope
+from starforge.queue.gate import PAUSE_MINUTES_MAX, Held, PauseSettings, Scope
 
 Name = Annotated[str, Meta(min_length=1, max_length=200), "Its name."]
 Minutes = Annotated[
@@ -49,7 +50,8 @@ def _declare(scope: Scope) -> tuple[Act, Act]:
         )
 
     pause.__doc__ = (
-        f"Withhold the jobs of {scope} NAME: none starts until the pause is resumed or expires; what runs goes on.\n\n"
+        f"Withhold the jobs of {scope} NAME: none starts until the pause is resumed or expires; "
+        "what runs goes on.\n\n"
         f"Enqueueing stays possible and no job is changed. Pausing a paused {scope} renews reason and expiry."
     )
     resume.__doc__ = f"End the pause of {scope} NAME: its jobs start again, in their order."
@@ -82,15 +84,16 @@ async def pause_noncritical(caller: Caller, *, reason: Why, minutes: Minutes = N
             name,
             owner=caller.actor,
             reason=reason,
-            minutes=_minutes(minutes),
+            minutes=minutes_or_default(minutes),
             detail=NONCRITICAL,
         )
         waiting += (await gate.held(conn, "queue", name)).waiting
         names.append(name)
         changed += differs
     already = f"; {_count(skipped, 'queue')} somebody had paused before" if skipped else ""
+    paused = _count(len(names), "non-critical queue")
     return Change(
-        summary=f"{_count(len(names), 'non-critical queue')} paused with {_count(waiting, 'waiting job')}{already}",
+        summary=f"{paused} paused with {_count(waiting, 'waiting job')}{already}",
         matched=len(names),
         changed=changed,
         sample=tuple(names[:10]),
@@ -131,12 +134,18 @@ async def suspend(
     _for_own_tenant(caller, of, name)
     before = await gate.closed(caller.conn, of, name, "retries")
     now, changed = await gate.close(
-        caller.conn, of, name, "retries", owner=caller.actor, reason=reason, minutes=_minutes(minutes)
+        caller.conn,
+        of,
+        name,
+        "retries",
+        owner=caller.actor,
+        reason=reason,
+        minutes=minutes_or_default(minutes),
     )
     held = await gate.held(caller.conn, of, name)
     return Change(
         summary=(
-            f"retries of {of} {name!r} are suspended until {_until(now)}"
+            f"retries of {of} {name!r} are suspended until {until(now.expires_at)}"
             f" with {_count(held.retries, 'job')} that failed before{_unknown(of, held)}"
         ),
         matched=1,
@@ -167,12 +176,12 @@ async def release(caller: Caller, scope: RetryScope, name: Name, *, reason: WhyN
 async def _pause(caller: Caller, scope: Scope, name: str, *, reason: str, minutes: int | None) -> Change:
     before = await gate.closed(caller.conn, scope, name)
     now, changed = await gate.close(
-        caller.conn, scope, name, owner=caller.actor, reason=reason, minutes=_minutes(minutes)
+        caller.conn, scope, name, owner=caller.actor, reason=reason, minutes=minutes_or_default(minutes)
     )
     held = await gate.held(caller.conn, scope, name)
     return Change(
         summary=(
-            f"{scope} {name!r} is paused until {_until(now)}"
+            f"{scope} {name!r} is paused until {until(now.expires_at)}"
             f" with {_count(held.waiting, 'waiting job')}{_unknown(scope, held)}"
         ),
         matched=1,
@@ -193,17 +202,19 @@ def _scope(text: str) -> Scope:
     return next(scope for scope in SCOPES if scope == text)
 
 
-def _minutes(given: int | None) -> int:
+def minutes_or_default(given: int | None) -> int:
+    """Return how long a mitigation holds, in minutes."""
     return PauseSettings.read().minutes if given is None else given
 
 
-def _until(closed: Gate) -> str:
-    return f"{closed.expires_at:%Y-%m-%d %H:%M} UTC"
+def until(expires_at: datetime) -> str:
+    """Return an expiry as summaries say it."""
+    return f"{expires_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _unknown(scope: Scope, held: Held) -> str:
     names = {
-        "queue": "no job, no type and no live worker names this queue",
+        "queue": "no job and no live worker names this queue",
         "type": "no job and no live worker names this type",
         "tenant": "no live job belongs to this tenant",
         "tag": "no live job has this tag",

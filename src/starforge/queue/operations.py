@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from starforge.queue import gate_operations, schedule_operations
+from starforge.queue import breaker_operations, gate_operations, override_operations, schedule_operations
 
-__all__ = ["gate_operations", "schedule_operations"]
+__all__ = ["breaker_operations", "gate_operations", "override_operations", "schedule_operations"]

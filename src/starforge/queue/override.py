@@ -6,7 +6,7 @@ plan, once a second or when told, and applies them without a restart (F-26, F-32
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -172,7 +172,7 @@ async def overrides(conn: Connection) -> list[Override]:
 
 
 async def overrides_for(conn: Connection, worker_id: UUID) -> Overrides:
-    """Return what is overridden for this worker; one of a life before, under the same supervisor, holds on."""
+    """Return what is overridden for this worker, and for its lives before under the same supervisor."""
     return Overrides.of(Override(**row) for row in await conn.fetch(sql("queue", "overrides"), worker_id))
 
 
@@ -223,3 +223,8 @@ async def reset(conn: Connection, scope: OverrideScope, name: str, setting: str)
 async def lives(conn: Connection, worker_id: UUID) -> bool:
     """Tell whether a worker holds its lease."""
     return await conn.fetchval(sql("queue", "lives"), worker_id) is not None
+
+
+async def enqueued_since(conn: Connection, job_ids: Sequence[UUID], since: datetime) -> set[UUID]:
+    """Return those of these live jobs that were enqueued at `since` or later."""
+    return {row["id"] for row in await conn.fetch(sql("queue", "enqueued_since"), job_ids, since)}

@@ -30,6 +30,8 @@ WORKER = Machine.of(
 )
 
 
+CONCURRENCY_MAX = 1000
+
 SAME_START_S = 2.0
 """Two looks at one process agree within this; another process with its number started longer ago or later."""
 
@@ -43,7 +45,7 @@ class WorkerSettings(Settings):
         unit="jobs",
         meaning="Most jobs that one worker runs at once.",
         ge=1,
-        le=1000,
+        le=CONCURRENCY_MAX,
     )
     lease_s: float = setting(
         30.0,
