@@ -322,7 +322,8 @@ def test_the_shell_completes_commands_of_both_kinds() -> None:
         timeout=30,
         check=True,
     )
-    assert (set(completed.stdout.split()), completed.stderr) == ({"ls", "pause", "resume"}, "")
+    assert completed.stderr == ""
+    assert {"ls", "pause", "resume"} <= set(completed.stdout.split())
 
 
 @covers("X-11", "Q-07")

@@ -14,7 +14,6 @@ from starforge.queue.gate_operations import PAUSES
 from tests.conftest import Travel
 from tests.covers import covers
 
-
 pause, resume = PAUSES["queue"]
 
 

@@ -140,7 +140,7 @@ class Moved:
 
 
 async def watch_breakers(conn: Connection) -> list[Moved]:
-    """Judge every type that finished attempts lately, and every breaker that is not closed; return the moves."""
+    """Judge every type that finished attempts lately, and every breaker; return the moves."""
     settings = BreakerSettings.read()
     moved = []
     for row in await conn.fetch(sql("queue", "breakers"), settings.window_s):

@@ -85,7 +85,7 @@ class Gate:
         if self.cause == "retries":
             return "has its retries suspended"
         trickle = f" but for {self.rate_per_s:g}/s" if self.rate_per_s else ""
-        return {"pause": "is paused", "breaker": "is held by its breaker"}.get(
+        return {"pause": "is paused", "breaker": "failed too often and is held by its circuit breaker"}.get(
             self.cause, "is throttled"
         ) + trickle
 

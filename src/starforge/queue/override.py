@@ -228,3 +228,10 @@ async def lives(conn: Connection, worker_id: UUID) -> bool:
 async def enqueued_since(conn: Connection, job_ids: Sequence[UUID], since: datetime) -> set[UUID]:
     """Return those of these live jobs that were enqueued at `since` or later."""
     return {row["id"] for row in await conn.fetch(sql("queue", "enqueued_since"), job_ids, since)}
+
+
+def said(value: object) -> str:
+    """Return an override's value in words: base_s 2, max_s 60."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part:g}" for name, part in value.items())
+    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

@@ -16,7 +16,7 @@ from starforge.queue import gate, override
 from starforge.queue.errors import UnknownWorkerError
 from starforge.queue.gate import Scope
 from starforge.queue.gate_operations import Minutes, Name, WhyNot, minutes_or_default, until
-from starforge.queue.override import Override, OverrideScope
+from starforge.queue.override import Override, OverrideScope, said
 
 Why = Annotated[str, "Why; it is shown wherever the override is."]
 Worker = Annotated[UUID | None, "Only this worker; else every one."]
@@ -164,8 +164,9 @@ def _declare_resets() -> None:
 
     def of_workers(setting: str) -> Act:
         async def reset(caller: Caller, *, worker: Worker = None, reason: WhyNot = "") -> Change:
-            whose = ("all", "") if worker is None else ("worker", str(worker))
-            return await _reset(caller, *whose, setting)
+            if worker is None:
+                return await _reset(caller, "all", "", setting)
+            return await _reset(caller, "worker", str(worker), setting)
 
         reset.__doc__ = f"End the override of the {setting} of every worker, or of one."
         return reset
@@ -257,10 +258,3 @@ def _document(found: Override | None) -> dict[str, Any]:
 
 def _of(scope: str, name: str) -> str:
     return f"{scope} {name!r}" if name else "every worker"
-
-
-def said(value: object) -> str:
-    """Return an override's value in words: base_s 2, max_s 60."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {part:g}" for name, part in value.items())
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
