@@ -13,7 +13,7 @@ from starforge.ops.explain import explain_job, explain_queue, explain_worker
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue
 from starforge.queue.fail import fail, quarantine
-from starforge.queue.gate import pause
+from starforge.queue.gate import close
 from starforge.queue.job import NewJob
 from starforge.queue.retry import retry
 from tests.conftest import Travel
@@ -52,7 +52,7 @@ async def test_a_job_behind_a_pause_names_who_paused_why_and_the_command_that_re
 ) -> None:
     await a_worker(conn)
     job_id = (await enqueue(conn, NewJob("t"))).id
-    await pause(conn, "default", owner="ann", reason="storm", minutes=10)
+    await close(conn, "queue", "default", owner="ann", reason="storm", minutes=10)
     found = await explain_job(conn, job_id)
     assert "queue 'default' is paused until" in found.why
     assert "by ann: storm" in found.why

@@ -7,11 +7,14 @@ import pytest
 from starforge.db.pool import Connection
 from starforge.machine import Machine
 from starforge.operation import Caller, Change
-from starforge.queue import gate, operations
+from starforge.queue import gate
 from starforge.queue.errors import UnknownGateError
 from starforge.queue.gate import GATE, closed_gates
+from starforge.queue.gate_operations import PAUSES
 from tests.conftest import Travel
 from tests.covers import covers
+
+pause, resume = PAUSES["queue"]
 
 
 def _caller(conn: Connection, actor: str = "ann") -> Caller:
@@ -21,7 +24,7 @@ def _caller(conn: Connection, actor: str = "ann") -> Caller:
 async def _pause(
     conn: Connection, name: str = "mail", *, by: str = "ann", minutes: int | None = None
 ) -> Change:
-    return await operations.pause(_caller(conn, by), name, reason="the provider is down", minutes=minutes)
+    return await pause(_caller(conn, by), name, reason="the provider is down", minutes=minutes)
 
 
 @covers("X-11")
@@ -41,7 +44,7 @@ async def test_a_pause_that_nobody_ends_ends_by_itself(conn: Connection, travel:
     await travel(conn, minutes=2)
     assert await closed_gates(conn) == []
     with pytest.raises(UnknownGateError):
-        await operations.resume(_caller(conn), "mail")
+        await resume(_caller(conn), "mail")
 
 
 async def test_pausing_again_renews_the_pause_and_keeps_its_beginning(
@@ -79,7 +82,7 @@ async def test_a_pause_after_an_expired_one_is_a_new_pause(conn: Connection, tra
 @covers("Q-30")
 async def test_resume_ends_the_pause_and_says_whose_it_was(conn: Connection) -> None:
     await _pause(conn)
-    change = await operations.resume(_caller(conn, "bob"), "mail")
+    change = await resume(_caller(conn, "bob"), "mail")
     assert (change.changed, change.before["owner"]) == (1, "ann")
     assert await closed_gates(conn) == []
 
@@ -87,7 +90,7 @@ async def test_resume_ends_the_pause_and_says_whose_it_was(conn: Connection) -> 
 async def test_resuming_a_queue_that_is_not_paused_is_refused(conn: Connection) -> None:
     await _pause(conn, "sms")
     with pytest.raises(UnknownGateError, match="'mail' is not paused"):
-        await operations.resume(_caller(conn), "mail")
+        await resume(_caller(conn), "mail")
     assert len(await closed_gates(conn)) == 1
 
 

@@ -86,7 +86,9 @@ LANE = (["default"], ["t"], [1], ["default"], [""])
 async def test_a_claim_reads_the_jobs_it_takes_and_little_else(engine: Connection, n: int) -> None:
     worker_id = await a_worker(engine)
     for since in (-math.inf, 0.0):
-        ways, buffers = await explained(engine, "claim", *LANE, [since], [math.inf], [n], n, worker_id, None)
+        ways, buffers = await explained(
+            engine, "claim", *LANE, [since], [math.inf], [n], n, worker_id, None, [False]
+        )
         assert ways == {"Index Scan queue_jobs_lane", "Tid Scan"}
         assert buffers < 200 + 40 * n
 
@@ -95,7 +97,7 @@ async def test_a_claim_of_a_lane_where_all_is_delayed_reads_a_handful_of_pages(e
     worker_id = await a_worker(engine)
     lane = (["default"], ["t"], [2], ["default"], [""])
     ways, buffers = await explained(
-        engine, "claim", *lane, [-math.inf], [math.inf], [500], 500, worker_id, None
+        engine, "claim", *lane, [-math.inf], [math.inf], [500], 500, worker_id, None, [False]
     )
     assert ways == {"Index Scan queue_jobs_lane", "Tid Scan"}
     assert buffers < 30

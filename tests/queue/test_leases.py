@@ -12,7 +12,7 @@ from starforge.db.pool import Connection, Pool
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.fail import fail, quarantine
-from starforge.queue.gate import pause, resume
+from starforge.queue.gate import close, end
 from starforge.queue.job import JOB, LIVE_STATUSES, NewJob
 from starforge.queue.reclaim import reclaim
 from starforge.queue.retry import give_back, give_back_unknown, retry
@@ -218,14 +218,14 @@ async def test_a_paused_queue_is_not_claimed_until_it_is_resumed_or_the_pause_ex
 ) -> None:
     await enqueue(conn, NewJob("t"))
     worker_id = await a_worker(conn, lease_s=3600)
-    await pause(conn, "default", owner="ann", reason="storm", minutes=10)
+    await close(conn, "queue", "default", owner="ann", reason="storm", minutes=10)
     assert await claimed(conn, worker_id) == []
     await travel(conn, minutes=11)
     [job] = await claimed(conn, worker_id)
     await give_back(conn, [job], worker_id=worker_id)
-    await pause(conn, "default", owner="ann", reason="storm", minutes=10)
+    await close(conn, "queue", "default", owner="ann", reason="storm", minutes=10)
     assert await claimed(conn, worker_id) == []
-    await resume(conn, "default")
+    await end(conn, "queue", "default")
     assert len(await claimed(conn, worker_id)) == 1
 
 

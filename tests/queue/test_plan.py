@@ -162,7 +162,7 @@ async def test_jobs_with_a_closed_tag_wait_and_start_in_their_order_once_it_open
         jobs = await claim(conn, plan, n=10, worker_id=worker_id)
         assert [job.payload["n"] for job in jobs] == [0, 2, 4]
         await conn.execute("DELETE FROM gates")
-        plan.expire()
+        plan.announce(None)
         jobs = await claim(conn, plan, n=10, worker_id=worker_id)
         assert [job.payload["n"] for job in jobs] == [1, 3, 5]
 

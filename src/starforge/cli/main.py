@@ -9,7 +9,17 @@ import asyncpg
 import typer
 
 from starforge import __version__
-from starforge.cli import benches, database, development, explaining, snapshots, tasks, work
+from starforge.cli import (
+    benches,
+    capacity,
+    database,
+    development,
+    explaining,
+    settings,
+    snapshots,
+    tasks,
+    work,
+)
 from starforge.cli.doors import add_doors
 from starforge.cli.render import fail, run
 from starforge.clock import failpoints
@@ -42,6 +52,8 @@ def _root(
 
 work.add(app)
 tasks.add(app)
+settings.add(app)
+capacity.add(app)
 database.add(app)
 snapshots.add(app)
 explaining.add(app)

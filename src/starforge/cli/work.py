@@ -1,11 +1,9 @@
-"""Commands that run things, and those that look: up, worker, server, doctor, settings, queue ls."""
+"""Commands that run things, and those that look: up, worker, server, doctor, queue ls."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
-import pkgutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -33,10 +31,9 @@ BUILT_IN = "starforge.app:app"
 def add(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("up")(up)
-    app.command("worker")(worker)
+    group(app, "worker").callback(invoke_without_command=True, no_args_is_help=False)(worker)
     app.command("server")(server)
     app.command("doctor")(doctor)
-    app.command("settings")(settings)
     group(app, "queue").command("ls")(queue_ls)
 
 
@@ -84,6 +81,7 @@ def counted_together() -> Iterator[None]:
 
 
 def worker(
+    ctx: typer.Context,
     app: AppOption = BUILT_IN,
     queue: Annotated[
         list[str] | None, typer.Option("--queue", help="Queue to serve; may be repeated.")
@@ -92,6 +90,8 @@ def worker(
     log_level: LevelOption = "info",
 ) -> None:
     """Run jobs until told to stop (SIGTERM or Ctrl-C; a second one hurries)."""
+    if ctx.invoked_subcommand is not None:
+        return
     from starforge.telemetry.tree import FOLDER_ENV
     from starforge.worker.registry import WorkerSettings
 
@@ -179,35 +179,6 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(3 if any(f.check == "connection" and f.state == "fault" for f in findings) else 1)
 
 
-def settings(as_json: JsonOption = False) -> None:
-    """Show every setting with its value, where that comes from, its default, unit and meaning."""
-    from starforge.settings import shown_settings
-
-    _load_every_module()
-    lines = shown_settings()
-    if as_json:
-        print_json([asdict(line) for line in lines])
-        return
-    as_table(
-        ("setting", "value", "source", "default", "unit", "meaning"),
-        [(line.env, line.value, line.source, line.default, line.unit, _meaning(line)) for line in lines],
-    )
-
-
-def _load_every_module() -> None:
-    """Import the whole package: a room's settings are declared once the module that has them is loaded."""
-    import starforge
-
-    for module in pkgutil.walk_packages(starforge.__path__, "starforge."):
-        if not module.name.endswith(".__main__"):
-            importlib.import_module(module.name)
-
-
-def _meaning(line: object) -> str:
-    allowed = getattr(line, "allowed", "")
-    return f"{getattr(line, 'meaning', '')}{f' ({allowed})' if allowed else ''}"
-
-
 def queue_ls(as_json: JsonOption = False) -> None:
     """Show what each queue holds by type and status, what is paused by whom and why, and who works."""
     from starforge.db.pool import set_tenant
@@ -254,7 +225,8 @@ def _show_listing(found: Listing) -> None:
         say("No queue holds a job.")
     for gate in found.pauses:
         until = f"{gate.expires_at:%Y-%m-%d %H:%M} UTC"
-        say(f"{gate.scope} {gate.name!r} is paused until {until} by {gate.owner}: {gate.reason}")
+        say(f"{gate.scope} {gate.name!r} {gate.told} until {until} by {gate.owner}: {gate.reason}")
+        say(f"  ends it: {gate.undo}")
     if not found.workers:
         say("No worker lives: starforge worker, or starforge up.")
         return

@@ -82,3 +82,10 @@ class StatementRefusedError(RefusedError):
 
     code = "SF111"
     remedy = "Look at what Postgres says; its log has the statement. Nothing of it was kept."
+
+
+class BudgetError(RefusedError):
+    """The server has too few connections left for another worker."""
+
+    code = "SF120"
+    remedy = "See who holds them: `starforge capacity`. Lower PG_POOL_MAX or raise max_connections."

@@ -153,7 +153,7 @@ async def _prepared(url: str, application: str, *, cache: bool) -> asyncpg.Conne
         server_settings={"application_name": application},
     )
     try:
-        if cache and await _behind_pooler(conn):
+        if cache and await behind_pooler(conn):
             await conn.close()
             return await _prepared(url, application, cache=False)
         await _prepare(conn)
@@ -163,7 +163,7 @@ async def _prepared(url: str, application: str, *, cache: bool) -> asyncpg.Conne
     return conn
 
 
-async def _behind_pooler(conn: Connection) -> bool:
+async def behind_pooler(conn: Connection) -> bool:
     """Tell whether a pooler sits between: it answers with a process id that is not the server's."""
     # Unnamed: a named one would stay on the pooler's connection and meet the first of the next process.
     statement = await conn.prepare("SELECT pg_backend_pid()", name="")
@@ -187,7 +187,7 @@ class Pool:
         settings = PoolSettings.read()
         size = size or settings.pool_max
         first = await connect(url, application=application)
-        pooled = await _behind_pooler(first)
+        pooled = await behind_pooler(first)
         await first.close()
         pool = await asyncpg.create_pool(
             url,

@@ -9,6 +9,7 @@ from typing import Literal
 
 import asyncpg
 
+from starforge.db.budget import read_budget
 from starforge.db.errors import DatabaseUnreachableError, RoleUnsafeError
 from starforge.db.migrate import applied, code_version, migrations, pending, serves
 from starforge.db.pool import Connection, PoolSettings, connect, require_bound_role, shown
@@ -30,13 +31,6 @@ class DoctorSettings(Settings):
         unit="MB",
         meaning="Less free space than this where StarForge keeps its data is a warning; a tenth, a fault.",
         ge=10,
-    )
-    headroom: int = setting(
-        20,
-        env="STARFORGE_CONNECTION_HEADROOM",
-        unit="connections",
-        meaning="Connections of the server that StarForge leaves to others.",
-        ge=0,
     )
 
 
@@ -194,25 +188,16 @@ async def _pooler(conn: Connection, asked: Asked) -> Finding:
 
 
 async def _budget(conn: Connection, _asked: Asked) -> Finding:
-    row = await conn.fetchrow(
-        "SELECT current_setting('max_connections')::int AS most,"
-        " current_setting('superuser_reserved_connections')::int AS reserved,"
-        " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used"
-    )
-    assert row is not None
-    headroom, pool_max = DoctorSettings.read().headroom, PoolSettings.read().pool_max
-    room = row["most"] - row["reserved"] - headroom
-    fit = max(0, room // pool_max)
-    told = (
-        f"max_connections {row['most']} - reserved {row['reserved']} - headroom {headroom} = {room}; "
-        f"/ PG_POOL_MAX {pool_max} = {fit} workers; {row['used']} connections in use"
-    )
-    if fit < 1:
+    pool_max = PoolSettings.read().pool_max
+    try:
+        budget = await read_budget(conn)
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+        return Finding("connection budget", "ok", "told once the database is migrated")
+    told = f"{budget.formula(pool_max)}; {budget.remainder()}; {budget.used} connections in use"
+    if budget.fit(pool_max) < 1:
         return Finding("connection budget", "fault", told, "Raise max_connections or lower PG_POOL_MAX.")
-    if row["used"] > room:
-        return Finding(
-            "connection budget", "warning", told, "See who holds them: SELECT * FROM pg_stat_activity;"
-        )
+    if budget.used > budget.capacity:
+        return Finding("connection budget", "warning", told, "See who holds them: starforge capacity.")
     return Finding("connection budget", "ok", told)
 
 

@@ -93,12 +93,11 @@ def _withheld(row: asyncpg.Record, gates: Iterable[Gate]) -> tuple[str, ...]:
     for gate in gates:
         if (gate.scope, gate.name) not in names or (gate.cause == "retries" and not row["attempts"]):
             continue
-        what = {"pause": "is paused", "breaker": "failed too often and is held by its circuit breaker"}
-        said = what.get(gate.cause, f"is held ({gate.cause})")
+        until = _at(gate.expires_at)
         return (
-            f"{gate.scope} {gate.name!r} {said} until {_at(gate.expires_at)} by {gate.owner}: {gate.reason}",
+            f"{gate.scope} {gate.name!r} {gate.told} until {until} by {gate.owner}: {gate.reason}",
             "the end of that",
-            f"starforge {gate.scope} resume {gate.name}" if gate.cause == "pause" else "",
+            gate.undo,
         )
     return ()
 
@@ -159,7 +158,11 @@ _EXPLAINED: dict[str, Callable[[asyncpg.Record, Iterable[Gate]], tuple[str, ...]
 async def explain_queue(conn: Connection, name: str) -> Explanation:
     """Explain one queue; raise UnknownThingError where no job, gate or live worker names it."""
     held = [depth for depth in await depths(conn) if depth.queue == name]
-    gates = [gate for gate in await closed_gates(conn) if gate.scope == "queue" and gate.name == name]
+    gates = [
+        gate
+        for gate in await closed_gates(conn)
+        if (gate.scope, gate.name) == ("queue", name) and gate.cause != "retries"
+    ]
     workers = [worker for worker in await live_workers(conn) if name in worker.queues]
     if not (held or gates or workers):
         raise UnknownThingError(f"no job, no pause and no live worker names queue {name!r}")
@@ -173,7 +176,7 @@ async def explain_queue(conn: Connection, name: str) -> Explanation:
             "paused",
             f"{gate.owner} holds it until {_at(gate.expires_at)}: {gate.reason}; {due} jobs wait",
             "a resume",
-            f"starforge queue resume {name}",
+            gate.undo,
         )
     if not due:
         return Explanation(subject, "drained", f"nothing is due; {running} jobs run", "new jobs")

@@ -32,22 +32,30 @@ async def claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> lis
     A worker whose own lease has ended gets nothing, so that a zombie cannot claim.
     """
     await plan.refresh(conn)
+    await plan.flow.tidy(conn)
     jobs: list[LeasedJob] = []
-    if scans := plan.sweep(n):
+    if wanted := plan.sweep(n):
         started_s = monotonic_s()
-        jobs = await _run(conn, scans, n, worker_id, plan.closed_tags)
+        scans = await plan.flow.allot(conn, wanted, n)
+        if len(scans) < len(wanted):
+            swept = {id(scan) for scan in scans}
+            plan.unswept(scan.lane for scan in wanted if id(scan) not in swept)
+        jobs = await _run(conn, plan, scans, n, worker_id, jobs)
         plan.settle_sweep(scans, n, monotonic_s() - started_s)
     left = n - len(jobs)
-    if left and (scans := plan.scans(left)):
-        jobs += await _run(conn, scans, left, worker_id, plan.closed_tags)
+    if left and (wanted := plan.scans(left)):
+        scans = await plan.flow.allot(conn, wanted, left, jobs)
+        jobs += await _run(conn, plan, scans, left, worker_id, jobs)
         plan.settle(scans, left)
     return jobs
 
 
 async def _run(
-    conn: Connection, scans: Sequence[Scan], n: int, worker_id: UUID, closed_tags: list[str] | None
+    conn: Connection, plan: Plan, scans: Sequence[Scan], n: int, worker_id: UUID, before: Sequence[LeasedJob]
 ) -> list[LeasedJob]:
-    """Run the one statement and tell each scan what it took."""
+    """Run the one statement and tell each scan what it took; `before` are those claimed just now."""
+    if not scans:
+        return []
     rows = await conn.fetch(
         sql("queue", "claim"),
         *zip(*(scan.lane.key for scan in scans), strict=True),
@@ -56,13 +64,15 @@ async def _run(
         [scan.most for scan in scans],
         n,
         worker_id,
-        closed_tags,
+        plan.flow.closed_tags,
+        [scan.first_only for scan in scans],
     )
     failpoint("after_claim")
     if len(rows) > 1:
         rows.sort(key=_urgency)
     jobs = [_leased(row) for row in rows]
     _tell(scans, rows, jobs)
+    await plan.flow.settle(conn, scans, [*before, *jobs], full=len(jobs) >= n)
     return jobs
 
 

@@ -78,10 +78,10 @@ class CallerConnectionError(MisusedError):
 
 
 class UnknownGateError(NotFoundError):
-    """A resume named a queue or type that is not paused."""
+    """Somebody resumed or released what is not held back."""
 
     code = "SF205"
-    remedy = "See what is paused: `starforge queue ls`."
+    remedy = "See what is held back, and by whom: `starforge queue ls`."
 
 
 class ScheduleError(MisusedError):
@@ -123,3 +123,25 @@ class UnknownTypeError(MisusedError):
     remedy = (
         "Use one of the types that the message names, or leave --app out: the job then waits for a worker."
     )
+
+
+class OtherTenantError(RefusedError):
+    """Somebody who speaks for one tenant named another."""
+
+    code = "SF240"
+    remedy = "Name your own tenant, or ask somebody with role admin."
+    http_status = 403
+
+
+class UnknownOverrideError(NotFoundError):
+    """A reset named a setting that nobody has overridden."""
+
+    code = "SF241"
+    remedy = "See what is overridden, by whom and until when: `starforge settings`."
+
+
+class UnknownWorkerError(NotFoundError):
+    """A worker was named that does not live."""
+
+    code = "SF242"
+    remedy = "See which workers live: `starforge queue ls`."

@@ -89,6 +89,7 @@ class JobTypes:
 
     def __init__(self, types: Iterable[JobType] = ()) -> None:
         self._types: dict[str, JobType] = {}
+        self._laid_over: Mapping[str, JobType] = {}
         for job_type in types:
             self.add(job_type)
 
@@ -99,8 +100,16 @@ class JobTypes:
         self._types[job_type.name] = job_type
 
     def get(self, name: str) -> JobType | None:
-        """Return the type of that name, or None."""
+        """Return the type of that name as it is to run now, or None."""
+        return self._laid_over.get(name) or self._types.get(name)
+
+    def declared(self, name: str) -> JobType | None:
+        """Return the type of that name as its declaration says, or None."""
         return self._types.get(name)
+
+    def lay_over(self, changed: Mapping[str, JobType]) -> None:
+        """Run these types otherwise than they declare, and all others as they do."""
+        self._laid_over = changed
 
     def names(self) -> tuple[str, ...]:
         """Return the names, sorted."""

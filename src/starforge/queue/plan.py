@@ -12,20 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import NamedTuple
+from itertools import groupby, zip_longest
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.queue.gate import Gate, closed_gates
+from starforge.queue.flow import Flow
 from starforge.queue.hint import Hint
 from starforge.settings import Settings, setting
 
 REFRESH_S = 1.0
-"""A pause is honoured, and a new lane seen, within this time."""
+"""A new lane is seen within this time."""
 
 SWEEP_S = 2.0
 """What is behind a watermark is claimed within this time."""
@@ -46,6 +46,8 @@ LANES_MAX = 2000
 LANES_PER_CLAIM_MAX = 100
 AGED_SHARE = 4
 """Lanes whose oldest job has waited too long go first, each with at most one job in this many."""
+
+T = TypeVar("T")
 
 
 class AgingSettings(Settings):
@@ -92,6 +94,9 @@ class Scan:
     since_s: float
     until_s: float
     most: int
+    first_only: bool = False
+    """Only jobs that never failed."""
+
     taken: int = 0
     reached_s: float = -math.inf
     """The latest due time that the claim took; with `taken` it is the claim's answer."""
@@ -106,11 +111,10 @@ class Scan:
 class Plan:
     """The lanes of a worker's queues and types, refreshed every second or when told to."""
 
-    def __init__(self, queues: Sequence[str], types: Sequence[str]) -> None:
+    def __init__(self, queues: Sequence[str], types: Sequence[str], flow: Flow | None = None) -> None:
         self._queues, self._types = list(queues), list(types)
+        self.flow = flow or Flow()
         self._lanes: dict[LaneKey, Lane] = {}
-        self._gates: list[Gate] = []
-        self._closed: frozenset[tuple[str, str]] = frozenset()
         self._aging_s = AgingSettings.read().aging_s
         self._look_at_s = self._sweep_at_s = self._wide_at_s = -math.inf
         self._wide = False
@@ -127,6 +131,7 @@ class Plan:
         self._wide = True
         if hint is None:
             self._look_at_s = self._sweep_at_s = -math.inf
+            self.flow.expire()
         elif hint.queue in self._queues and hint.type in self._types:
             key = LaneKey(*msgspec.structs.astuple(hint))
             lane = self._lanes.setdefault(key, Lane(key))
@@ -134,8 +139,15 @@ class Plan:
             if lane.oldest_s is None:
                 lane.oldest_s = self._now_s
 
+    async def heed(self, conn: Connection) -> None:
+        """Read what restricts the worker, where the last time is too long ago."""
+        if self.flow.due and await self.flow.read(conn):
+            # What a gate held back within a lane may be behind the lane's watermark.
+            self.unswept(self._lanes.values())
+
     async def refresh(self, conn: Connection) -> None:
-        """Look at the lanes and the gates where the last look is too old."""
+        """Read what restricts the worker and look at the lanes, each where the last time is too long ago."""
+        await self.heed(conn)
         now_s = monotonic_s()
         if now_s < self._look_at_s:
             return
@@ -150,7 +162,16 @@ class Plan:
             self._wide, self._wide_at_s, margin_s = False, now_s + WIDE_EVERY_S, WIDE_S
         self._turn += 1
         ready = self._in_order(self._turn)[:LANES_PER_CLAIM_MAX]
-        return [Scan(lane, lane.since_s - margin_s, math.inf, self._most(lane, n, ready)) for lane in ready]
+        return [
+            Scan(
+                lane,
+                lane.since_s - margin_s,
+                math.inf,
+                self._most(lane, n, ready),
+                self.flow.first_only(lane.key),
+            )
+            for lane in ready
+        ]
 
     def sweep(self, n: int) -> list[Scan]:
         """Return scans of what is behind the watermarks, where it is time to look there; [] otherwise."""
@@ -159,9 +180,9 @@ class Plan:
             return []
         self._sweep_at_s = now_s + SWEEP_S
         return [
-            Scan(lane, -math.inf, lane.since_s - MARGIN_S, n)
+            Scan(lane, -math.inf, lane.since_s - MARGIN_S, n, self.flow.first_only(lane.key))
             for lane in self._lanes.values()
-            if lane.since_s > -math.inf and self._open(lane)
+            if lane.since_s > -math.inf and self.flow.open(lane.key)
         ]
 
     def settle(self, scans: Sequence[Scan], n: int) -> None:
@@ -180,12 +201,17 @@ class Plan:
         """Learn from a sweep of up to `n` jobs: where there may be more behind, scans start there again."""
         full = sum(scan.taken for scan in scans) >= n
         for scan in scans:
-            if full and scan.taken:
+            if (full or scan.taken >= scan.most) and scan.taken:
                 scan.lane.since_s, scan.lane.oldest_s = -math.inf, scan.reached_s
         self._sweep_at_s = monotonic_s() + (0 if full else max(SWEEP_S, took_s / COST_MAX))
 
+    def unswept(self, lanes: Iterable[Lane]) -> None:
+        """Have the next scans of these lanes start at their beginning: something behind may be free."""
+        for lane in lanes:
+            lane.since_s = -math.inf
+
     async def _look(self, conn: Connection) -> None:
-        """Ask what waits in the known lanes, which lanes there are besides, and which gates are closed."""
+        """Ask what waits in the known lanes, and which lanes there are besides."""
         known = list(self._lanes.values())
         columns = list(zip(*(lane.key for lane in known), strict=True)) or [(), (), (), (), ()]
         since_s = [lane.since_s - MARGIN_S for lane in known]
@@ -206,32 +232,10 @@ class Plan:
             # The look may have begun before what was announced was there.
             if lane.oldest_s is None:
                 lane.oldest_s = self._now_s
-        self._heed(await closed_gates(conn))
         if len(self._lanes) > LANES_MAX:
             idle = sorted(self._lanes.values(), key=lambda lane: (lane.oldest_s is not None, lane.used_s))
             for lane in idle[: len(self._lanes) - LANES_MAX]:
                 del self._lanes[lane.key]
-
-    def _heed(self, gates: list[Gate]) -> None:
-        """Take note of the closed gates; what one held back may be behind the watermarks when it opens."""
-        closed = frozenset((gate.scope, gate.name) for gate in gates)
-        if {name for scope, name in self._closed - closed if scope == "tag"}:
-            for lane in self._lanes.values():
-                lane.since_s = -math.inf
-        self._gates, self._closed = gates, closed
-
-    @property
-    def closed_tags(self) -> list[str] | None:
-        """The tags whose jobs may not start; None where all may."""
-        return [name for scope, name in self._closed if scope == "tag"] or None
-
-    def _open(self, lane: Lane) -> bool:
-        key = lane.key
-        return not self._closed or not (
-            ("queue", key.queue) in self._closed
-            or ("type", key.type) in self._closed
-            or ("tenant", key.tenant) in self._closed
-        )
 
     def _is_aged(self, lane: Lane) -> bool:
         return lane.oldest_s is not None and self._now_s - lane.oldest_s > self._aging_s
@@ -242,7 +246,12 @@ class Plan:
 
     def _in_order(self, turn: int) -> list[Lane]:
         """Return the open lanes that have due jobs: the aged ones, then by priority, equals taking turns."""
-        ready = [lane for lane in self._lanes.values() if lane.oldest_s is not None and self._open(lane)]
+        open_, room = self.flow.open, self.flow.may_have_room()
+        ready = [
+            lane
+            for lane in self._lanes.values()
+            if lane.oldest_s is not None and open_(lane.key) and room(lane.key)
+        ]
         if len(ready) < 2:
             return ready
         aged = sorted((lane for lane in ready if self._is_aged(lane)), key=lambda lane: lane.oldest_s or 0.0)
@@ -251,12 +260,24 @@ class Plan:
 
 
 def in_turn(lanes: Iterable[Lane], turn: int, *, by_priority: bool = True) -> list[Lane]:
-    """Order lanes by priority, highest first, and rotate equals by `turn`, so that none starves another."""
+    """Order lanes by priority, highest first; among equals the tenants take turns, and each one's lanes do.
+
+    So a tenant with many lanes comes no oftener than one with a single lane.
+    """
     turned: list[Lane] = []
     if by_priority:
         lanes = sorted(lanes, key=lambda lane: -lane.key.priority)
     for _, equals in groupby(lanes, key=lambda lane: lane.key.priority if by_priority else 0):
-        group = list(equals)
-        shift = turn % len(group)
-        turned += group[shift:] + group[:shift]
+        of_tenants: dict[str, list[Lane]] = {}
+        for lane in equals:
+            of_tenants.setdefault(lane.key.tenant, []).append(lane)
+        tenants = _rotated(list(of_tenants.values()), turn)
+        own_turn = turn // len(tenants)
+        rows = zip_longest(*(_rotated(group, own_turn) for group in tenants))
+        turned += [lane for row in rows for lane in row if lane is not None]
     return turned
+
+
+def _rotated(group: list[T], turn: int) -> list[T]:
+    shift = turn % len(group)
+    return group[shift:] + group[:shift]

@@ -11,6 +11,9 @@ from starforge.queue.history import HistorySettings
 
 PRUNE_BATCH = 5000
 
+BUCKET_DAYS = 1
+"""A bucket that nobody took from for this long is forgotten: one that is made anew is full too."""
+
 RECORD_DAYS = 7
 """Gates and overrides are kept this long after they expired."""
 
@@ -30,6 +33,12 @@ async def prune_gates(conn: Connection) -> int:
     """Forget gates and overrides that expired long ago; they are few."""
     gates = _count(await conn.execute(sql("queue", "prune_gates"), RECORD_DAYS))
     return gates + _count(await conn.execute(sql("queue", "prune_overrides"), RECORD_DAYS))
+
+
+async def prune_tokens(conn: Connection) -> int:
+    """Forget the tokens of workers that have ended, and buckets that have been full for long."""
+    tokens = _count(await conn.execute(sql("queue", "prune_tokens"), PRUNE_BATCH))
+    return tokens + _count(await conn.execute(sql("queue", "prune_buckets"), BUCKET_DAYS))
 
 
 def _count(tag: str) -> int:

@@ -28,11 +28,16 @@ class Outcome:
     ending: Ending
     ran_ms: float
     error: BaseException | None = None
+    attempts_max: int | None = None
+    """Attempts that an operator leaves it, where those are fewer than its own."""
 
     @property
     def permanent(self) -> bool:
         """True where no further attempt can help or is left."""
-        return isinstance(self.error, PermanentError) or self.job.attempt >= self.job.max_attempts
+        most = self.job.max_attempts
+        if self.attempts_max is not None:
+            most = min(most, self.attempts_max)
+        return isinstance(self.error, PermanentError) or self.job.attempt >= most
 
     @property
     def reason(self) -> str:
@@ -47,6 +52,8 @@ class Outcome:
             "attempt": self.job.attempt,
             "ran_ms": round(self.ran_ms, 1),
         }
+        if self.attempts_max is not None:
+            document["attempts_lowered_to"] = self.attempts_max
         if self.error is not None and self.ending == "failed":
             trace = "".join(traceback.format_exception(self.error))
             document["trace"] = storable(trace[-TRACE_CHARS_MAX:])

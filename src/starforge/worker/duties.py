@@ -9,6 +9,7 @@ import structlog
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
 from starforge.queue import minutes, prune
+from starforge.queue.breaker import watch_breakers
 from starforge.queue.history import (
     STRAYS_BATCH,
     Daily,
@@ -28,6 +29,7 @@ log = structlog.get_logger("upkeep")
 
 TICK_S = 1.0
 RESCUE_S = 2.0
+BREAKERS_S = 2.0
 SAMPLE_S = 5.0
 GAUGES_S = 15.0
 GAUGES_S_MAX = 3 * GAUGES_S
@@ -45,6 +47,7 @@ def duties() -> list[Task]:
         Task("rescue", RESCUE_S, unfenced(rescue)),
         Task("schedules", TICK_S, tick),
         Task("reclaim", RECLAIM_S, unfenced(sweep)),
+        Task("breakers", BREAKERS_S, unfenced(watch_breakers)),
         Task("depths", SAMPLE_S, unfenced(minutes.sample)),
         *_by_the_day("job_history", "history"),
         *_by_the_day("log_lines", "logs"),
@@ -53,6 +56,7 @@ def duties() -> list[Task]:
         Task("keys", PRUNE_S, in_batches(prune.prune_keys, prune.PRUNE_BATCH)),
         Task("progress", PRUNE_S, in_batches(prune.prune_progress, prune.PRUNE_BATCH)),
         Task("gates", PRUNE_S, unfenced(prune.prune_gates)),
+        Task("tokens", PRUNE_S, unfenced(prune.prune_tokens)),
         Task("workers", HOURLY_S, unfenced(registry.prune)),
     ]
 

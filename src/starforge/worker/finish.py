@@ -17,8 +17,10 @@ from starforge.errors import told
 from starforge.loop import backoff_s, wait
 from starforge.queue.complete import complete
 from starforge.queue.fail import fail, quarantine
+from starforge.queue.flow import Flow
 from starforge.queue.handler import RETRY, JobTypes
 from starforge.queue.job import LeasedJob
+from starforge.queue.override import enqueued_since
 from starforge.queue.retry import give_back, retry
 from starforge.telemetry.metrics import JOB_DURATION, JOBS_PROCESSED
 from starforge.worker.attempt import Outcome
@@ -45,10 +47,12 @@ class Finisher:
         types: JobTypes,
         worker_id: UUID,
         *,
+        flow: Flow,
         written: Callable[[], None],
         failed: Callable[[], None],
     ) -> None:
         self._pool, self._types, self._worker_id = pool, types, worker_id
+        self._flow = flow
         self._written = written  # called after each batch: there is room for more
         self._failed = failed  # called when the database failed to take one
         self._waiting: list[Outcome] = []
@@ -141,6 +145,7 @@ class Finisher:
 
     async def _write_rest(self, conn: Connection, rest: list[Outcome]) -> set[UUID]:
         """Write retries, dead letters, quarantines and returns, with their types' own records beside them."""
+        await self._lower(conn, rest)
         back = [o.job for o in rest if o.ending == "returned"]
         held = [o for o in rest if o.ending == "held"]
         gone = [o for o in rest if o.ending == "failed" and o.permanent]
@@ -167,6 +172,19 @@ class Finisher:
             if outcome.job.id in accepted:
                 await self._record(conn, outcome)
         return accepted
+
+    async def _lower(self, conn: Connection, rest: list[Outcome]) -> None:
+        """Give up what an operator leaves fewer attempts to, of the jobs that were enqueued since (F-32)."""
+        for name, low in self._flow.overrides.attempts.items():
+            spent = [
+                o
+                for o in rest
+                if o.job.type == name and o.ending == "failed" and o.job.attempt >= low.attempts
+            ]
+            if spent:
+                newer = await enqueued_since(conn, [o.job.id for o in spent], low.since)
+                for outcome in spent:
+                    outcome.attempts_max = low.attempts if outcome.job.id in newer else None
 
     def _delay_s(self, job: LeasedJob) -> float:
         job_type = self._types.get(job.type)

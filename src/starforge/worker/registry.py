@@ -13,6 +13,7 @@ import psutil
 
 from starforge import __version__
 from starforge.clock import new_id
+from starforge.db.budget import share
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.machine import Machine
@@ -30,6 +31,8 @@ WORKER = Machine.of(
 )
 
 
+CONCURRENCY_MAX = 1000
+
 SAME_START_S = 2.0
 """Two looks at one process agree within this; another process with its number started longer ago or later."""
 
@@ -43,7 +46,7 @@ class WorkerSettings(Settings):
         unit="jobs",
         meaning="Most jobs that one worker runs at once.",
         ge=1,
-        le=1000,
+        le=CONCURRENCY_MAX,
     )
     lease_s: float = setting(
         30.0,
@@ -105,7 +108,22 @@ def machine_key() -> str:
     return f"{socket.gethostname()}:{int(psutil.boot_time())}"
 
 
-async def register(conn: Connection, registration: Registration, *, lease_s: float) -> UUID:
+async def admit(
+    conn: Connection, registration: Registration, *, lease_s: float, wanted: int
+) -> tuple[UUID, int]:
+    """Enter a new worker with its share of the connections; return its id and how many it may hold.
+
+    Raises: BudgetError where the server has fewer than two left for it.
+    """
+    async with conn.transaction():
+        connections = await share(conn, wanted, machine=machine_key(), pid=os.getpid())
+        worker_id = await register(conn, registration, lease_s=lease_s, connections=connections)
+    return worker_id, connections
+
+
+async def register(
+    conn: Connection, registration: Registration, *, lease_s: float, connections: int = 0
+) -> UUID:
     """Enter a new worker, led by this process, and return its id."""
     worker_id = new_id()
     await conn.execute(
@@ -120,6 +138,7 @@ async def register(conn: Connection, registration: Registration, *, lease_s: flo
         list(registration.types),
         registration.concurrency,
         lease_s,
+        connections,
     )
     return worker_id
 

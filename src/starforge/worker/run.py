@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +17,7 @@ from starforge.clock import monotonic_s, randomness
 from starforge.db.errors import PoolExhaustedError
 from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.queue.claim import claim
+from starforge.queue.flow import READ_S, Flow
 from starforge.queue.handler import JobTypes
 from starforge.queue.hint import parse_hint
 from starforge.queue.job import LeasedJob
@@ -21,6 +25,7 @@ from starforge.queue.plan import Plan
 from starforge.queue.retry import give_back_unknown
 from starforge.worker.attempt import Outcome, attempt
 from starforge.worker.finish import Finisher
+from starforge.worker.registry import CONCURRENCY_MAX
 
 log = structlog.get_logger("worker")
 
@@ -65,20 +70,26 @@ class Runner:
         poll_s: float,
     ) -> None:
         self._pool, self._types, self._worker_id = pool, types, worker_id
-        self._concurrency, self._poll_s = concurrency, poll_s
-        self._plan = Plan(queues, types.names())
+        self._concurrency = self._chosen = concurrency
+        self._poll_s = poll_s
+        self._flow = Flow(worker_id, types, self._in_hand)
+        self._plan = Plan(queues, types.names(), self._flow)
         self._buffer: deque[tuple[float, LeasedJob]] = deque()  # with when it was claimed
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         self._announced = asyncio.Event()
         self._cut = asyncio.Event()  # set when running jobs are cancelled
-        self._running: set[UUID] = set()
+        self._running: dict[UUID, LeasedJob] = {}
+        self._slots: set[asyncio.Task[None]] = set()
+        self._slot_ended = asyncio.Event()
         self._doubts: list[float] = []  # when to ask which jobs are ours
         self._taken = 0
         self._taken_at = (0, monotonic_s())
         self._stop = asyncio.Event()
         self._rate = 0.0
-        self.finisher = Finisher(pool, types, worker_id, written=self._room.set, failed=self._doubt)
+        self.finisher = Finisher(
+            pool, types, worker_id, flow=self._flow, written=self._room.set, failed=self._doubt
+        )
         self.claimed = 0
 
     def announce(self, text: str) -> None:
@@ -96,26 +107,51 @@ class Runner:
     async def run(self, *, grace_s: float, hurry: asyncio.Event) -> None:
         """Work until `stop`; then let running jobs end for `grace_s` (or until `hurry`), then cancel them."""
         written = asyncio.Event()
-        slots = [asyncio.create_task(self._slot()) for _ in range(self._concurrency)]
+        self._resize(self._chosen)
         finisher = asyncio.create_task(self.finisher.run(written))
         claimer = asyncio.create_task(self._claimer())
         stopping = asyncio.create_task(self._stop.wait())
         # Any of them ending before the stop is a fault of ours: stop at once, and raise it at the end.
-        await asyncio.wait({claimer, finisher, stopping, *slots}, return_when=asyncio.FIRST_COMPLETED)
+        ended = asyncio.create_task(self._slot_ended.wait())
+        await asyncio.wait({claimer, finisher, stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
         self.stop()
+        slots = list(self._slots)
         hurried = asyncio.create_task(hurry.wait())
         everyone = asyncio.create_task(asyncio.wait(slots))
         emptied = asyncio.create_task(self._end_claims(claimer))
         await asyncio.wait({everyone, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         self._cut.set()
-        for task in (hurried, *slots):
+        for task in (hurried, ended, *slots):
             task.cancel()
         await asyncio.wait({everyone, emptied})
         written.set()
         await asyncio.wait({finisher})
+        await self._leave()
         for task in (claimer, finisher, *slots):
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    def _resize(self, concurrency: int) -> None:
+        """Have so many slots take jobs from now on; those too many end their jobs first and then wait."""
+        self._concurrency = concurrency
+        for _ in range(concurrency - len(self._slots)):
+            slot = asyncio.create_task(self._slot())
+            slot.add_done_callback(lambda _slot: self._slot_ended.set())
+            self._slots.add(slot)
+        self._ready.set()
+        self._room.set()
+
+    async def _leave(self) -> None:
+        """Give back what was leased beside jobs; where that fails, the worker's own end frees it."""
+        try:
+            async with asyncio.timeout(LAST_CLAIM_S_MAX), self._pool.connection() as conn:
+                await self._flow.close(conn)
+        except MAY_PASS as error:
+            log.warning("tokens.kept", error=str(error) or repr(error))
+
+    def _in_hand(self) -> Iterable[LeasedJob]:
+        """Return the jobs that were claimed and have not ended: those running and those about to."""
+        return chain(self._running.values(), (job for _, job in self._buffer))
 
     async def _end_claims(self, claimer: asyncio.Task[None]) -> None:
         """Wait for the last claim, not for long, and give back what no slot has taken."""
@@ -129,14 +165,14 @@ class Runner:
             self.finisher.take(Outcome(self._buffer.popleft()[1], "returned", 0.0))
 
     async def _claimer(self) -> None:
-        idle_s = IDLE_S_MIN
+        idle_s, looked_s = IDLE_S_MIN, -math.inf
         while not self._stop.is_set():
             if self._buffer and monotonic_s() - self._buffer[0][0] > BUFFER_S_MAX:
                 self._give_back()
             wanted = self._wanted()
-            if wanted <= 0 and not self._in_doubt():
+            if wanted <= 0 and not self._in_doubt() and not self._flow.due:
                 self._room.clear()
-                await _set_within(self._room, BUFFER_S_MAX)
+                await _set_within(self._room, READ_S)
                 continue
             self._announced.clear()
             try:
@@ -148,6 +184,7 @@ class Runner:
                 idle_s = min(2.0, max(idle_s, 0.05) * 2)
                 await self._idle(idle_s)
                 continue
+            self._obey()
             if jobs:
                 idle_s = IDLE_S_MIN
                 self.claimed += len(jobs)
@@ -155,9 +192,15 @@ class Runner:
                 self._buffer.extend((now_s, job) for job in jobs)
                 self._ready.set()
                 continue
-            # What came into a lane that the plan does not have yet is found by the next look.
-            self._plan.expire()
-            await self._idle(idle_s)
+            if wanted <= 0:
+                continue
+            # What came into a lane that the plan does not have yet is found by the next look; while something
+            # waits for its turn under a limit, claims come oftener than there is need to look.
+            wake_s, now_s = self._flow.wake_s, monotonic_s()
+            if wake_s is None or now_s - looked_s >= self._poll_s:
+                self._plan.expire()
+                looked_s = now_s
+            await self._idle(idle_s if wake_s is None else min(self._poll_s, max(IDLE_S_MIN, wake_s)))
             idle_s = min(self._poll_s, idle_s * 2)
 
     async def _claim(self, wanted: int) -> list[LeasedJob]:
@@ -165,8 +208,18 @@ class Runner:
             if self._in_doubt():
                 await self._give_back_unknown(conn)
             if wanted <= 0:
+                await self._plan.heed(conn)
+                await self._flow.tidy(conn)
                 return []
             return await claim(conn, self._plan, n=wanted, worker_id=self._worker_id)
+
+    def _obey(self) -> None:
+        """Take as many jobs at once as the operator says now, else as the worker was started for."""
+        said = self._flow.overrides.concurrency
+        wanted = self._chosen if said is None else min(said, CONCURRENCY_MAX)
+        if wanted != self._concurrency:
+            log.info("worker.resized", before=self._concurrency, now=wanted, overridden=said is not None)
+            self._resize(wanted)
 
     def _doubt(self) -> None:
         """Ask soon which jobs are ours: the answer to a claim may be lost, or a result that was answered.
@@ -195,12 +248,16 @@ class Runner:
         if self.finisher.backlog >= FINISH_BACKLOG_MAX:
             return 0
         self._measure()
+        if self._concurrency == 0:
+            self._give_back()
+            return 0
         ahead = min(CLAIM_MAX * 2, int(self._rate * AHEAD_S))
         want = self._concurrency - len(self._running) + ahead - len(self._buffer)
         # A full batch is worth waiting for: small claims cost as much as large ones.
         if self._buffer and want < min(CLAIM_MAX, ahead) // 2:
             return 0
-        return min(CLAIM_MAX, want)
+        most = self._flow.overrides.batch
+        return min(CLAIM_MAX, want) if most is None else min(most, want)
 
     async def _slot(self) -> None:
         """One slot: take a job from the buffer, run it, hand over its outcome, again and again."""
@@ -208,7 +265,7 @@ class Runner:
         me = asyncio.current_task()
         assert me is not None
         while True:
-            while not self._buffer:
+            while not self._buffer or len(self._running) >= self._concurrency:
                 if self._stop.is_set():
                     return
                 self._room.set()
@@ -220,11 +277,13 @@ class Runner:
             self._taken += 1
             job_type = self._types.get(job.type)
             assert job_type is not None  # only known types are claimed
-            self._running.add(job.id)
+            self._running[job.id] = job
             try:
                 outcome = await attempt(job, job_type, self._pool, self._worker_id, cut=self._cut)
             finally:
-                self._running.discard(job.id)
+                del self._running[job.id]
+            if self._flow.wake_s is not None:
+                self._announced.set()
             self.finisher.take(outcome)
             if outcome.ending == "returned":
                 return

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from starforge.clock import monotonic_s
-from starforge.db.errors import DatabaseUnreachableError
+from starforge.db.errors import BudgetError, DatabaseUnreachableError
 from starforge.db.leader import LEASE_S
 from starforge.db.migrate import check_version
 from starforge.db.pool import MAY_PASS, Connection, PoolSettings, connect, require_bound_role, shown
@@ -50,6 +50,7 @@ REGISTER_S_MAX = 5.0
 START_S_MAX = 30.0
 """Longest that the database may take to answer the first questions."""
 
+ASK_S_MIN = 0.1
 TELL_S_MAX = 5.0
 """Longest that the database may take to hear what became of the worker; its lease runs out otherwise."""
 
@@ -92,6 +93,9 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._leave = asyncio.Event()  # set when this process leads no more
         self._gauges = Gauges()
+        self._share = 0  # connections, as of the last registration
+        self._admitted = asyncio.Event()
+        self._held_s = 0.0  # when the lease was last asked for and granted
 
     def stop(self) -> None:
         """Drain and end; told a second time, give the running jobs back at once."""
@@ -99,6 +103,7 @@ class Supervisor:
             self._hurry.set()
         self._stop.set()
         self._leave.set()
+        self._admitted.set()
         self._tell_child()
 
     def _tell_child(self) -> None:
@@ -220,25 +225,35 @@ class Supervisor:
         await asyncio.gather(telling, hurried, return_exceptions=True)
 
     async def _keep_lease(self, worker_id: UUID) -> None:
-        """Renew the lease; return when it is over. The database may be away for less than the lease."""
+        """Renew the lease; return when it is over. The database may be away for less than the lease.
+
+        What cannot be renewed is over here before it is over there: the child is to have ended before
+        others run its jobs, or take its tokens of a limit.
+        """
         lease_s = self._settings.lease_s
-        held_s = monotonic_s()
         pause_s = lease_s / 3
         while True:
-            await asyncio.sleep(pause_s)
+            left_s = self._held_s + lease_s - monotonic_s()
+            await asyncio.sleep(max(0.0, min(pause_s, left_s)))
+            asked_s = monotonic_s()
+            left_s = self._held_s + lease_s - asked_s
             try:
                 held = await self._ask(
-                    lambda conn: registry.extend(conn, worker_id, lease_s=lease_s), within_s=lease_s / 3
+                    lambda conn: registry.extend(conn, worker_id, lease_s=lease_s),
+                    within_s=min(lease_s / 3, max(ASK_S_MIN, left_s)),
                 )
             except MAY_PASS as error:
-                away_s = monotonic_s() - held_s
+                away_s = monotonic_s() - self._held_s
                 log.warning("heartbeat.failed", away_s=round(away_s, 1), error=str(error) or repr(error))
+                if away_s >= lease_s:
+                    log.error("lease.lost", worker_id=str(worker_id))
+                    return
                 pause_s = lease_s / 15
                 continue
             if not held:
                 log.error("lease.lost", worker_id=str(worker_id))
                 return
-            held_s, pause_s = monotonic_s(), lease_s / 3
+            self._held_s, pause_s = asked_s, lease_s / 3
             await self._look_around()
 
     async def _prepare(self) -> None:
@@ -269,11 +284,23 @@ class Supervisor:
     @asynccontextmanager
     async def _upkeep(self) -> AsyncIterator[None]:
         """Offer this process as the leader that does upkeep, for the length of a `with` block."""
+        running = asyncio.create_task(self._keep_up())
+        try:
+            yield
+        finally:
+            self._leave.set()
+            self._admitted.set()
+            await asyncio.wait({running}, timeout=UPKEEP_END_S_MAX)
+            running.cancel()
+
+    async def _keep_up(self) -> None:
+        """Do upkeep whenever this process leads, once it is known how many connections it has."""
+        await self._admitted.wait()
         lease_s = self._settings.lease_s
         tasks = list(self._orders.upkeep)
         if self._settings.metrics_port:
             tasks.append(self._gauges.task())
-        own = self._connections() < PoolSettings.read().pool_max - 1
+        own = self._share >= CONNECTIONS_FOR_UPKEEP
         upkeep = Upkeep(
             self._lent,
             tasks,
@@ -282,18 +309,11 @@ class Supervisor:
             task_s_max=TASK_S_MAX if own else lease_s / 6,
             ended=self._gauges.forget,
         )
-        running = asyncio.create_task(upkeep.run(self._leave))
-        try:
-            yield
-        finally:
-            self._leave.set()
-            await asyncio.wait({running}, timeout=UPKEEP_END_S_MAX)
-            running.cancel()
+        await upkeep.run(self._leave)
 
     def _connections(self) -> int:
         """Return how many connections are the child's: the rest are the supervisor's, and upkeep's."""
-        pool_max = PoolSettings.read().pool_max
-        return pool_max - (2 if pool_max >= CONNECTIONS_FOR_UPKEEP else 1)
+        return self._share - (2 if self._share >= CONNECTIONS_FOR_UPKEEP else 1)
 
     def state(self) -> State | None:
         """Return what this worker's page of metrics shows of the database, or None while that is away."""
@@ -317,20 +337,40 @@ class Supervisor:
             log.warning("worker.untold", verb=verb, error=str(error) or repr(error))
 
     async def _registered(self) -> UUID | None:
-        """Register, waiting for the database as long as it takes; None when told to stop."""
-        lease_s = self._settings.lease_s
+        """Register, waiting for the database as long as it takes; None when told to stop.
+
+        Raises: BudgetError where the server has no connections for a new worker; one that worked before
+            waits for its share.
+        """
         failures = 0
         while not self._stop.is_set():
             try:
-                return await self._ask(
-                    lambda conn: registry.register(conn, self._orders.registration, lease_s=lease_s),
-                    within_s=START_S_MAX,
-                )
+                return await self._ask(self._admit, within_s=START_S_MAX)
             except MAY_PASS as error:
-                failures += 1
                 log.warning("database.away", error=str(error) or repr(error))
-                await wait(self._stop, backoff_s(failures, first_s=REGISTER_S, most_s=REGISTER_S_MAX))
+            except BudgetError as error:
+                if not self._admitted.is_set():
+                    raise
+                log.warning("worker.waits", error=str(error))
+            failures += 1
+            await wait(self._stop, backoff_s(failures, first_s=REGISTER_S, most_s=REGISTER_S_MAX))
         return None
+
+    async def _admit(self, conn: Connection) -> UUID:
+        """Register with as many connections as the server has for this worker."""
+        wanted = PoolSettings.read().pool_max
+        if self._admitted.is_set():
+            # Upkeep was told for good whether it has a connection of its own.
+            wanted = self._share
+        asked_s = monotonic_s()
+        worker_id, self._share = await registry.admit(
+            conn, self._orders.registration, lease_s=self._settings.lease_s, wanted=wanted
+        )
+        if self._share < wanted:
+            log.warning("connections.few", wanted=wanted, granted=self._share)
+        self._held_s = asked_s
+        self._admitted.set()
+        return worker_id
 
     async def _ask(self, what: Callable[[Connection], Awaitable[T]], *, within_s: float) -> T:
         """Ask something on the one connection, one question at a time; a failed one costs the connection.

@@ -108,7 +108,7 @@ CREATE TABLE limit_tokens (
 CREATE INDEX limit_tokens_worker ON limit_tokens (worker_id);
 
 CREATE TABLE rate_buckets (
-    scope        text NOT NULL CONSTRAINT rate_buckets_scope CHECK (scope IN ('queue', 'type')),
+    scope        text NOT NULL CONSTRAINT rate_buckets_scope CHECK (scope IN ('queue', 'type', 'gate')),
     name         text NOT NULL,
     key          text NOT NULL DEFAULT '',
     tokens       double precision NOT NULL,

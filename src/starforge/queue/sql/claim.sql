@@ -1,7 +1,7 @@
 -- claim: up to n ready jobs of the given lanes, in the lanes' order, become this worker's.   (G3, O-16)
 -- takes   queues text[], types text[], priorities int[], tenants text[], limit keys text[], since float8[], until float8[]
 --         (seconds since 1970, both ends included), most int[] (one lane each), n int, worker_id uuid, closed tags text[]
---         or null for none
+--         or null for none, first attempts only boolean[] (one lane each)
 -- gives   rows of leased jobs; none where the worker's own lease has ended. The payload comes as text and the time as
 --         seconds: Postgres holds numbers and times that Python cannot, and one must not spoil the others' claim.
 --         `rare` is null for the many jobs that carry nothing of it
@@ -12,13 +12,14 @@ UPDATE queue_jobs AS job
 SET status = 'running', worker_id = $10, lease_epoch = job.lease_epoch + 1, updated_at = sf_now()
 WHERE job.ctid = ANY (ARRAY (
     SELECT ready.place
-    FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::float8[], $7::float8[], $8::int[])
-        AS lane (queue, type, priority, tenant, limit_key, since, until, most)
+    FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::float8[], $7::float8[], $8::int[], $12::bool[])
+        AS lane (queue, type, priority, tenant, limit_key, since, until, most, first_only)
     CROSS JOIN LATERAL (
         SELECT j.ctid AS place FROM queue_jobs j
         WHERE j.queue = lane.queue AND j.type = lane.type AND j.priority = lane.priority AND j.tenant_id = lane.tenant
           AND j.limit_key = lane.limit_key AND j.status = 'pending'
           AND j.run_after >= to_timestamp(lane.since) AND j.run_after <= least(sf_now(), to_timestamp(lane.until))
+          AND (NOT lane.first_only OR j.attempts = 0)
           AND ($11::text[] IS NULL OR j.tags IS NULL OR NOT j.tags && $11)
         ORDER BY j.run_after
         LIMIT lane.most

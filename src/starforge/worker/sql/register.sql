@@ -1,8 +1,9 @@
 -- register: a worker is there and holds its lease.
 -- takes   id uuid, host text, machine text, pid int, pid_started_s float8, version text, queues text[],
---         types text[], concurrency int, lease_s float8
+--         types text[], concurrency int, lease_s float8, connections int
 -- gives   one row (lease_expires_at)
 -- index   workers_pkey
-INSERT INTO workers (id, host, machine, pid, pid_started_s, version, queues, types, concurrency, lease_expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, sf_now() + make_interval(secs => $10))
+INSERT INTO workers (id, host, machine, pid, pid_started_s, version, queues, types, concurrency, lease_expires_at,
+                     connections)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, sf_now() + make_interval(secs => $10), $11)
 RETURNING lease_expires_at

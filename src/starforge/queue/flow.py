@@ -1,0 +1,355 @@
+"""Flow: what one worker may start now, by gates, overrides, limits and rates.
+
+The plan asks it once per claim and never per job. Where nothing restricts a worker it costs a claim one
+look at a flag.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from starforge.clock import monotonic_s
+from starforge.db.pool import Connection
+from starforge.queue.declare import Rate
+from starforge.queue.gate import Gate, closed_gates
+from starforge.queue.handler import JobTypes
+from starforge.queue.job import LeasedJob
+from starforge.queue.limit import ASK_AGAIN_S, Limited, Tokens
+from starforge.queue.override import NONE, Overrides, overlaid, overrides_for
+from starforge.queue.rate import Permits
+
+if TYPE_CHECKING:
+    from starforge.queue.plan import LaneKey, Scan
+
+READ_S = 1.0
+"""A gate or an override is honoured within this time, also by a worker that hears no announcement."""
+
+RULES_MAX = 10_000
+"""So many lanes' rules are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """A limit over all workers: so many jobs of this run at once."""
+
+    limited: Limited
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A limit per worker: so many jobs of the type are in hand here at once."""
+
+    limited: Limited
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """So many jobs of the type are claimed at a time."""
+
+    type: str
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """So many jobs of this start per second, over all workers."""
+
+    bucket: Limited
+    rate: Rate
+
+
+Bound = Slots | Share | Batch | Pace
+"""One thing that restricts a lane."""
+
+
+def _nothing() -> Iterable[LeasedJob]:
+    return ()
+
+
+class Flow:
+    """The restrictions of one worker.
+
+    Args:
+        worker_id: Whose tokens and overrides; None for none.
+        types: The types that it knows, with their limits and rates; overrides are laid over them.
+        in_hand: Returns the jobs that the worker has claimed and that have not ended.
+    """
+
+    def __init__(
+        self,
+        worker_id: UUID | None = None,
+        types: JobTypes | None = None,
+        in_hand: Callable[[], Iterable[LeasedJob]] = _nothing,
+    ) -> None:
+        self._worker_id, self._types, self._in_hand = worker_id, types or JobTypes(), in_hand
+        self._tokens = None if worker_id is None else Tokens(worker_id)
+        self._permits = Permits()
+        self._rules: dict[LaneKey, tuple[Bound, ...]] = {}
+        self._read_at_s = -math.inf
+        self.gates: list[Gate] = []
+        self.overrides: Overrides = NONE
+        self.closed: frozenset[tuple[str, str]] = frozenset()
+        """(scope, name) of what may not start at all."""
+
+        self._first_only: frozenset[tuple[str, str]] = frozenset()
+        self._trickles: dict[tuple[str, str], list[Pace]] = {}
+        self._restricts = False
+        self.wake_s: float | None = None
+        """Seconds until what the last claim had to leave may start; None where it left nothing."""
+
+        self._restrict()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to read gates and overrides again."""
+        return monotonic_s() >= self._read_at_s
+
+    def expire(self) -> None:
+        """Have gates and overrides read with the next claim."""
+        self._read_at_s = -math.inf
+
+    async def read(self, conn: Connection) -> bool:
+        """Read gates and overrides; return whether one opened that may have held jobs back within a lane."""
+        gates = await closed_gates(conn)
+        chosen = NONE if self._worker_id is None else await overrides_for(conn, self._worker_id)
+        self._read_at_s = monotonic_s() + READ_S
+        if (gates, chosen) == (self.gates, self.overrides):
+            return False
+        withheld = self._first_only, {name for scope, name in self.closed if scope == "tag"}
+        self.gates, self.overrides = gates, chosen
+        self._types.lay_over(overlaid(self._types, chosen))
+        self._restrict()
+        tags = {name for scope, name in self.closed if scope == "tag"}
+        return bool(withheld[0] - self._first_only or withheld[1] - tags)
+
+    def _restrict(self) -> None:
+        """Work out what the gates, the overrides and the types' declarations restrict."""
+        shut = [gate for gate in self.gates if gate.cause != "retries"]
+        # A tag is no part of a lane: what is to be let through of it cannot be counted beforehand.
+        trickling = [gate for gate in shut if gate.rate_per_s and gate.scope != "tag"]
+        self.closed = frozenset((gate.scope, gate.name) for gate in shut if gate not in trickling)
+        self._first_only = frozenset(
+            (gate.scope, gate.name) for gate in self.gates if gate.cause == "retries"
+        )
+        self._trickles = {}
+        for gate in trickling:
+            bucket = Limited("gate", f"{gate.scope}:{gate.name}", gate.cause)
+            pace = Pace(bucket, Rate(gate.rate_per_s or 1.0))
+            self._trickles.setdefault((gate.scope, gate.name), []).append(pace)
+        self._rules.clear()
+        declared = [self._types.get(name) for name in self._types.names()]
+        self._restricts = bool(
+            self._trickles
+            or self.overrides.limit
+            or self.overrides.batches
+            or any(known.limit is not None or known.rate is not None for known in declared if known)
+        )
+
+    @property
+    def closed_tags(self) -> list[str] | None:
+        """The tags whose jobs may not start; None where all may."""
+        return [name for scope, name in self.closed if scope == "tag"] or None
+
+    def open(self, key: LaneKey) -> bool:
+        """Tell whether a lane's jobs may start."""
+        return not self.closed or self.closed.isdisjoint(_names(key))
+
+    def first_only(self, key: LaneKey) -> bool:
+        """Tell whether only those of the lane's jobs may start that never failed."""
+        return bool(self._first_only) and not self._first_only.isdisjoint(_names(key))
+
+    def restricts(self) -> bool:
+        """Tell whether any lane has a limit, a rate or a batch of its own."""
+        return self._restricts
+
+    def bounds(self, key: LaneKey) -> tuple[Bound, ...]:
+        """Return what restricts a lane."""
+        found = self._rules.get(key)
+        if found is None:
+            if len(self._rules) >= RULES_MAX:
+                self._rules.clear()
+            found = self._rules[key] = tuple(self._bounds_of(key))
+        return found
+
+    def _bounds_of(self, key: LaneKey) -> Iterator[Bound]:
+        known = self._types.get(key.type)
+        limit = None if known is None else known.limit
+        if (of_queue := self.overrides.limit.get(("queue", key.queue))) is not None:
+            yield Slots(Limited("queue", key.queue), of_queue)
+        of_type = self.overrides.limit.get(("type", key.type))
+        if of_type is None and limit is not None:
+            of_type = limit.total
+        if of_type is not None:
+            yield Slots(Limited("type", key.type), of_type)
+        if limit is not None and limit.per_key is not None and key.limit_key:
+            yield Slots(Limited("type", key.type, key.limit_key), limit.per_key)
+        if limit is not None and limit.per_worker is not None:
+            yield Share(Limited("worker", key.type), limit.per_worker)
+        if (jobs := self.overrides.batches.get(key.type)) is not None:
+            yield Batch(key.type, jobs)
+        if known is not None and known.rate is not None:
+            yield Pace(Limited("type", key.type), known.rate)
+        for name in _names(key):
+            yield from self._trickles.get(name, ())
+
+    def may_have_room(self) -> Callable[[LaneKey], bool]:
+        """Return a function that tells of a lane whether asking for tokens and permits may be worth it.
+
+        It asks nobody, so that lanes at their limits crowd no others out of a claim.
+        """
+        if not self._restricts:
+            return lambda _key: True
+        used = _counted(self._in_hand())
+        known: dict[Bound, bool] = {}
+
+        def may(bound: Bound) -> bool:
+            if bound not in known:
+                known[bound] = self._room(bound, used) > 0 or self._worth_asking(bound)
+            return known[bound]
+
+        return lambda key: all(may(bound) for bound in self.bounds(key))
+
+    async def allot(
+        self, conn: Connection, scans: Sequence[Scan], n: int, jobs: Sequence[LeasedJob] = ()
+    ) -> list[Scan]:
+        """Return the scans of which at least one job may start, each with how many may.
+
+        Tokens and permits are leased for up to `n` jobs. The scans' order decides where there are too few:
+        one that takes less than it may leaves the rest to the next claim.
+
+        Args:
+            conn: Where tokens and permits are leased.
+            scans: In the order of the claim.
+            n: Most jobs that the claim takes.
+            jobs: Claimed already, and not yet among those in hand.
+        """
+        self.wake_s = None
+        if not self._restricts:
+            return list(scans)
+        used = _counted([*self._in_hand(), *jobs])
+        need: Counter[Bound] = Counter()
+        for scan in scans:
+            for bound in self.bounds(scan.lane.key):
+                need[bound] = min(n, need[bound] + scan.most)
+        await self._lease(conn, need, used)
+        room = {bound: self._room(bound, used) for bound in need}
+        allotted = []
+        for scan in scans:
+            bounds = self.bounds(scan.lane.key)
+            most = min([scan.most, *(room[bound] for bound in bounds)])
+            if most <= 0:
+                self._wake(bounds)
+                continue
+            scan.most = most
+            for bound in bounds:
+                room[bound] -= most
+            allotted.append(scan)
+        return allotted
+
+    async def _lease(self, conn: Connection, need: Counter[Bound], used: Counter[Limited]) -> None:
+        """Ask for the tokens and permits that lack, one question for each kind."""
+        tokens: dict[Limited, tuple[int, int]] = {}
+        permits: dict[Limited, tuple[Rate, int]] = {}
+        for bound, jobs in need.items():
+            lacking = jobs - self._room(bound, used)
+            if lacking <= 0 or not self._worth_asking(bound):
+                continue
+            if isinstance(bound, Slots) and self._tokens is not None:
+                more = min(lacking, self._tokens.could_hold(bound.limited, bound.limit))
+                tokens[bound.limited] = bound.limit, more
+            elif isinstance(bound, Pace):
+                permits[bound.bucket] = bound.rate, lacking
+        if self._tokens is not None:
+            await self._tokens.take(conn, tokens)
+        await self._permits.take(conn, permits)
+
+    def _room(self, bound: Bound, used: Counter[Limited]) -> int:
+        """Return how many more jobs a bound allows with what is held."""
+        if isinstance(bound, Slots):
+            held = 0 if self._tokens is None else self._tokens.held(bound.limited, bound.limit)
+            return held - used[bound.limited]
+        if isinstance(bound, Share):
+            return bound.limit - used[bound.limited]
+        if isinstance(bound, Batch):
+            return bound.jobs
+        return self._permits.good(bound.bucket, bound.rate)
+
+    def _worth_asking(self, bound: Bound) -> bool:
+        if isinstance(bound, Slots):
+            return self._tokens is not None and self._tokens.could_hold(bound.limited, bound.limit) > 0
+        return isinstance(bound, Pace) and self._permits.worth_asking(bound.bucket, bound.rate)
+
+    def _wake(self, bounds: Iterable[Bound]) -> None:
+        """Note when it is worth looking again at a lane that got nothing."""
+        waits_s = [
+            self._permits.next_s(bound.bucket) if isinstance(bound, Pace) else ASK_AGAIN_S
+            for bound in bounds
+            if not isinstance(bound, Batch)
+        ]
+        wait_s = max(waits_s, default=ASK_AGAIN_S)
+        self.wake_s = wait_s if self.wake_s is None else min(self.wake_s, wait_s)
+
+    async def settle(
+        self, conn: Connection, scans: Sequence[Scan], jobs: Sequence[LeasedJob], *, full: bool
+    ) -> None:
+        """Learn what a claim took: permits are spent, and where there were too few jobs the rest go back.
+
+        Args:
+            conn: Where permits go back.
+            scans: Those that `allot` returned.
+            jobs: What was claimed and is not yet among the jobs in hand.
+            full: The claim took as many jobs as it may, so that a scan that took few says nothing.
+        """
+        if not self._restricts:
+            return
+        dry, slots = set(), set()
+        for scan in scans:
+            for bound in self.bounds(scan.lane.key):
+                if isinstance(bound, Pace):
+                    self._permits.spend(bound.bucket, scan.taken)
+                    if not full and scan.taken < scan.most:
+                        dry.add(bound.bucket)
+                elif isinstance(bound, Slots) and scan.taken:
+                    slots.add(bound.limited)
+        if self._tokens is not None and slots:
+            used = _counted([*self._in_hand(), *jobs])
+            for limited in slots:
+                self._tokens.need(limited, used[limited])
+        await self._permits.give_back(conn, sorted(dry))
+
+    async def tidy(self, conn: Connection) -> None:
+        """Give back the tokens and permits that were not needed lately."""
+        if self._tokens is not None:
+            await self._tokens.tidy(conn, lambda: _counted(self._in_hand()))
+        await self._permits.tidy(conn)
+
+    async def close(self, conn: Connection) -> None:
+        """Give everything back: the worker has ended its jobs."""
+        if self._tokens is not None:
+            await self._tokens.give_back(conn)
+        await self._permits.give_back(conn)
+
+
+def _names(key: LaneKey) -> tuple[tuple[str, str], ...]:
+    return ("queue", key.queue), ("type", key.type), ("tenant", key.tenant)
+
+
+def _counted(jobs: Iterable[LeasedJob]) -> Counter[Limited]:
+    """Count the jobs in hand under everything that may limit them."""
+    used: Counter[Limited] = Counter()
+    for (queue, job_type, key), count in Counter(
+        (job.queue, job.type, job.limit_key) for job in jobs
+    ).items():
+        used[Limited("queue", queue)] += count
+        used[Limited("type", job_type)] += count
+        used[Limited("worker", job_type)] += count
+        if key:
+            used[Limited("type", job_type, key)] += count
+    return used

@@ -1,0 +1,135 @@
+"""Limits: how many jobs may run at once over all workers, per type, per queue and per key.
+
+A limit of N is N slots. A worker leases slots as tokens, rows that name it, and starts no more jobs under
+the limit than it holds tokens for. Nothing is ever counted: a slot has one holder, so N is not exceeded
+whatever dies. A token outlives its use for about a second, because the next job usually needs it again;
+tokens of workers that are recorded as dead or stopped are free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from starforge.clock import failpoint, monotonic_s
+from starforge.db.pool import Connection
+from starforge.db.statement import sql
+
+ASK_AGAIN_S = 0.1
+"""After others were found to hold the tokens, they are asked for again this much later."""
+
+COST_MAX = 0.05
+"""Share of its time that a worker may spend on asking in vain."""
+
+IDLE_S = 1.0
+"""What was not needed for this long is given back."""
+
+
+class Limited(NamedTuple):
+    """What a limit counts: the jobs of a queue, of a type, or of a type and key."""
+
+    scope: str
+    name: str
+    key: str = ""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A worker's tokens of one limit."""
+
+    slots: list[int] = field(default_factory=list)  # sorted
+    most: int = 0  # the most that were in use at once since the last tidying
+    ask_at_s: float = -math.inf
+
+
+class Tokens:
+    """The tokens of one worker. What is used of them is not kept here: the jobs in hand say that."""
+
+    def __init__(self, worker_id: UUID) -> None:
+        self._worker_id = worker_id
+        self._begin = worker_id.int & 0x7FFFFFFF
+        self._held: dict[Limited, _Held] = {}
+        self._tidied_s = monotonic_s()
+
+    def held(self, limited: Limited, limit: int) -> int:
+        """How many jobs may run here under this limit: slots beyond a lowered limit count no more."""
+        found = self._held.get(limited)
+        if found is None:
+            return 0
+        if not found.slots or found.slots[-1] <= limit:
+            return len(found.slots)
+        return sum(slot <= limit for slot in found.slots)
+
+    def could_hold(self, limited: Limited, limit: int) -> int:
+        """How many more it is worth asking for: none where others were just found to hold them."""
+        found = self._held.get(limited)
+        if found is None:
+            return limit
+        if monotonic_s() < found.ask_at_s:
+            return 0
+        return limit - self.held(limited, limit)
+
+    def need(self, limited: Limited, jobs: int) -> None:
+        """Note that so many jobs are in hand or about to be: so many tokens are kept."""
+        found = self._held.get(limited)
+        if found is not None and jobs > found.most:
+            found.most = jobs
+
+    async def take(self, conn: Connection, wanted: Mapping[Limited, tuple[int, int]]) -> None:
+        """Lease tokens: of each limit (its number, how many more are wanted), as many as are free."""
+        if not wanted:
+            return
+        columns = zip(*((*limited, limit, more) for limited, (limit, more) in wanted.items()), strict=True)
+        asked_s = monotonic_s()
+        rows = await conn.fetch(sql("queue", "take_tokens"), *columns, self._worker_id, self._begin)
+        failpoint("after_take_tokens")
+        taken: dict[Limited, list[int]] = {}
+        for scope, name, key, slot in rows:
+            taken.setdefault(Limited(scope, name, key), []).append(slot)
+        now_s = monotonic_s()
+        again_s = now_s + max(ASK_AGAIN_S, (now_s - asked_s) / COST_MAX)
+        for limited, (_, more) in wanted.items():
+            found = self._held.setdefault(limited, _Held())
+            got = taken.get(limited, [])
+            found.slots = sorted({*found.slots, *got})
+            if len(got) < more:
+                found.ask_at_s = again_s
+
+    async def tidy(self, conn: Connection, count: Callable[[], Mapping[Limited, int]]) -> None:
+        """Give back what was not needed since the last tidying; at most once per IDLE_S.
+
+        Args:
+            conn: Where they go back.
+            count: Returns how many jobs are in hand under each limit.
+        """
+        now_s = monotonic_s()
+        if now_s - self._tidied_s < IDLE_S or not self._held:
+            return
+        self._tidied_s, used = now_s, count()
+        surplus: list[tuple[Limited, int]] = []
+        for limited, found in self._held.items():
+            # The highest slots first: after a limit was lowered, they are the ones that are too many.
+            keep = max(found.most, used.get(limited, 0))
+            surplus += [(limited, slot) for slot in found.slots[keep:]]
+            found.most = used.get(limited, 0)
+        await self._give_back(conn, surplus)
+        for limited in [limited for limited, found in self._held.items() if not found.slots]:
+            del self._held[limited]
+
+    async def give_back(self, conn: Connection) -> None:
+        """Give back everything: nothing is running any more."""
+        await self._give_back(
+            conn, [(limited, slot) for limited, found in self._held.items() for slot in found.slots]
+        )
+        self._held.clear()
+
+    async def _give_back(self, conn: Connection, tokens: list[tuple[Limited, int]]) -> None:
+        if not tokens:
+            return
+        columns = zip(*((*limited, slot) for limited, slot in tokens), strict=True)
+        await conn.execute(sql("queue", "give_tokens"), *columns, self._worker_id)
+        for limited, slot in tokens:
+            self._held[limited].slots.remove(slot)
