@@ -26,6 +26,9 @@ from starforge.ops.errors import (
 from starforge.ops.request import Request, admit, nothing_changed
 from starforge.settings import Settings, setting
 
+KEPT_DAYS = 7
+"""A plan can be looked up this long after it expired; what was applied is in the audit log for good."""
+
 
 class PlanSettings(Settings):
     """How long a plan may wait for its approval."""
@@ -182,6 +185,11 @@ async def use_up(conn: Connection, plan_id: UUID, request: Request, change: Chan
         raise PlanStaleError(f"plan {plan_id} no longer holds: what it would change is different now")
     if await conn.fetchval(sql("ops", "apply_plan"), plan_id, request.tenant) is None:
         raise PlanExpiredError(f"plan {plan_id} expired while it was being applied")
+
+
+async def prune_plans(conn: Connection) -> int:
+    """Forget the plans that expired longer ago than they are kept; return how many."""
+    return int((await conn.execute(sql("ops", "prune_plans"), KEPT_DAYS)).rpartition(" ")[2])
 
 
 def _guards(request: Request) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starforge.errors import MisusedError, NotFoundError
+from starforge.errors import MisusedError, NotFoundError, RefusedError
 
 
 class DuplicateTypeError(MisusedError):
@@ -38,3 +38,24 @@ class UnknownGateError(NotFoundError):
 
     code = "SF205"
     remedy = "See what is paused: `starforge queue ls`."
+
+
+class ScheduleError(MisusedError):
+    """A schedule cannot be: its cron, its time zone or its words are wrong."""
+
+    code = "SF260"
+    remedy = "Correct what the message names, for example cron '0 3 * * MON-FRI' with tz 'Europe/Berlin'."
+
+
+class UnknownScheduleError(NotFoundError):
+    """An operation named a schedule that does not exist."""
+
+    code = "SF261"
+    remedy = "See which there are: `starforge schedule ls`."
+
+
+class SchedulePausedError(RefusedError):
+    """A schedule was to be resumed that is not paused."""
+
+    code = "SF262"
+    remedy = "See which are paused, and until when: `starforge schedule ls`."

@@ -7,8 +7,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from starforge.operation import Caller, Change, operation
-from starforge.queue import gate
+from starforge.queue import gate, schedule_operations
 from starforge.queue.gate import PAUSE_MINUTES_MAX, PauseSettings
+
+__all__ = ["schedule_operations"]
 
 QueueName = Annotated[str, Meta(min_length=1, max_length=200), "Name of the queue."]
 Minutes = Annotated[int, Meta(ge=1, le=PAUSE_MINUTES_MAX)]

@@ -29,6 +29,9 @@ class Depth:
     oldest_due_s: float | None
     """Seconds since the oldest of them could have started."""
 
+    retrying: int
+    """Those that failed before: of pending jobs, the ones that wait for another attempt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
@@ -103,9 +106,28 @@ async def live_workers(conn: Connection) -> list[LiveWorker]:
     return [LiveWorker(**row) for row in await conn.fetch(sql("queue", "live_workers"), WORKERS_SHOWN_MAX)]
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """The dead letters of one type and class of error."""
+
+    type: str
+    error_class: str
+    letters: int
+    archived: int
+    """Those whose job has left the queue."""
+
+
+async def letters(conn: Connection) -> list[DeadLetters]:
+    """Count the dead letters by type and class of error."""
+    return [DeadLetters(**row) for row in await conn.fetch(sql("queue", "dead_letters"))]
+
+
 async def dead_letters(conn: Connection) -> dict[str, int]:
     """Count the dead letters by type."""
-    return {row["type"]: row["letters"] for row in await conn.fetch(sql("queue", "dead_letters"))}
+    counted: dict[str, int] = {}
+    for found in await letters(conn):
+        counted[found.type] = counted.get(found.type, 0) + found.letters
+    return counted
 
 
 def waiting(found: Iterable[Depth]) -> dict[tuple[str, str], int]:
@@ -146,5 +168,26 @@ def contents(found: Iterable[Depth]) -> list[Contents]:
 
 
 async def state(conn: Connection) -> State:
-    """Read what the gauges show."""
-    return State(waiting(await depths(conn)), await dead_letters(conn))
+    """Read what the gauges show; of one moment in a transaction that is. What is known starts at 0."""
+    at = await conn.fetchval("SELECT extract(epoch FROM sf_now())::float8")
+    known = [(row["queue"], row["type"]) for row in await conn.fetch(sql("queue", "known_types"))]
+    found = await depths(conn)
+    pending = {(depth.queue, depth.type): depth for depth in found if depth.status == "pending"}
+    lanes = dict.fromkeys([*known, *((depth.queue, depth.type) for depth in found)], 0)
+    dead = await letters(conn)
+    return State(
+        at_s={(): at},
+        waiting=lanes | waiting(found),
+        oldest_s=lanes | {lane: depth.oldest_due_s or 0.0 for lane, depth in pending.items()},
+        retrying=lanes | {lane: depth.retrying for lane, depth in pending.items()},
+        dead_letters={(job_type, ""): 0 for _, job_type in known}
+        | {(letter.type, letter.error_class): letter.letters for letter in dead},
+        archived={(job_type,): 0 for _, job_type in known} | _archived(dead),
+    )
+
+
+def _archived(dead: Iterable[DeadLetters]) -> dict[tuple[str], int]:
+    counted: dict[tuple[str], int] = {}
+    for letter in dead:
+        counted[(letter.type,)] = counted.get((letter.type,), 0) + letter.archived
+    return counted

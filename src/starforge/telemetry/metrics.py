@@ -9,24 +9,21 @@ each page gets the state that was read for it, and none at all while the databas
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
 from starforge.settings import Settings, setting
+from starforge.telemetry.named import Named
+from starforge.telemetry.state import DATABASE_UP, LABEL_SETS_MAX, STATE_GAUGES, State, StateGauges
 from starforge.telemetry.tree import FOLDER_ENV, usable_files
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-LABEL_SETS_MAX = 500
-"""Most series of one gauge; the rest is summed up under the label `other`."""
+__all__ = ["LABEL_SETS_MAX", "State"]
 
-OTHER = "other"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class LabelSettings(Settings):
@@ -53,18 +50,7 @@ class LabelSettings(Settings):
 LABELS = LabelSettings.read()
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """One metric of the catalogue."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
-    meaning: str
-    buckets: tuple[float, ...] = ()
-
-
-# D-07: every finished attempt counts as processed. D-08: the two `_total` gauges keep their names.
+# D-07: every finished attempt counts as processed.
 CATALOGUE: dict[str, Named] = {
     named.name: named
     for named in (
@@ -107,13 +93,25 @@ CATALOGUE: dict[str, Named] = {
             (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120, 600),
         ),
         Named(
-            "starforge_queue_jobs_waiting_total",
-            "gauge",
-            ("queue", "type"),
-            "Pending jobs whose time to run has come.",
+            "starforge_worker_restarts_total",
+            "counter",
+            ("cause",),
+            "Children of workers that ended without being told to, by what ended them.",
         ),
-        Named("starforge_queue_jobs_dlq_total", "gauge", ("type",), "Dead letters."),
-        Named("starforge_database_up", "gauge", (), "1 when the database answered for this page, else 0."),
+        Named(
+            "starforge_upkeep_runs_total",
+            "counter",
+            ("task", "result"),
+            "Runs of the leader's tasks.",
+        ),
+        Named(
+            "starforge_schedule_ticks_total",
+            "counter",
+            ("result",),
+            "Ticks of schedules that became jobs, and missed or paused ones that did not.",
+        ),
+        DATABASE_UP,
+        *STATE_GAUGES.values(),
     )
 }
 """Every metric that StarForge exposes, by name."""
@@ -121,6 +119,8 @@ CATALOGUE: dict[str, Named] = {
 RESULTS = ("success", "failure")
 ERROR_TYPES = ("PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN")
 JOB_STATUSES = ("completed", "failed", "quarantined")
+RESTART_CAUSES = ("exit", "signal")
+TICK_RESULTS = ("run", "skipped")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 _REGISTRY = CollectorRegistry()
@@ -142,19 +142,32 @@ SNAPSHOTS_FAILED = _counter("starforge_etl_snapshots_failed_total")
 PROCESSING_DURATION = _histogram("starforge_etl_processing_duration_seconds")
 JOBS_PROCESSED = _counter("job_processed_total")
 JOB_DURATION = _histogram("job_duration_seconds")
+WORKER_RESTARTS = _counter("starforge_worker_restarts_total")
+UPKEEP_RUNS = _counter("starforge_upkeep_runs_total")
+SCHEDULE_TICKS = _counter("starforge_schedule_ticks_total")
 
 
-def start_at_zero(*, types: Iterable[str] = (), sources: Iterable[str] = ()) -> None:
+def start_at_zero(
+    *, types: Iterable[str] = (), sources: Iterable[str] = (), tasks: Iterable[str] = ()
+) -> None:
     """Make every known label set exist: a rate needs its zero before the first event.
 
     Args:
         types: Job types that this process knows.
         sources: Sources of snapshots that this process knows.
+        tasks: Tasks that this process does when it leads.
     """
     for result in RESULTS:
         SNAPSHOTS_PROCESSED.labels(result=result)
     for error_type in ERROR_TYPES:
         SNAPSHOTS_FAILED.labels(error_type=error_type, env=LABELS.env, service=LABELS.service)
+    for cause in RESTART_CAUSES:
+        WORKER_RESTARTS.labels(cause=cause)
+    for outcome in TICK_RESULTS:
+        SCHEDULE_TICKS.labels(result=outcome)
+    for task in tasks:
+        for result in RESULTS:
+            UPKEEP_RUNS.labels(task=task, result=result)
     for source in sources:
         SNAPSHOTS_RECEIVED.labels(source=source)
     for job_type in types:
@@ -166,17 +179,6 @@ def start_at_zero(*, types: Iterable[str] = (), sources: Iterable[str] = ()) -> 
 start_at_zero()
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What the database said for one page."""
-
-    waiting: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Jobs by (queue, type)."""
-
-    dead_letters: Mapping[str, int] = field(default_factory=dict)
-    """Dead letters by type."""
-
-
 def page(state: State | None) -> bytes:
     """Return the page of metrics in Prometheus' text format.
 
@@ -184,7 +186,7 @@ def page(state: State | None) -> bytes:
         state: The database's state; None while it cannot be read, and its gauges are then absent.
     """
     gauges = CollectorRegistry()
-    gauges.register(_StateGauges(state))
+    gauges.register(StateGauges(state))
     return _counted() + generate_latest(gauges)
 
 
@@ -207,31 +209,3 @@ class _TreeCollector(MultiProcessCollector):
     def collect(self) -> Iterator[Metric]:
         files = [str(file) for file in usable_files(self._folder)]
         yield from self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
-
-
-class _StateGauges(Collector):
-    """Gauges of the state that one page was given."""
-
-    def __init__(self, state: State | None) -> None:
-        self._state = state
-
-    def collect(self) -> Iterator[Metric]:
-        up = CATALOGUE["starforge_database_up"]
-        yield GaugeMetricFamily(up.name, up.meaning, value=0.0 if self._state is None else 1.0)
-        if self._state is None:
-            return
-        yield _gauge("starforge_queue_jobs_waiting_total", self._state.waiting.items())
-        dead = (((job_type,), count) for job_type, count in self._state.dead_letters.items())
-        yield _gauge("starforge_queue_jobs_dlq_total", dead)
-
-
-def _gauge(name: str, values: Iterable[tuple[tuple[str, ...], int]]) -> Metric:
-    named = CATALOGUE[name]
-    family = GaugeMetricFamily(name, named.meaning, labels=named.labels)
-    series = sorted(values)
-    rest = sum(value for _, value in series[LABEL_SETS_MAX:])
-    for labels, value in series[:LABEL_SETS_MAX]:
-        family.add_metric(labels, value)
-    if rest:
-        family.add_metric([OTHER] * len(named.labels), rest)
-    return family

@@ -11,10 +11,11 @@ from starforge import __version__
 from starforge.db.migrate import check_version
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
-from starforge.queue import reads
 from starforge.telemetry import metrics
+from starforge.telemetry.state import State
 from starforge.web.doors import Document
 from starforge.web.reading import FIGURES_S, HEALTH_S, Reading, reading
+from starforge.worker.state import read_state
 
 
 def add_health(app: FastAPI, pool: Pool) -> None:
@@ -24,9 +25,9 @@ def add_health(app: FastAPI, pool: Pool) -> None:
         async with reading(pool) as conn:
             return await check_version(conn, what="this server")
 
-    async def state() -> metrics.State:
+    async def state() -> State:
         async with reading(pool) as conn:
-            return await reads.state(conn)
+            return await read_state(conn)
 
     schema_now, state_now = Reading(schema, wait_s=HEALTH_S), Reading(state, wait_s=FIGURES_S)
 

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler
 
 import structlog
 
-from starforge.telemetry.metrics import CONTENT_TYPE, State, page
+from starforge.telemetry.metrics import CONTENT_TYPE, page
+from starforge.telemetry.state import State
 from starforge.worker.errors import MetricsPortError
 
 log = structlog.get_logger("worker")
@@ -36,7 +37,7 @@ class _Page(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(404)
             return
-        body = page(State() if self.server.database_up() else None)
+        body = page(self.server.state())
         self.send_response(200)
         self.send_header("Content-Type", CONTENT_TYPE)
         self.send_header("Content-Length", str(len(body)))
@@ -51,28 +52,27 @@ class _Page(BaseHTTPRequestHandler):
 class _Server(socketserver.TCPServer):
     allow_reuse_address = True
 
-    def __init__(self, port: int, database_up: Callable[[], bool]) -> None:
+    def __init__(self, port: int, state: Callable[[], State | None]) -> None:
         super().__init__((ADDRESS, port), _Page)
-        self.database_up = database_up
+        self.state = state
 
 
 @contextmanager
-def metrics_shown(port: int, database_up: Callable[[], bool]) -> Iterator[None]:
+def metrics_shown(port: int, state: Callable[[], State | None]) -> Iterator[None]:
     """Serve /metrics of this process tree on loopback for the length of a `with` block; port 0: nowhere.
 
-    It answers from a thread of its own, so that no scrape delays a heartbeat. The gauges of the queue's
-    state stay the server's to show.
+    It answers from a thread of its own, so that no scrape delays a heartbeat.
 
     Args:
         port: METRICS_PORT.
-        database_up: What `starforge_database_up` is to say.
+        state: The database's state as the page is to show it; None while it is away.
     Raises: MetricsPortError when the port cannot be had.
     """
     if not port:
         yield
         return
     try:
-        server = _Server(port, database_up)
+        server = _Server(port, state)
     except OSError as error:
         raise MetricsPortError(f"METRICS_PORT={port} cannot be used: {error.strerror}") from None
     threading.Thread(target=server.serve_forever, args=(POLL_S,), name="metrics", daemon=True).start()

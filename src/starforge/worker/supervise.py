@@ -10,8 +10,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID
 
@@ -21,17 +22,22 @@ import structlog
 
 from starforge.clock import monotonic_s
 from starforge.db.errors import DatabaseUnreachableError
+from starforge.db.leader import LEASE_S
 from starforge.db.migrate import check_version
 from starforge.db.pool import MAY_PASS, Connection, PoolSettings, connect, require_bound_role, shown
 from starforge.errors import MisusedError, UnreachableError
 from starforge.loop import backoff_s, wait
 from starforge.queue.history import make_partitions
 from starforge.queue.reclaim import reclaim
+from starforge.telemetry.metrics import WORKER_RESTARTS
+from starforge.telemetry.state import State
 from starforge.worker import registry
 from starforge.worker.child import ORDERS_ENV, ChildOrders
+from starforge.worker.duties import Gauges, duties
 from starforge.worker.errors import ChildKeepsDyingError
 from starforge.worker.registry import Registration, WorkerSettings
 from starforge.worker.scrape import metrics_shown
+from starforge.worker.upkeep import TASK_S_MAX, Task, Upkeep
 
 log = structlog.get_logger("worker")
 
@@ -48,9 +54,12 @@ TELL_S_MAX = 5.0
 """Longest that the database may take to hear what became of the worker; its lease runs out otherwise."""
 
 KILL_AFTER_GRACE_S = 5.0
-HOURLY_S = 3600.0
-HOURLY_RETRY_S = 60.0
-PARTITION_DAYS = 3
+UPKEEP_END_S_MAX = 10.0
+"""Longest that the end of upkeep is waited for; its lease runs out otherwise."""
+
+CONNECTIONS_FOR_UPKEEP = 6
+"""From this many on upkeep has one of its own, and the child keeps four, its listener's among them.
+With fewer the tasks are short questions on the supervisor's."""
 
 TROUBLE: tuple[type[Exception], ...] = (asyncpg.PostgresError, *MAY_PASS)
 """Whatever the database says: no upkeep and no note may end a worker that holds its lease."""
@@ -66,6 +75,8 @@ class WorkerOrders:
     app: str
     registration: Registration
     log_level: str = "info"
+    upkeep: tuple[Task, ...] = field(default_factory=lambda: tuple(duties()))
+    """What this worker does for all when it leads."""
 
 
 class Supervisor:
@@ -79,14 +90,15 @@ class Supervisor:
         self._asking = asyncio.Lock()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._reclaim_at_s = 0.0
-        self._hourly_at_s = 0.0
+        self._leave = asyncio.Event()  # set when this process leads no more
+        self._gauges = Gauges()
 
     def stop(self) -> None:
         """Drain and end; told a second time, give the running jobs back at once."""
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
+        self._leave.set()
         self._tell_child()
 
     def _tell_child(self) -> None:
@@ -106,8 +118,9 @@ class Supervisor:
         """
         try:
             await self._check()
-            await self._upkeep()
-            await self._live()
+            await self._prepare()
+            async with self._upkeep():
+                await self._live()
         finally:
             self._drop_connection()
 
@@ -139,6 +152,7 @@ class Supervisor:
                 # A child that found no database is no fault of its own: that is waited out, however long.
                 faults += status != UnreachableError.exit_code
             log.error("child.died", exit_status=status, quick_deaths=quick)
+            WORKER_RESTARTS.labels(cause="signal" if status < 0 else "exit").inc()
             if status == MisusedError.exit_code or faults >= QUICK_DEATHS_MAX:
                 raise ChildKeepsDyingError(
                     f"the worker's child ended {quick or 1} times with status {status}"
@@ -176,7 +190,7 @@ class Supervisor:
             app=self._orders.app,
             queues=list(self._orders.registration.queues),
             concurrency=self._orders.registration.concurrency,
-            connections=PoolSettings.read().pool_max - 1,
+            connections=self._connections(),
             grace_s=settings.grace_s,
             poll_s=settings.poll_s,
             log_level=self._orders.log_level,
@@ -225,30 +239,65 @@ class Supervisor:
                 log.error("lease.lost", worker_id=str(worker_id))
                 return
             held_s, pause_s = monotonic_s(), lease_s / 3
-            await self._upkeep()
+            await self._look_around()
 
-    async def _upkeep(self) -> None:
-        """Do what one worker does for all; never at the price of its own lease."""
+    async def _prepare(self) -> None:
+        """Make today's partitions before there are rows for them, and look who is gone."""
+
+        async def prepare(conn: Connection) -> None:
+            for table in ("job_history", "log_lines"):
+                await make_partitions(conn, table)
+
         try:
-            await self._ask(self._keep_up, within_s=self._settings.lease_s / 3)
+            await self._ask(prepare, within_s=START_S_MAX)
         except TROUBLE as error:
-            log.warning("upkeep.failed", error=str(error) or repr(error))
+            log.warning("partitions.late", error=str(error) or repr(error))
+        await self._look_around()
 
-    async def _keep_up(self, conn: Connection) -> None:
-        """Declare the dead dead and make their jobs pending; keep the history's partitions ahead."""
-        now_s = monotonic_s()
-        if dead := await registry.expire(conn) + await registry.bury_the_gone(conn):
-            self._reclaim_at_s = now_s
-        if now_s >= self._reclaim_at_s:
-            jobs = await reclaim(conn)
-            self._reclaim_at_s = now_s + self._settings.lease_s
-            if dead or jobs:
-                log.warning("job.reclaimed", workers=dead, jobs=jobs)
-        if now_s >= self._hourly_at_s:
-            self._hourly_at_s = now_s + HOURLY_RETRY_S
-            await make_partitions(conn, days=PARTITION_DAYS)
-            await registry.prune(conn)
-            self._hourly_at_s = now_s + HOURLY_S
+    async def _look_around(self) -> None:
+        """Bury those whose end only this machine can see; never at the price of the worker's own lease."""
+        try:
+            await self._ask(self._bury_the_gone, within_s=self._settings.lease_s / 3)
+        except TROUBLE as error:
+            log.warning("burial.failed", error=str(error) or repr(error))
+
+    async def _bury_the_gone(self, conn: Connection) -> None:
+        """Declare dead whose process is gone, and make their jobs pending."""
+        if dead := await registry.bury_the_gone(conn):
+            log.warning("job.reclaimed", workers=dead, jobs=await reclaim(conn))
+
+    @asynccontextmanager
+    async def _upkeep(self) -> AsyncIterator[None]:
+        """Offer this process as the leader that does upkeep, for the length of a `with` block."""
+        lease_s = self._settings.lease_s
+        tasks = list(self._orders.upkeep)
+        if self._settings.metrics_port:
+            tasks.append(self._gauges.task())
+        own = self._connections() < PoolSettings.read().pool_max - 1
+        upkeep = Upkeep(
+            self._lent,
+            tasks,
+            lease_s=min(LEASE_S, lease_s),
+            own=(lambda: connect(self._orders.url, application="starforge upkeep")) if own else None,
+            task_s_max=TASK_S_MAX if own else lease_s / 6,
+            ended=self._gauges.forget,
+        )
+        running = asyncio.create_task(upkeep.run(self._leave))
+        try:
+            yield
+        finally:
+            self._leave.set()
+            await asyncio.wait({running}, timeout=UPKEEP_END_S_MAX)
+            running.cancel()
+
+    def _connections(self) -> int:
+        """Return how many connections are the child's: the rest are the supervisor's, and upkeep's."""
+        pool_max = PoolSettings.read().pool_max
+        return pool_max - (2 if pool_max >= CONNECTIONS_FOR_UPKEEP else 1)
+
+    def state(self) -> State | None:
+        """Return what this worker's page of metrics shows of the database, or None while that is away."""
+        return self._gauges.shown() if self.connected else None
 
     async def _tell(self, verb: str, worker_id: UUID, status: int = 0) -> None:
         """Record what became of the worker; where the database is away its lease runs out instead."""
@@ -298,6 +347,18 @@ class Supervisor:
                 self._drop_connection()
                 raise
 
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Connection]:
+        """Lend the one connection for a question whose time the borrower limits; see `_ask`."""
+        async with self._asking:
+            try:
+                if self._conn is None or self._conn.is_closed():
+                    self._conn = await connect(self._orders.url, application="starforge supervisor")
+                yield self._conn
+            except BaseException:
+                self._drop_connection()
+                raise
+
     def _drop_connection(self) -> None:
         if self._conn is not None:
             self._conn.terminate()
@@ -313,5 +374,5 @@ async def supervise(orders: WorkerOrders) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
-    with metrics_shown(WorkerSettings.read().metrics_port, lambda: supervisor.connected):
+    with metrics_shown(WorkerSettings.read().metrics_port, supervisor.state):
         await supervisor.run()

@@ -1,0 +1,115 @@
+"""The operations on schedules: pause, resume, run now, remove."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from starforge.operation import Caller, Change, operation
+from starforge.queue import schedule
+from starforge.queue.enqueue import enqueue
+from starforge.queue.gate import PAUSE_MINUTES_MAX, PauseSettings
+
+ScheduleName = Annotated[str, Meta(min_length=1, max_length=schedule.NAME_CHARS_MAX), "Name of the schedule."]
+Minutes = Annotated[int, Meta(ge=1, le=PAUSE_MINUTES_MAX)]
+
+
+@operation("schedule pause", role="operator", inverse="schedule resume")
+async def pause(
+    caller: Caller,
+    name: ScheduleName,
+    *,
+    reason: Annotated[str, "Why; it is shown wherever the pause is."],
+    minutes: Annotated[
+        Minutes | None, "Minutes after which it ends by itself; else STARFORGE_PAUSE_MINUTES."
+    ] = None,
+) -> Change:
+    """Let no tick of schedule NAME become a job until the pause is resumed or expires.
+
+    Its ticks in this time are not caught up. Jobs that it made already are not touched.
+    """
+    before = await schedule.find(caller.conn, caller.tenant, name)
+    now = await schedule.pause(
+        caller.conn,
+        caller.tenant,
+        name,
+        owner=caller.actor,
+        reason=reason,
+        minutes=PauseSettings.read().minutes if minutes is None else minutes,
+    )
+    return Change(
+        summary=f"schedule {name!r} is paused until {now.paused_until:%Y-%m-%d %H:%M} UTC",
+        matched=1,
+        changed=1,
+        sample=(name,),
+        before=before.terms(),
+        after=now.terms(),
+    )
+
+
+@operation("schedule resume", role="operator", inverse="schedule pause")
+async def resume(
+    caller: Caller,
+    name: ScheduleName,
+    *,
+    reason: Annotated[str, "Why, for the audit log."] = "",
+) -> Change:
+    """End the pause of schedule NAME: its next tick becomes a job again."""
+    before = await schedule.find(caller.conn, caller.tenant, name)
+    now = await schedule.resume(caller.conn, caller.tenant, name)
+    return Change(
+        summary=(
+            f"schedule {name!r} runs again, next at {now.next_at:%Y-%m-%d %H:%M} UTC;"
+            f" {before.paused_by} had paused it: {before.pause_reason}"
+        ),
+        matched=1,
+        changed=1,
+        sample=(name,),
+        before=before.terms(),
+        after=now.terms(),
+    )
+
+
+@operation("schedule run-now", role="operator", inverse=None)
+async def run_now(
+    caller: Caller,
+    name: ScheduleName,
+    *,
+    reason: Annotated[str, "Why, for the audit log."] = "",
+) -> Change:
+    """Enqueue one job of schedule NAME now, beside its ticks, also while it is paused."""
+    found = await schedule.find(caller.conn, caller.tenant, name)
+    job = found.job(found.now.replace(microsecond=0))
+    await enqueue(caller.conn, job)
+    return Change(
+        summary=f"job {job.id} of type {job.type!r} is enqueued for schedule {name!r}",
+        matched=1,
+        changed=1,
+        sample=(name,),
+        before=found.terms(),
+        after={**found.terms(), "job_id": str(job.id)},
+    )
+
+
+@operation("schedule remove", role="operator", inverse=None, risk="destructive")
+async def remove(
+    caller: Caller,
+    name: ScheduleName,
+    *,
+    reason: Annotated[str, "Why, for the audit log."],
+) -> Change:
+    """Forget schedule NAME; the jobs it made stay.
+
+    A worker whose app declares it makes it anew when it starts.
+    """
+    before = await schedule.find(caller.conn, caller.tenant, name)
+    await schedule.remove(caller.conn, caller.tenant, name)
+    return Change(
+        summary=f"schedule {name!r} is removed; {before.declared_by or 'nobody'} declared it last",
+        matched=1,
+        changed=1,
+        sample=(name,),
+        before=before.terms(),
+        after={},
+    )
