@@ -9,7 +9,7 @@ import asyncpg
 import typer
 
 from starforge import __version__
-from starforge.cli import benches, database, development, snapshots, work
+from starforge.cli import benches, database, development, history, snapshots, work
 from starforge.cli.doors import add_doors
 from starforge.cli.render import fail, run
 from starforge.clock import failpoints
@@ -43,6 +43,7 @@ def _root(
 work.add(app)
 database.add(app)
 snapshots.add(app)
+history.add(app)
 development.add(app)
 benches.add(app)
 add_doors(app, run)

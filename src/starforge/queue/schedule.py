@@ -154,6 +154,11 @@ class Scheduled:
         """Whether a pause holds now."""
         return self.paused_until is not None and self.paused_until > self.now
 
+    @property
+    def declared_s_ago(self) -> float:
+        """Seconds since a worker that knows it started."""
+        return (self.now - self.declared_at).total_seconds()
+
     def job(self, tick: datetime) -> NewJob:
         """Make the job of a tick; the tag `schedule:<name>` finds it again."""
         told = {"scheduled_at": tick} if self.passes_time else {}
@@ -192,7 +197,7 @@ class Scheduled:
             "last_job_id": self.last_job_id,
             "fault": self.fault,
             "declared_at": self.declared_at,
-            "declared_s_ago": round((self.now - self.declared_at).total_seconds()),
+            "declared_s_ago": round(self.declared_s_ago),
         }
 
 
