@@ -21,6 +21,7 @@ from starforge.etl.ingest import process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
 from starforge.heroes.mapping import HERO
+from starforge.ops.plan import prune_plans
 from starforge.queue.caller import AsyncCaller, SyncCaller
 from starforge.queue.declare import (
     KeyOf,
@@ -35,11 +36,14 @@ from starforge.queue.declare import (
     seconds,
 )
 from starforge.queue.enqueue import enqueue, enqueue_many, enqueue_sync
-from starforge.queue.errors import HandlerNotAsyncError
+from starforge.queue.errors import HandlerNotAsyncError, ScheduleError
 from starforge.queue.handler import Context, JobType, JobTypes
 from starforge.queue.job import Accepted, NewJob
+from starforge.queue.schedule import Missed, Schedule, Schedules
 from starforge.worker.child import load_app
+from starforge.worker.duties import HOURLY_S, duties
 from starforge.worker.errors import AppNotFoundError
+from starforge.worker.upkeep import Task, unfenced
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 
@@ -51,6 +55,8 @@ class StarForge:
         self.name = name
         self.mappings = Mappings([HERO, *mappings])
         self._types = JobTypes([process_snapshot_type(self.mappings)])
+        self._handlers: dict[str, Callable[..., Any]] = {}
+        self._schedules = Schedules()
 
     def job(
         self,
@@ -97,9 +103,91 @@ class StarForge:
                     high_memory=high_memory,
                 )
             )
+            self._handlers[name or handler.__name__] = handler
             return handler
 
         return register
+
+    def cron(
+        self,
+        cron: str,
+        *,
+        tz: str = "UTC",
+        missed: Missed = "latest",
+        name: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Run a job by the clock; stands above `@app.job(...)`.
+
+        A parameter called `scheduled_at` gets the tick's time.
+
+        Args:
+            cron: Minute, hour, day of month, month, day of week; or @hourly, @daily, @weekly …
+            tz: Time zone, as in Europe/Berlin.
+            missed: What becomes of ticks that nobody was there for: skip them, run the latest, or all.
+            name: Name of the schedule; the job type's where not given.
+            payload: The handler's arguments.
+            queue: Queue of its jobs; the job type's where not given.
+            priority: Priority of its jobs; the job type's where not given.
+        Raises: ScheduleError.
+        """
+
+        def register(handler: Handler) -> Handler:
+            job_type = next((known for known, of in self._handlers.items() if of is handler), None)
+            if job_type is None:
+                raise ScheduleError(f"{handler.__name__} is no job yet: put @app.cron above @app.job")
+            self.schedule(
+                name or job_type,
+                cron,
+                job_type,
+                payload,
+                tz=tz,
+                missed=missed,
+                queue=queue,
+                priority=priority,
+            )
+            return handler
+
+        return register
+
+    def schedule(
+        self,
+        name: str,
+        cron: str,
+        job_type: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        tz: str = "UTC",
+        missed: Missed = "latest",
+        queue: str | None = None,
+        priority: int | None = None,
+    ) -> None:
+        """Declare a schedule of jobs of a type; for the arguments see `cron`. Raises: ScheduleError."""
+        self._schedules.add(
+            Schedule(
+                name=name,
+                cron=cron,
+                type=job_type,
+                payload=dict(payload or {}),
+                timezone=tz,
+                missed=missed,
+                queue=queue,
+                priority=priority,
+            )
+        )
+
+    def schedules(self) -> list[Schedule]:
+        """Return the schedules, each with what its job type says, for a worker to declare."""
+        return [
+            schedule.of_type(self._types.get(schedule.type), self._handlers.get(schedule.type))
+            for schedule in self._schedules
+        ]
+
+    def upkeep(self) -> list[Task]:
+        """Return what a worker of this app does for all when it leads."""
+        return [*duties(), Task("plans", HOURLY_S, unfenced(prune_plans))]
 
     def job_types(self) -> JobTypes:
         """Return the job types, for a worker."""

@@ -1,4 +1,4 @@
-"""History: its partitions are made beside those who read and those who complete."""
+"""What is kept by the day: partitions are made and dropped beside those who read and those who complete."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from starforge.db.pool import Connection, Pool
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.fail import fail, quarantine
-from starforge.queue.history import make_partitions
+from starforge.queue.history import drop_partitions, make_partitions
 from starforge.queue.job import NewJob
 from starforge.queue.retry import retry
+from starforge.worker.duties import forget, strays
+from tests.conftest import Travel
 from tests.covers import covers
 from tests.queue.jobs import a_worker, claimed
 
@@ -24,6 +26,12 @@ COMPLETED = (
     " run_after, lease_epoch, created_at, completed_at)"
     " VALUES ($1, 'default', 'default', 't', '{}', 0, 'completed', 0, 5, sf_now(), 1, sf_now(), sf_now())"
 )
+LINES = (
+    "INSERT INTO log_lines (at, worker_id, level, line)"
+    " SELECT sf_now() - make_interval(days => n), gen_random_uuid(), 'info', 'x'"
+    " FROM generate_series($1::int, $2::int) AS n"
+)
+WAITS = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE pid = $1 AND NOT granted)"
 
 
 async def test_partitions_are_made_once_and_have_the_indexes_of_the_history(conn: Connection) -> None:
@@ -48,9 +56,7 @@ async def test_a_long_reader_of_history_delays_a_partition_and_no_completion(poo
         await reader.fetchval("SELECT count(*) FROM job_history")
         await finisher.execute("SET statement_timeout = '500ms'")
         task = asyncio.create_task(make_partitions(worker, days=5))
-        while not await finisher.fetchval(
-            "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE pid = $1 AND NOT granted)", worker.get_server_pid()
-        ):
+        while not await finisher.fetchval(WAITS, worker.get_server_pid()):
             assert not task.done()
         await finisher.execute(COMPLETED, uuid4())
         with pytest.raises(asyncpg.LockNotAvailableError):
@@ -88,3 +94,64 @@ async def test_what_a_job_returned_and_carried_is_found_in_its_history(conn: Con
     row = await conn.fetchrow("SELECT tags, trace, result FROM job_history WHERE id = $1", job.id)
     assert row is not None
     assert tuple(row) == (["a", "b"], "00-1-2-01", {"rows": 3})
+
+
+async def test_days_that_are_kept_no_longer_are_dropped_whole(conn: Connection, travel: Travel) -> None:
+    await make_partitions(conn, "job_history", days=2)
+    await make_partitions(conn, "log_lines", days=2)
+    await conn.execute(
+        "INSERT INTO log_lines (worker_id, level, line) VALUES (gen_random_uuid(), 'info', 'x')"
+    )
+    await travel(conn, days=7)
+    await forget(conn, "log_lines")
+    assert await conn.fetchval("SELECT count(*) FROM log_lines") == 1
+    await travel(conn, days=1)
+    await forget(conn, "log_lines")
+    await forget(conn, "job_history")
+    assert await conn.fetchval("SELECT count(*) FROM log_lines") == 0
+    parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = $1::text::regclass"
+    assert await conn.fetchval(parts, "log_lines") == 3  # two that are younger, and the default
+    assert await conn.fetchval(parts, "job_history") == 4
+    await travel(conn, days=25)
+    await forget(conn, "job_history")
+    assert await conn.fetchval(parts, "job_history") == 1
+
+
+async def test_old_rows_in_the_default_partition_are_deleted_in_batches_and_no_others(
+    conn: Connection, travel: Travel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starforge.queue.history.STRAYS_BATCH", 10)
+    await make_partitions(conn, "job_history", days=2)
+    stray = COMPLETED.replace("$1", "gen_random_uuid()").replace(
+        "sf_now())", "sf_now() + make_interval(days => $1))"
+    )
+    for days in (-40, -20, 0):
+        await conn.executemany(stray, [(days,)] * 25)
+    await conn.execute(LINES, 1, 20)
+    counted = [await strays(conn, "job_history") for _ in range(4)]
+    assert counted == [10, 10, 5, 0]
+    assert await conn.fetchval("SELECT count(*) FROM job_history") == 50
+    assert [await strays(conn, "log_lines") for _ in range(3)] == [10, 3, 0]
+
+
+async def test_a_long_reader_of_history_delays_a_drop_and_completions_only_for_a_moment(pool: Pool) -> None:
+    async with pool.connection() as worker:
+        await worker.execute("SELECT sf_history_partitions(0)")
+        await worker.execute(
+            "CREATE TABLE job_history_20010101 PARTITION OF job_history"
+            " FOR VALUES FROM ('2001-01-01') TO ('2001-01-02');"
+            " ALTER TABLE job_history_20010101 OWNER TO starforge_owner"
+        )
+        async with pool.transaction() as reader, pool.connection() as finisher:
+            await reader.fetchval("SELECT count(*) FROM job_history")
+            await finisher.execute("SET statement_timeout = '2s'")
+            dropping = asyncio.create_task(drop_partitions(worker, "job_history", kept_days=30))
+            while not await finisher.fetchval(
+                "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE pid = $1 AND NOT granted)",
+                worker.get_server_pid(),
+            ):
+                assert not dropping.done()
+            await finisher.execute("UPDATE job_history SET attempts = 0")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await dropping
+        assert await drop_partitions(worker, "job_history", kept_days=30) == ["job_history_20010101"]

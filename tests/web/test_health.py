@@ -119,33 +119,64 @@ async def test_a_frozen_database_does_not_freeze_the_pages(
         assert (await client.get("/")).status_code == 200
 
 
-@covers("Q-07", "D-08")
+@covers("Q-07", "Q-08", "Q-65", "J-05", "J-06", "D-08")
 async def test_the_gauges_show_what_the_tables_hold(client: httpx.AsyncClient, pool: Pool) -> None:
     async with pool.connection() as conn:
         await conn.execute(
-            "INSERT INTO queue_jobs (queue, type, status, run_after) VALUES"
-            " ('mail', 'send', 'pending', sf_now()), ('mail', 'send', 'pending', sf_now()),"
-            " ('mail', 'send', 'pending', sf_now() + interval '1 hour'),"
-            " ('mail', 'send', 'failed', sf_now()),"
-            " ('slow', 'render', 'running', sf_now())"
+            "INSERT INTO queue_jobs (queue, type, status, run_after, attempts) VALUES"
+            " ('mail', 'send', 'pending', sf_now() - interval '5 minutes', 0),"
+            " ('mail', 'send', 'pending', sf_now(), 0),"
+            " ('mail', 'send', 'pending', sf_now() + interval '1 hour', 2),"
+            " ('mail', 'send', 'failed', sf_now(), 5),"
+            " ('slow', 'render', 'running', sf_now(), 1)"
         )
+        await conn.execute("INSERT INTO job_types (name, queue) VALUES ('digest', 'mail')")
         await conn.execute(
-            "INSERT INTO queue_jobs_dlq (original_job_id, type, payload, reason)"
-            " VALUES (gen_random_uuid(), 'send', '{}', 'failed')"
+            "INSERT INTO queue_jobs_dlq (original_job_id, type, payload, reason, last_error, archived_at)"
+            " VALUES"
+            " (gen_random_uuid(), 'send', '{}', 'by hand', NULL, NULL),"
+            " (gen_random_uuid(), 'send', '{}', 'no route', '{\"error\": \"OSError\"}', NULL),"
+            " (gen_random_uuid(), 'send', '{}', 'no host', '{\"error\": \"OSError\"}', sf_now())"
         )
+        now_s = await conn.fetchval("SELECT extract(epoch FROM sf_now())::float8")
     answer = await client.get("/metrics")
     assert answer.headers["Content-Type"] == metrics.CONTENT_TYPE
     lines = answer.text.splitlines()
     assert "# TYPE starforge_queue_jobs_waiting_total gauge" in lines
     assert 'starforge_queue_jobs_waiting_total{queue="mail",type="send"} 2.0' in lines
     assert 'starforge_queue_jobs_waiting_total{queue="slow",type="render"} 0.0' in lines
-    assert 'starforge_queue_jobs_dlq_total{type="send"} 1.0' in lines
+    # A type that a worker declared is there before its first job.
+    assert 'starforge_queue_jobs_waiting_total{queue="mail",type="digest"} 0.0' in lines
+    assert 'starforge_queue_oldest_job_age_seconds{queue="mail",type="digest"} 0.0' in lines
+    assert 'starforge_queue_oldest_job_age_seconds{queue="slow",type="render"} 0.0' in lines
+    oldest = 'starforge_queue_oldest_job_age_seconds{queue="mail",type="send"} '
+    (age,) = [float(line.removeprefix(oldest)) for line in lines if line.startswith(oldest)]
+    assert 300 <= age < 400
+    assert 'starforge_queue_jobs_retrying{queue="mail",type="send"} 1.0' in lines
+    assert 'starforge_queue_jobs_retrying{queue="slow",type="render"} 0.0' in lines
+    assert 'starforge_queue_jobs_dlq_total{reason="",type="send"} 1.0' in lines
+    assert 'starforge_queue_jobs_dlq_total{reason="OSError",type="send"} 2.0' in lines
+    assert 'starforge_queue_jobs_dlq_total{reason="",type="digest"} 0.0' in lines
+    assert 'starforge_queue_jobs_archived{type="send"} 1.0' in lines
+    (at,) = [line for line in lines if line.startswith("starforge_state_timestamp_seconds ")]
+    assert now_s <= float(at.split()[1]) < now_s + 100
     assert "starforge_database_up 1.0" in lines
 
 
+ONE_OF_EACH = metrics.State(
+    waiting={("mail", "send"): 1},
+    dead_letters={("send", "OSError"): 1},
+    oldest_s={("mail", "send"): 1.5},
+    retrying={("mail", "send"): 1},
+    archived={("send",): 1},
+    upkeep_age_s={("rescue",): 0.5},
+    at_s={(): 1.0},
+)
+
+
 def test_every_name_of_the_catalogue_is_on_the_page_under_exactly_that_name() -> None:
-    metrics.start_at_zero(types=["send"], sources=["hero"])
-    page = metrics.page(metrics.State({("mail", "send"): 1}, {"send": 1})).decode()
+    metrics.start_at_zero(types=["send"], sources=["hero"], tasks=["rescue"])
+    page = metrics.page(ONE_OF_EACH).decode()
     for named in metrics.CATALOGUE.values():
         assert f"# TYPE {named.name} {named.kind}\n" in page
         sample = f"{named.name}_count" if named.kind == "histogram" else named.name

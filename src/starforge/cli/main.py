@@ -15,6 +15,7 @@ from starforge.cli import (
     database,
     development,
     explaining,
+    history,
     settings,
     snapshots,
     tasks,
@@ -57,6 +58,7 @@ capacity.add(app)
 database.add(app)
 snapshots.add(app)
 explaining.add(app)
+history.add(app)
 development.add(app)
 benches.add(app)
 add_doors(app, run)

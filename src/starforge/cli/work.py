@@ -110,14 +110,18 @@ def _work(app: str, queues: list[str], concurrency: int, log_level: str) -> None
     from starforge.worker.registry import Registration
     from starforge.worker.supervise import WorkerOrders, supervise
 
-    types = load_app(app).job_types()
+    loaded = load_app(app)
+    types = loaded.job_types()
     registration = Registration(
         queues=tuple(queues or types.queues()), types=types.names(), concurrency=concurrency
     )
 
     async def work() -> None:
         async with database() as db:
-            await supervise(WorkerOrders(db.url("engine"), app, registration, log_level))
+            orders = WorkerOrders(
+                db.url("engine"), app, registration, log_level, upkeep=tuple(loaded.upkeep())
+            )
+            await supervise(orders)
 
     asyncio.run(work())
 

@@ -128,6 +128,18 @@ class Lag:
             return 0.0
         return self.depth / net if net > 0 else None
 
+    def document(self) -> dict[str, object]:
+        """Return the lag as JSON values."""
+        return {
+            "queue": self.queue,
+            "type": self.type,
+            "behind": self.behind,
+            "enqueued_per_s": round(self.enqueued_per_s, 3),
+            "left_per_s": round(self.left_per_s, 3),
+            "depth": self.depth,
+            "drained_in_s": None if self.drained_in_s is None else round(self.drained_in_s),
+        }
+
     def reaches_in_s(self, depth: int) -> float | None:
         """Seconds until so many wait at these rates; None where that never comes."""
         if self.depth >= depth:

@@ -7,8 +7,9 @@ of an older version may still be there to declare it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 from uuid import UUID
@@ -20,6 +21,7 @@ from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.cron import cron
 from starforge.queue.errors import ScheduleError, SchedulePausedError, UnknownScheduleError
+from starforge.queue.handler import JobType
 from starforge.queue.job import NewJob
 from starforge.settings import HomeSettings, Settings, setting
 
@@ -66,8 +68,8 @@ class Schedule:
     missed: Missed = "latest"
     """Ticks that nobody was there for: skip them, run the latest, or run all (bounded by a setting)."""
 
-    queue: str = "default"
-    priority: int = 0
+    queue: str | None = None
+    priority: int | None = None
     max_attempts: int | None = None
     passes_time: bool = False
     """The handler takes `scheduled_at`: the tick's time goes into the payload."""
@@ -89,6 +91,34 @@ class Schedule:
             msgspec.json.encode(dict(self.payload))
         except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise ScheduleError(f"{what}: its payload is not JSON: {error}") from None
+
+    def of_type(self, job_type: JobType | None, handler: Callable[..., Any] | None) -> Schedule:
+        """Return the schedule with what its job type says where it says nothing itself."""
+        if job_type is None:
+            return self
+        return replace(
+            self,
+            queue=job_type.queue if self.queue is None else self.queue,
+            priority=job_type.priority if self.priority is None else self.priority,
+            max_attempts=job_type.max_attempts if self.max_attempts is None else self.max_attempts,
+            passes_time=handler is not None and "scheduled_at" in inspect.signature(handler).parameters,
+        )
+
+
+class Schedules:
+    """The schedules of an app; two of one name are refused."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Schedule] = {}
+
+    def add(self, schedule: Schedule) -> None:
+        """Take a schedule in; raise ScheduleError where its name is taken."""
+        if schedule.name in self._by_name:
+            raise ScheduleError(f"there are two schedules {schedule.name!r}: give one another name")
+        self._by_name[schedule.name] = schedule
+
+    def __iter__(self) -> Iterator[Schedule]:
+        return iter(self._by_name.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +153,11 @@ class Scheduled:
     def paused(self) -> bool:
         """Whether a pause holds now."""
         return self.paused_until is not None and self.paused_until > self.now
+
+    @property
+    def declared_s_ago(self) -> float:
+        """Seconds since a worker that knows it started."""
+        return (self.now - self.declared_at).total_seconds()
 
     def job(self, tick: datetime) -> NewJob:
         """Make the job of a tick; the tag `schedule:<name>` finds it again."""
@@ -162,7 +197,7 @@ class Scheduled:
             "last_job_id": self.last_job_id,
             "fault": self.fault,
             "declared_at": self.declared_at,
-            "declared_s_ago": round((self.now - self.declared_at).total_seconds()),
+            "declared_s_ago": round(self.declared_s_ago),
         }
 
 
@@ -182,8 +217,8 @@ async def declare(conn: Connection, schedules: Iterable[Schedule], *, by: str) -
             schedule.type,
             dict(schedule.payload),
             schedule.passes_time,
-            schedule.queue,
-            schedule.priority,
+            "default" if schedule.queue is None else schedule.queue,
+            schedule.priority or 0,
             schedule.max_attempts,
             schedule.cron,
             schedule.timezone,

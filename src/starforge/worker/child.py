@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -21,15 +22,18 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from starforge.db.errors import DatabaseUnreachableError
 from starforge.db.notify import listen
-from starforge.db.pool import Pool
-from starforge.errors import StarForgeError
+from starforge.db.pool import MAY_PASS, Pool
+from starforge.errors import StarForgeError, told
 from starforge.queue.handler import JobTypes
 from starforge.queue.hint import CHANNEL
+from starforge.queue.schedule import Schedule, declare
 from starforge.telemetry.log import configure
 from starforge.telemetry.metrics import start_at_zero
 from starforge.worker.errors import AppNotFoundError
 from starforge.worker.run import Runner
+from starforge.worker.upkeep import Task
 
 log = structlog.get_logger("worker")
 
@@ -55,7 +59,13 @@ class ChildOrders(msgspec.Struct, frozen=True):
 class App(Protocol):
     """What the worker needs of an app."""
 
+    name: str
+
     def job_types(self) -> JobTypes: ...
+
+    def schedules(self) -> Iterable[Schedule]: ...
+
+    def upkeep(self) -> Iterable[Task]: ...
 
 
 def load_app(reference: str) -> App:
@@ -87,14 +97,27 @@ def _die_with_supervisor() -> None:
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
 
 
+async def _declare(pool: Pool, app: App) -> None:
+    """Write down what the app declares; raise DatabaseUnreachableError where that cannot be now."""
+    try:
+        async with pool.transaction() as conn:
+            changed = await declare(conn, app.schedules(), by=app.name)
+    except MAY_PASS as error:
+        raise DatabaseUnreachableError(f"the app's schedules could not be declared: {told(error)}") from None
+    if changed:
+        log.info("schedules.declared", app=app.name, changed=changed)
+
+
 async def work(orders: ChildOrders) -> None:
     """Run jobs until the supervisor says stop."""
-    types = load_app(orders.app).job_types()
+    app = load_app(orders.app)
+    types = app.job_types()
     start_at_zero(types=types.names())
     listens = orders.connections >= CONNECTIONS_FOR_LISTENER
     pool = await Pool.open(
         orders.url, size=orders.connections - listens, application=f"starforge worker {orders.worker_id}"
     )
+    await _declare(pool, app)
     runner = Runner(
         pool,
         types,

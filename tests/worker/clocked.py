@@ -1,0 +1,15 @@
+"""An app for tests whose jobs come by the clock."""
+
+from __future__ import annotations
+
+from starforge.app import StarForge
+from starforge.queue.handler import Context
+from tests.worker.marks import mark
+
+app = StarForge("clocked")
+
+
+@app.cron("0 3 * * *", tz="Europe/Berlin", missed="all")
+@app.job("clocked.report")
+async def report(ctx: Context, scheduled_at: str) -> None:
+    await mark(ctx, scheduled_at)
