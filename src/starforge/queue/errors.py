@@ -128,7 +128,7 @@ class UnknownTypeError(MisusedError):
 class OtherTenantError(RefusedError):
     """Somebody who speaks for one tenant named another."""
 
-    code = "SF240"
+    code = "SF270"
     remedy = "Name your own tenant, or ask somebody with role admin."
     http_status = 403
 
@@ -136,12 +136,12 @@ class OtherTenantError(RefusedError):
 class UnknownOverrideError(NotFoundError):
     """A reset named a setting that nobody has overridden."""
 
-    code = "SF241"
+    code = "SF271"
     remedy = "See what is overridden, by whom and until when: `starforge settings`."
 
 
 class UnknownWorkerError(NotFoundError):
     """A worker was named that does not live."""
 
-    code = "SF242"
+    code = "SF272"
     remedy = "See which workers live: `starforge queue ls`."
