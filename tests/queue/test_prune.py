@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
-
 from starforge.db.pool import Connection
 from starforge.ops.plan import prune_plans
 from starforge.queue import prune
@@ -11,39 +9,9 @@ from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
 from tests.conftest import Travel
 
-KEY = (
-    "INSERT INTO job_keys (tenant_id, type, key, job_id, states, expires_at)"
-    " VALUES ('default', 't', $1, $2, $3, $4)"
-)
-LIVE = ["pending", "running"]
-EVER = ["pending", "running", "completed"]
-
-
-async def test_keys_that_hold_nothing_any_more_are_forgotten_and_no_others(
-    conn: Connection, travel: Travel
-) -> None:
-    async def keys() -> set[str]:
-        return {row["key"] for row in await conn.fetch("SELECT key FROM job_keys")}
-
-    waiting = await enqueue(conn, NewJob("t"))
-    now = await conn.fetchval("SELECT sf_now()")
-    await conn.execute(KEY, "of a waiting job", waiting, LIVE, None)
-    await conn.execute(KEY, "of a job that ended", uuid4(), LIVE, None)
-    await conn.execute(KEY, "of a job that ended, for ever", uuid4(), EVER, None)
-    await conn.execute(KEY, "expired", waiting, LIVE, now)
-    await conn.execute("UPDATE queue_jobs SET status = 'failed'")
-    failed_too = await enqueue(conn, NewJob("t"))
-    await conn.execute(KEY, "until it fails", waiting, LIVE, None)
-    await conn.execute(KEY, "of another that waits", failed_too, LIVE, None)
-    await prune.prune_keys(conn)
-    assert await keys() == {"of a job that ended, for ever", "of another that waits"}
-    await travel(conn, days=31)
-    await prune.prune_keys(conn)
-    assert await keys() == {"of another that waits"}
-
 
 async def test_records_are_kept_for_a_while_and_then_forgotten(conn: Connection, travel: Travel) -> None:
-    job = await enqueue(conn, NewJob("t"))
+    job = (await enqueue(conn, NewJob("t"))).id
     await conn.execute(
         "INSERT INTO gates (scope, name, cause, owner, reason, expires_at)"
         " VALUES ('queue', 'q', 'pause', 'ann', 'why', sf_now() + interval '1 day')"

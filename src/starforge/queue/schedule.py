@@ -22,12 +22,14 @@ from starforge.db.statement import sql
 from starforge.queue.cron import cron
 from starforge.queue.errors import ScheduleError, SchedulePausedError, UnknownScheduleError
 from starforge.queue.handler import JobType
-from starforge.queue.job import NewJob
+from starforge.queue.job import Key, NewJob
 from starforge.settings import HomeSettings, Settings, setting
 
 log = structlog.get_logger("schedule")
 
 NAME_CHARS_MAX = 200
+KEY_S = 7 * 86400.0
+"""A tick's key outlasts its job: nobody can be at one tick for a week."""
 
 Missed = Literal["skip", "latest", "all"]
 
@@ -160,7 +162,12 @@ class Scheduled:
         return (self.now - self.declared_at).total_seconds()
 
     def job(self, tick: datetime) -> NewJob:
-        """Make the job of a tick; the tag `schedule:<name>` finds it again."""
+        """Make the job of a tick: the only one that its key allows; a tag finds it again."""
+        key = f"schedule:{self.name}:{tick:%Y-%m-%dT%H:%M:%SZ}"
+        return replace(self.job_now(tick), unique=Key(key, within_s=KEY_S))
+
+    def job_now(self, tick: datetime) -> NewJob:
+        """Make a job beside the ticks."""
         told = {"scheduled_at": tick} if self.passes_time else {}
         return NewJob(
             type=self.type,

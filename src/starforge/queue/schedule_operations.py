@@ -80,7 +80,7 @@ async def run_now(
 ) -> Change:
     """Enqueue one job of schedule NAME now, beside its ticks, also while it is paused."""
     found = await schedule.find(caller.conn, caller.tenant, name)
-    job = found.job(found.now.replace(microsecond=0))
+    job = found.job_now(found.now.replace(microsecond=0))
     await enqueue(caller.conn, job)
     return Change(
         summary=f"job {job.id} of type {job.type!r} is enqueued for schedule {name!r}",
