@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from starforge.db.pool import Connection, connect
 from starforge.db.server import enqueue_url
-from starforge.etl.ingest import process_snapshot_type
+from starforge.etl.ingest import process_snapshot_highmem_type, process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
 from starforge.heroes.mapping import HERO
@@ -39,6 +39,7 @@ from starforge.queue.enqueue import enqueue, enqueue_many, enqueue_sync
 from starforge.queue.errors import HandlerNotAsyncError, ScheduleError
 from starforge.queue.handler import Context, JobType, JobTypes
 from starforge.queue.job import Accepted, NewJob
+from starforge.queue.probe import PROBE
 from starforge.queue.schedule import Missed, Schedule, Schedules
 from starforge.worker.child import load_app
 from starforge.worker.duties import HOURLY_S, duties
@@ -54,7 +55,9 @@ class StarForge:
     def __init__(self, name: str = "starforge", *, mappings: Iterable[SourceMapping] = ()) -> None:
         self.name = name
         self.mappings = Mappings([HERO, *mappings])
-        self._types = JobTypes([process_snapshot_type(self.mappings)])
+        self._types = JobTypes(
+            [process_snapshot_type(self.mappings), process_snapshot_highmem_type(self.mappings), PROBE]
+        )
         self._handlers: dict[str, Callable[..., Any]] = {}
         self._schedules = Schedules()
 

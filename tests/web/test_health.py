@@ -19,6 +19,7 @@ from starforge.clock import monotonic_s
 from starforge.db.pool import Pool, connect
 from starforge.etl import rejects
 from starforge.telemetry import metrics
+from starforge.telemetry.process import Memory
 from starforge.web.reading import FIGURES_S
 from tests.covers import covers
 from tests.postgres import TestServer
@@ -176,6 +177,7 @@ ONE_OF_EACH = metrics.State(
 
 def test_every_name_of_the_catalogue_is_on_the_page_under_exactly_that_name() -> None:
     metrics.start_at_zero(types=["send"], sources=["hero"], tasks=["rescue"])
+    metrics.tell_memory("worker", Memory(2, 1), 3)
     page = metrics.page(ONE_OF_EACH).decode()
     for named in metrics.CATALOGUE.values():
         assert f"# TYPE {named.name} {named.kind}\n" in page

@@ -20,6 +20,7 @@ from starforge.cli import (
     snapshots,
     tasks,
     work,
+    workers,
 )
 from starforge.cli.doors import add_doors
 from starforge.cli.render import fail, run
@@ -55,6 +56,7 @@ work.add(app)
 tasks.add(app)
 settings.add(app)
 capacity.add(app)
+workers.add(app)
 database.add(app)
 snapshots.add(app)
 explaining.add(app)

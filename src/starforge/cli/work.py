@@ -1,13 +1,11 @@
-"""Commands that run things, and those that look: up, worker, server, doctor, queue ls."""
+"""Commands that run things, and those that look: up, server, doctor, queue ls."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +29,6 @@ BUILT_IN = "starforge.app:app"
 def add(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("up")(up)
-    group(app, "worker").callback(invoke_without_command=True, no_args_is_help=False)(worker)
     app.command("server")(server)
     app.command("doctor")(doctor)
     group(app, "queue").command("ls")(queue_ls)
@@ -78,64 +75,6 @@ def counted_together() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="starforge-metrics-") as folder:
         share_counters(Path(folder))
         yield
-
-
-def worker(
-    ctx: typer.Context,
-    app: AppOption = BUILT_IN,
-    queue: Annotated[
-        list[str] | None, typer.Option("--queue", help="Queue to serve; may be repeated.")
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once (WORKER_CONCURRENCY).")] = None,
-    log_level: LevelOption = "info",
-) -> None:
-    """Run jobs until told to stop (SIGTERM or Ctrl-C; a second one hurries)."""
-    if ctx.invoked_subcommand is not None:
-        return
-    from starforge.telemetry.tree import FOLDER_ENV
-    from starforge.worker.registry import WorkerSettings
-
-    log_at(log_level)
-    if os.environ.pop("STARFORGE_PARENT_PIPE", ""):
-        _end_with_parent()
-    # The children count in processes of their own; whoever started this tree may have given it a folder.
-    own_page = WorkerSettings.read().metrics_port and not os.environ.get(FOLDER_ENV)
-    with counted_together() if own_page else nullcontext():
-        _work(app, queue or [], concurrency or WorkerSettings.read().concurrency, log_level)
-
-
-def _work(app: str, queues: list[str], concurrency: int, log_level: str) -> None:
-    from starforge.db.server import database
-    from starforge.worker.child import load_app
-    from starforge.worker.registry import Registration
-    from starforge.worker.supervise import WorkerOrders, supervise
-
-    loaded = load_app(app)
-    types = loaded.job_types()
-    registration = Registration(
-        queues=tuple(queues or types.queues()), types=types.names(), concurrency=concurrency
-    )
-
-    async def work() -> None:
-        async with database() as db:
-            orders = WorkerOrders(
-                db.url("engine"), app, registration, log_level, upkeep=tuple(loaded.upkeep())
-            )
-            await supervise(orders)
-
-    asyncio.run(work())
-
-
-def _end_with_parent() -> None:
-    """Stop in order when the starter's end of standard input closes: an `up` that was killed."""
-    import signal
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def server(

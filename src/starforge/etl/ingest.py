@@ -1,4 +1,4 @@
-"""Ingest: the `process_snapshot` job, from stored bytes to rows."""
+"""Ingest: the `process_snapshot` job, from stored bytes to rows, and its sibling for large ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starforge.etl.parse import read_document
 from starforge.etl.receive import JOB_TYPE
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.upsert import Written, write
-from starforge.queue.handler import Context, JobType, PermanentError, Quarantined
+from starforge.queue.handler import HIGH_MEMORY_SUFFIX, Context, JobType, PermanentError, Quarantined
 from starforge.queue.job import LeasedJob
 from starforge.telemetry.metrics import (
     LABELS,
@@ -23,6 +23,8 @@ from starforge.telemetry.metrics import (
     SNAPSHOTS_FAILED,
     SNAPSHOTS_PROCESSED,
 )
+
+HIGHMEM_TYPE = f"{JOB_TYPE}{HIGH_MEMORY_SUFFIX}"
 
 
 def process_snapshot_type(mappings: Mappings) -> JobType:
@@ -34,8 +36,22 @@ def process_snapshot_type(mappings: Mappings) -> JobType:
     return JobType(name=JOB_TYPE, run=run, failed=_failed)
 
 
-async def process_snapshot(context: Context, payload: Mapping[str, Any], mappings: Mappings) -> Written:
+def process_snapshot_highmem_type(mappings: Mappings) -> JobType:
+    """Return the type that does so on workers started for it, also while a snapshot is held (O-45)."""
+
+    async def run(context: Context, payload: Mapping[str, Any]) -> None:
+        await process_snapshot(context, payload, mappings, though_held=True)
+
+    return JobType(name=HIGHMEM_TYPE, run=run, failed=_failed, high_memory=True)
+
+
+async def process_snapshot(
+    context: Context, payload: Mapping[str, Any], mappings: Mappings, *, though_held: bool = False
+) -> Written:
     """Read one stored snapshot and write its rows; the rows and the snapshot's state commit together.
+
+    With `though_held` a snapshot that is held back is processed all the same; its hold stays until it is
+    released.
 
     Raises: PermanentError from MalformedError or MappingError, which no retry can mend; Quarantined
         where the snapshot is held back.
@@ -43,10 +59,10 @@ async def process_snapshot(context: Context, payload: Mapping[str, Any], mapping
     started_s = monotonic_s()
     snapshot_id, capture_id = _ids(payload)
     async with context.pool.transaction(tenant=context.tenant) as conn:
-        row = await conn.fetchrow(sql("etl", "begin"), snapshot_id, capture_id, context.tenant)
+        row = await conn.fetchrow(sql("etl", "begin"), snapshot_id, capture_id, context.tenant, though_held)
     if row is None:
         raise PermanentError(f"tenant {context.tenant!r} has no snapshot {snapshot_id}")
-    if row["held"] is not None:
+    if row["held"] is not None and not though_held:
         raise Quarantined(f"snapshot {snapshot_id} is quarantined: {row['held']}")
     failpoint("after_begin")
     try:
@@ -57,7 +73,9 @@ async def process_snapshot(context: Context, payload: Mapping[str, Any], mapping
                 conn, mapping, document, tenant=context.tenant, captured_at=row["captured_at"]
             )
             status = "processed" if written.complete else "superseded"
-            await conn.execute(sql("etl", "processed"), snapshot_id, status, written.rows_written)
+            await conn.execute(
+                sql("etl", "processed"), snapshot_id, status, written.rows_written, though_held
+            )
             failpoint("before_processed_commit")
     except (MalformedError, MappingError, UnknownSourceError) as error:
         raise PermanentError(str(error)) from error

@@ -34,8 +34,8 @@ SNAPSHOT = Machine.of(
         # verb        from                              to
         ("receive", "", "received"),
         ("hold", "", "quarantined"),  # above the size guard at the door
-        ("process", "received failed", "processed"),
-        ("supersede", "received failed", "superseded"),
+        ("process", "received failed quarantined", "processed"),  # held: on a high-memory worker
+        ("supersede", "received failed quarantined", "superseded"),
         ("fail", "received processed superseded", "failed"),  # also a later delivery of its job
         ("quarantine", "received failed", "quarantined"),
         ("release", "quarantined", "received"),

@@ -70,7 +70,7 @@ async def _run(
     failpoint("after_claim")
     if len(rows) > 1:
         rows.sort(key=_urgency)
-    jobs = [_leased(row) for row in rows]
+    jobs = [leased(row) for row in rows]
     _tell(scans, rows, jobs)
     await plan.flow.settle(conn, scans, [*before, *jobs], full=len(jobs) >= n)
     return jobs
@@ -92,7 +92,7 @@ def _urgency(row: asyncpg.Record) -> tuple[int, float]:
     return -row["priority"], row["due_s"]
 
 
-def _leased(row: asyncpg.Record) -> LeasedJob:
+def leased(row: asyncpg.Record) -> LeasedJob:
     """Read one row: what cannot be read of it is this job's fault and not the whole claim's."""
     fault = None
     try:

@@ -40,6 +40,8 @@ class Quarantined(Exception):  # noqa: N818 - an outcome, not an error
     """Raised by a handler: hold this job back, with its reason, until it is released."""
 
 
+HIGH_MEMORY_SUFFIX = "_highmem"
+
 Run = Callable[[Context, Mapping[str, Any]], Awaitable[Any]]
 Failed = Callable[[Connection, LeasedJob, BaseException, bool], Awaitable[None]]
 
@@ -83,6 +85,11 @@ class JobType:
         """Failures after which a job is given up; None means STARFORGE_MAX_ATTEMPTS."""
         return self.retry.attempts
 
+    @property
+    def needs_high_memory(self) -> bool:
+        """Whether only workers that were declared so know it: by its declaration, or by its name (O-45)."""
+        return self.high_memory or self.name.endswith(HIGH_MEMORY_SUFFIX)
+
 
 class JobTypes:
     """The job types that a process knows; two of one name are refused."""
@@ -98,6 +105,10 @@ class JobTypes:
         if job_type.name in self._types:
             raise DuplicateTypeError(f"two handlers are registered for job type {job_type.name!r}")
         self._types[job_type.name] = job_type
+
+    def known_to(self, *, high_memory: bool) -> JobTypes:
+        """Return the types that a worker knows: all of them, or those that ask for no high-memory worker."""
+        return self if high_memory else JobTypes(t for t in self._types.values() if not t.needs_high_memory)
 
     def get(self, name: str) -> JobType | None:
         """Return the type of that name as it is to run now, or None."""

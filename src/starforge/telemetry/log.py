@@ -1,13 +1,60 @@
-"""Logs: one JSON object a line, or coloured text on a terminal, to standard error."""
+"""Logs: one JSON object a line, or coloured text on a terminal, to standard error.
+
+A supervisor takes the lines of its process itself (`redirect`): they are kept beside those of its children,
+and nobody who leaves standard error unread can stop it.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+from uuid import UUID
 
 import structlog
 
 LEVELS = ("debug", "info", "warning", "error")
+
+
+class Doing:
+    """Which job the lines of a slot are about.
+
+    One object per slot, put into its context once; only the id changes from job to job, which costs nothing
+    worth measuring. What a job starts, in tasks or threads, inherits it.
+    """
+
+    __slots__ = ("job_id",)
+
+    def __init__(self) -> None:
+        self.job_id: UUID | None = None
+
+
+DOING: ContextVar[Doing | None] = ContextVar("doing", default=None)
+
+
+class _Out:
+    """Where the lines of this process go, and in which form; loggers that are made already follow it."""
+
+    def __init__(self) -> None:
+        self.text = False
+        self.take: Callable[[str], None] | None = None
+
+    def write(self, line: str) -> None:
+        if self.take is None:
+            sys.stderr.write(line)
+        else:
+            self.take(line)
+
+    def flush(self) -> None:
+        if self.take is None:
+            sys.stderr.flush()
+
+
+_out = _Out()
+_as_json = structlog.processors.JSONRenderer()
+_as_text = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
 
 def configure(level: str = "info", *, text: bool | None = None) -> None:
@@ -17,21 +64,39 @@ def configure(level: str = "info", *, text: bool | None = None) -> None:
         level: Least level that is written, one of LEVELS.
         text: Lines for people instead of JSON; by default when standard error is a terminal.
     """
-    for_people = sys.stderr.isatty() if text is None else text
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        if for_people
-        else structlog.processors.JSONRenderer()
-    )
+    _out.text, _out.take = sys.stderr.isatty() if text is None else text, None
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _about,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.format_exc_info,
-            renderer,
+            _render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_out),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
+
+
+def redirect(take: Callable[[str], None] | None) -> None:
+    """Give every further line of this process to `take`, as JSON with its newline; None: as before."""
+    _out.take = take
+
+
+def for_people(document: dict[str, Any]) -> str:
+    """Return a line's document as a terminal shows it."""
+    return str(_as_text(None, "", document))
+
+
+def _about(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    doing = DOING.get()
+    if doing is not None and doing.job_id is not None:
+        event.setdefault("job_id", str(doing.job_id))
+    return event
+
+
+def _render(logger: Any, method: str, event: structlog.typing.EventDict) -> str | bytes:
+    renderer = _as_text if _out.text and _out.take is None else _as_json
+    return renderer(logger, method, event)

@@ -3,7 +3,8 @@
 Counters and histograms belong to a process tree: with PROMETHEUS_MULTIPROC_DIR set before this module is
 imported (`starforge.telemetry.tree`) every process of the tree counts into files of one folder and the
 page shows their sum, counts of dead processes included. Gauges of the database's state are never kept:
-each page gets the state that was read for it, and none at all while the database cannot be read.
+each page gets the state that was read for it, and none at all while the database cannot be read. Gauges of
+memory are set by whoever measures a process tree, and leave the page with that process.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from starforge.settings import Settings, setting
 from starforge.telemetry.named import Named
+from starforge.telemetry.process import Memory
 from starforge.telemetry.state import DATABASE_UP, LABEL_SETS_MAX, STATE_GAUGES, State, StateGauges
 from starforge.telemetry.tree import FOLDER_ENV, usable_files
 
@@ -112,6 +114,21 @@ CATALOGUE: dict[str, Named] = {
         ),
         DATABASE_UP,
         *STATE_GAUGES.values(),
+        Named(
+            "memory_usage_bytes",
+            "gauge",
+            ("process",),
+            "Resident memory: of a server, or of a worker with all that it started.",
+        ),
+        Named(
+            "heap_used_bytes",
+            "gauge",
+            ("process",),
+            "The anonymous part of it: objects, buffers and stacks, without program text and files.",
+        ),
+        Named(
+            "memory_limit_bytes", "gauge", ("process",), "What the worker may use, where a limit is known."
+        ),
     )
 }
 """Every metric that StarForge exposes, by name."""
@@ -136,6 +153,12 @@ def _histogram(name: str) -> Histogram:
     return Histogram(name, named.meaning, named.labels, buckets=named.buckets, registry=_REGISTRY)
 
 
+def _gauge_of(name: str) -> Gauge:
+    """A gauge that each process sets for itself; the page adds up those of the living."""
+    named = CATALOGUE[name]
+    return Gauge(name, named.meaning, named.labels, registry=_REGISTRY, multiprocess_mode="livesum")
+
+
 SNAPSHOTS_RECEIVED = _counter("starforge_etl_snapshots_received_total")
 SNAPSHOTS_PROCESSED = _counter("starforge_etl_snapshots_processed_total")
 SNAPSHOTS_FAILED = _counter("starforge_etl_snapshots_failed_total")
@@ -145,6 +168,9 @@ JOB_DURATION = _histogram("job_duration_seconds")
 WORKER_RESTARTS = _counter("starforge_worker_restarts_total")
 UPKEEP_RUNS = _counter("starforge_upkeep_runs_total")
 SCHEDULE_TICKS = _counter("starforge_schedule_ticks_total")
+MEMORY_USAGE = _gauge_of("memory_usage_bytes")
+HEAP_USED = _gauge_of("heap_used_bytes")
+MEMORY_LIMIT = _gauge_of("memory_limit_bytes")
 
 
 def start_at_zero(
@@ -177,6 +203,14 @@ def start_at_zero(
 
 
 start_at_zero()
+
+
+def tell_memory(process: str, used: Memory, limit_bytes: int | None = None) -> None:
+    """Set the gauges of memory: `process` is "server" or "worker", never an id."""
+    MEMORY_USAGE.labels(process=process).set(used.rss_bytes)
+    HEAP_USED.labels(process=process).set(used.heap_bytes)
+    if limit_bytes is not None:
+        MEMORY_LIMIT.labels(process=process).set(limit_bytes)
 
 
 def page(state: State | None) -> bytes:

@@ -29,5 +29,14 @@ def share_counters(folder: Path) -> None:
 
 
 def usable_files(folder: str) -> list[Path]:
-    """Return the files that can be read: one that a process has just created is still empty."""
-    return [file for file in sorted(Path(folder).glob("*.db")) if file.stat().st_size]
+    """Return the files that count: one that a process has just created is still empty.
+
+    What the dead have counted stays; what they measured last is true no longer.
+    """
+    return [file for file in sorted(Path(folder).glob("*.db")) if file.stat().st_size and not _stale(file)]
+
+
+def _stale(file: Path) -> bool:
+    """Tell whether a file holds the gauges of a process that has ended: `gauge_livesum_<pid>.db`."""
+    kind, _, pid = file.stem.rpartition("_")
+    return kind.startswith("gauge_live") and not Path(f"/proc/{pid}").exists()

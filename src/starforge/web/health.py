@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,6 +13,7 @@ from starforge.db.migrate import check_version
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
 from starforge.telemetry import metrics
+from starforge.telemetry.process import Memory, memory_of
 from starforge.telemetry.state import State
 from starforge.web.doors import Document
 from starforge.web.reading import FIGURES_S, HEALTH_S, Reading, reading
@@ -51,4 +53,5 @@ def add_health(app: FastAPI, pool: Pool) -> None:
         except StarForgeError:
             # The gauges are left out, never frozen, and starforge_database_up says why.
             shown = None
+        metrics.tell_memory("server", memory_of(os.getpid()) or Memory())
         return Response(metrics.page(shown), media_type=metrics.CONTENT_TYPE)

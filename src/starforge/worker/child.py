@@ -26,18 +26,37 @@ from starforge.db.errors import DatabaseUnreachableError
 from starforge.db.notify import listen
 from starforge.db.pool import MAY_PASS, Pool
 from starforge.errors import StarForgeError, told
+from starforge.loop import wait
 from starforge.queue.handler import JobTypes
 from starforge.queue.hint import CHANNEL
 from starforge.queue.schedule import Schedule, declare
 from starforge.telemetry.log import configure
 from starforge.telemetry.metrics import start_at_zero
+from starforge.telemetry.process import Memory, memory_of
+from starforge.worker.admit import Admission
+from starforge.worker.chosen import LOOK_S, Chosen
+from starforge.worker.collect import collect
 from starforge.worker.errors import AppNotFoundError
+from starforge.worker.limit import MemorySettings
+from starforge.worker.need import needs
+from starforge.worker.page import Page
 from starforge.worker.run import Runner
+from starforge.worker.signs import Signs
 from starforge.worker.upkeep import Task
+from starforge.worker.watch import RecycleSettings
 
 log = structlog.get_logger("worker")
 
 ORDERS_ENV = "STARFORGE_CHILD_ORDERS"
+RETIRE = signal.SIGUSR1
+"""Told so, a child claims nothing more, ends its jobs, and then itself."""
+
+LAST_S_MAX = 86400.0
+"""A runner that stops for another reason than a signal lets its jobs run this long at most."""
+
+NEEDS_S = 5.0
+"""How often what the types need of memory is read, where there is a limit."""
+
 CONNECTIONS_FOR_LISTENER = 4
 """Below this many connections the listener's is worth more to the handlers."""
 
@@ -54,6 +73,16 @@ class ChildOrders(msgspec.Struct, frozen=True):
     grace_s: float
     poll_s: float
     log_level: str = "info"
+    page_fd: int = -1
+    """Where the page is that it shares with its supervisor."""
+
+    high_memory: bool = False
+    limit_bytes: int | None = None
+    beside_bytes: int = 0
+    """What the worker uses of its limit without this child."""
+
+    chosen: list[UUID] = []
+    """Where any are given: the jobs that it runs, no others."""
 
 
 class App(Protocol):
@@ -111,13 +140,15 @@ async def _declare(pool: Pool, app: App) -> None:
 async def work(orders: ChildOrders) -> None:
     """Run jobs until the supervisor says stop."""
     app = load_app(orders.app)
-    types = app.job_types()
+    types = app.job_types().known_to(high_memory=orders.high_memory)
     start_at_zero(types=types.names())
-    listens = orders.connections >= CONNECTIONS_FOR_LISTENER
+    listens = orders.connections >= CONNECTIONS_FOR_LISTENER and not orders.chosen
     pool = await Pool.open(
         orders.url, size=orders.connections - listens, application=f"starforge worker {orders.worker_id}"
     )
     await _declare(pool, app)
+    admission = _admission(orders) if orders.limit_bytes else None
+    chosen = Chosen(orders.chosen, types.names()) if orders.chosen else None
     runner = Runner(
         pool,
         types,
@@ -125,36 +156,90 @@ async def work(orders: ChildOrders) -> None:
         queues=tuple(orders.queues),
         concurrency=orders.concurrency,
         poll_s=orders.poll_s,
+        admission=admission,
+        chosen=chosen,
     )
-    hurry, quiet = asyncio.Event(), asyncio.Event()
-    stops = 0
-
-    def told_to_stop() -> None:
-        nonlocal stops
-        stops += 1
-        runner.stop()
-        if stops > 1:
-            hurry.set()
-
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, told_to_stop)
-    listener = asyncio.create_task(
-        listen(orders.url, CHANNEL, runner.announce, quiet)
-        if listens and not pool.pooled
-        else asyncio.sleep(0)
-    )
+    hurry, quiet = _stopped_by_signals(runner, orders.grace_s), asyncio.Event()
+    beside = [
+        asyncio.create_task(collect(lambda: runner.finisher.finished, debug=orders.log_level == "debug"))
+    ]
+    if listens and not pool.pooled:
+        beside.append(asyncio.create_task(listen(orders.url, CHANNEL, runner.announce, quiet)))
+    if admission is not None:
+        beside.append(asyncio.create_task(_learn(pool, admission, quiet)))
+    if chosen is not None:
+        beside.append(asyncio.create_task(_end_with(chosen, pool, runner, orders.worker_id)))
     # What was imported stays; the collector need not look at it again and again.
     gc.freeze()
+    signs = Signs(Page.open(orders.page_fd), runner, orders.worker_id, admission=admission)
+    signs.start()
     log.info("child.ready", worker_id=str(orders.worker_id), types=list(types.names()), queues=orders.queues)
     try:
-        await runner.run(grace_s=orders.grace_s, hurry=hurry)
+        # How long the jobs have is for the signals to say.
+        await runner.run(grace_s=LAST_S_MAX, hurry=hurry)
     finally:
         quiet.set()
-        # It may be in the middle of a long attempt to connect.
-        listener.cancel()
-        await asyncio.wait({listener})
+        for task in beside:
+            # One may be in the middle of a long attempt to connect.
+            task.cancel()
+        await asyncio.wait(beside)
+        signs.end()
         await pool.close()
     log.info("child.done", finished=runner.finisher.finished, lost=runner.finisher.lost)
+
+
+def _stopped_by_signals(runner: Runner, grace_s: float) -> asyncio.Event:
+    """Let SIGTERM and RETIRE stop the runner; return the event that cuts what still runs.
+
+    It is set when the jobs have had their time, or by a second SIGTERM.
+    """
+    hurry = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    told = 0
+
+    def terminate() -> None:
+        nonlocal told
+        told += 1
+        runner.stop()
+        if told > 1:
+            hurry.set()
+        else:
+            loop.call_later(grace_s, hurry.set)
+
+    def retire() -> None:
+        runner.stop()
+        loop.call_later(RecycleSettings.read().drain_s, hurry.set)
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    loop.add_signal_handler(RETIRE, retire)
+    return hurry
+
+
+def _admission(orders: ChildOrders) -> Admission:
+    """Return what bounds the jobs' memory: the mark, less what the worker uses without them."""
+    assert orders.limit_bytes is not None
+    idle = memory_of(os.getpid()) or Memory()
+    mark = orders.limit_bytes * MemorySettings.read().mark
+    return Admission(max(0, int(mark) - orders.beside_bytes - idle.rss_bytes))
+
+
+async def _learn(pool: Pool, admission: Admission, quiet: asyncio.Event) -> None:
+    """Keep knowing what the types need of memory."""
+    while True:
+        try:
+            async with pool.connection() as conn:
+                admission.learned(await needs(conn))
+        except MAY_PASS as error:
+            log.warning("needs.unread", error=str(error) or repr(error))
+        if await wait(quiet, NEEDS_S):
+            return
+
+
+async def _end_with(chosen: Chosen, pool: Pool, runner: Runner, worker_id: UUID) -> None:
+    """Stop the runner when the chosen jobs are over."""
+    while not await chosen.over(pool, worker_id):
+        await asyncio.sleep(LOOK_S)
+    runner.stop()
 
 
 def main() -> int:
@@ -163,6 +248,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     orders = msgspec.json.decode(os.environ.pop(ORDERS_ENV), type=ChildOrders)
     configure(orders.log_level)
+    # Into a pipe Python would write a page at a time: what a job printed belongs beside what it logged.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     _die_with_supervisor()
     try:
         import uvloop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starforge.errors import MisusedError, RefusedError, UnreachableError
+from starforge.errors import MisusedError, NotFoundError, RefusedError, UnreachableError
 
 
 class AppNotFoundError(MisusedError):
@@ -26,3 +26,19 @@ class MetricsPortError(UnreachableError):
 
     code = "SF304"
     remedy = "Choose another METRICS_PORT for each worker of a machine, or 0 for none."
+
+
+class UnknownWorkerError(NotFoundError):
+    """No worker, or more than one, is called so."""
+
+    code = "SF331"
+    remedy = "`starforge worker ls` lists them: give an id, the start of one, or host:pid."
+
+
+class NothingChosenError(RefusedError):
+    """None of the jobs that a debug worker was given can be run by it."""
+
+    code = "SF332"
+    remedy = (
+        "The lines above say of each job why not; a failed one is redriven first, a quarantined one released."
+    )

@@ -96,6 +96,20 @@ class Registration:
     queues: tuple[str, ...]
     types: tuple[str, ...]
     concurrency: int
+    high_memory: bool = False
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What a heartbeat says of the worker beside that it lives."""
+
+    rss_bytes: int = 0
+    asked_age_s: float | None = None
+    """Seconds since it last asked for work and was answered; None before the first time."""
+
+    finished: int = 0
+    """Jobs that its child has finished."""
 
 
 @cache
@@ -109,7 +123,12 @@ def machine_key() -> str:
 
 
 async def admit(
-    conn: Connection, registration: Registration, *, lease_s: float, wanted: int
+    conn: Connection,
+    registration: Registration,
+    *,
+    lease_s: float,
+    wanted: int,
+    previous_id: UUID | None = None,
 ) -> tuple[UUID, int]:
     """Enter a new worker with its share of the connections; return its id and how many it may hold.
 
@@ -117,14 +136,28 @@ async def admit(
     """
     async with conn.transaction():
         connections = await share(conn, wanted, machine=machine_key(), pid=os.getpid())
-        worker_id = await register(conn, registration, lease_s=lease_s, connections=connections)
+        worker_id = await register(
+            conn, registration, lease_s=lease_s, connections=connections, previous_id=previous_id
+        )
     return worker_id, connections
 
 
 async def register(
-    conn: Connection, registration: Registration, *, lease_s: float, connections: int = 0
+    conn: Connection,
+    registration: Registration,
+    *,
+    lease_s: float,
+    connections: int = 0,
+    previous_id: UUID | None = None,
 ) -> UUID:
-    """Enter a new worker, led by this process, and return its id."""
+    """Enter a new worker, led by this process, and return its id.
+
+    Args:
+        registration: What it is there for.
+        lease_s: How long it lives without a sign.
+        connections: Its share of the server's.
+        previous_id: The worker of this supervisor whose child ended before.
+    """
     worker_id = new_id()
     await conn.execute(
         sql("worker", "register"),
@@ -139,13 +172,20 @@ async def register(
         registration.concurrency,
         lease_s,
         connections,
+        registration.high_memory,
+        registration.memory_limit_bytes,
+        previous_id,
     )
     return worker_id
 
 
-async def extend(conn: Connection, worker_id: UUID, *, lease_s: float) -> bool:
-    """Renew the lease; return False when it is over."""
-    return await conn.fetchval(sql("worker", "extend"), worker_id, lease_s) is not None
+async def extend(conn: Connection, worker_id: UUID, *, lease_s: float, vitals: Vitals | None = None) -> bool:
+    """Renew the lease and write down how the worker fares; return False when it is over."""
+    told = vitals or Vitals()
+    renewed = await conn.fetchval(
+        sql("worker", "extend"), worker_id, lease_s, told.rss_bytes, told.asked_age_s, told.finished
+    )
+    return renewed is not None
 
 
 async def stop(conn: Connection, worker_id: UUID, *, ended: bool, reason: str) -> None:

@@ -23,7 +23,10 @@ from starforge.queue.hint import parse_hint
 from starforge.queue.job import LeasedJob
 from starforge.queue.plan import Plan
 from starforge.queue.retry import give_back_unknown
+from starforge.telemetry.log import DOING, Doing
+from starforge.worker.admit import Admission
 from starforge.worker.attempt import Outcome, attempt
+from starforge.worker.chosen import Chosen
 from starforge.worker.finish import Finisher
 from starforge.worker.registry import CONCURRENCY_MAX
 
@@ -68,10 +71,14 @@ class Runner:
         queues: tuple[str, ...],
         concurrency: int,
         poll_s: float,
+        admission: Admission | None = None,
+        chosen: Chosen | None = None,
     ) -> None:
+        """Make a runner; `admission` where memory is limited, `chosen` where only some jobs are its own."""
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._concurrency = self._chosen = concurrency
         self._poll_s = poll_s
+        self._admission, self._only = admission, chosen
         self._flow = Flow(worker_id, types, self._in_hand)
         self._plan = Plan(queues, types.names(), self._flow)
         self._buffer: deque[tuple[float, LeasedJob]] = deque()  # with when it was claimed
@@ -82,6 +89,7 @@ class Runner:
         self._running: dict[UUID, LeasedJob] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._slot_ended = asyncio.Event()
+        self._resting = False
         self._doubts: list[float] = []  # when to ask which jobs are ours
         self._taken = 0
         self._taken_at = (0, monotonic_s())
@@ -91,11 +99,32 @@ class Runner:
             pool, types, worker_id, flow=self._flow, written=self._room.set, failed=self._doubt
         )
         self.claimed = 0
+        self.asked_s = 0.0
+        """When it last asked for work and was answered, or had no room for any."""
+
+        self.answered_s = 0.0
 
     def announce(self, text: str) -> None:
         """Look for work at once: a hint came that there is some."""
         self._plan.announce(parse_hint(text))
         self._announced.set()
+
+    def rest(self, wanted: bool) -> None:
+        """Claim nothing and give back what waits, or go on: what runs, runs on."""
+        self._resting = wanted
+        if wanted:
+            self._give_back()
+        self._announced.set()
+        self._room.set()
+
+    def running(self) -> list[tuple[UUID, str]]:
+        """Return the jobs that run now, with their types; also for other threads."""
+        return [(job.id, job.type) for job in list(self._running.values())]
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are claimed and not started."""
+        return len(self._buffer)
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns once the running jobs have ended or were cancelled."""
@@ -171,6 +200,7 @@ class Runner:
                 self._give_back()
             wanted = self._wanted()
             if wanted <= 0 and not self._in_doubt() and not self._flow.due:
+                self.asked_s = monotonic_s()
                 self._room.clear()
                 await _set_within(self._room, READ_S)
                 continue
@@ -185,11 +215,13 @@ class Runner:
                 await self._idle(idle_s)
                 continue
             self._obey()
+            now_s = self.asked_s = self.answered_s = monotonic_s()
             if jobs:
                 idle_s = IDLE_S_MIN
                 self.claimed += len(jobs)
-                now_s = monotonic_s()
                 self._buffer.extend((now_s, job) for job in jobs)
+                if self._resting:
+                    self._give_back()
                 self._ready.set()
                 continue
             if wanted <= 0:
@@ -211,6 +243,8 @@ class Runner:
                 await self._plan.heed(conn)
                 await self._flow.tidy(conn)
                 return []
+            if self._only is not None:
+                return await self._only.claim(conn, n=wanted, worker_id=self._worker_id)
             return await claim(conn, self._plan, n=wanted, worker_id=self._worker_id)
 
     def _obey(self) -> None:
@@ -245,7 +279,7 @@ class Runner:
 
     def _wanted(self) -> int:
         """How many jobs to claim now: free slots, and as many ahead as the recent rate uses up."""
-        if self.finisher.backlog >= FINISH_BACKLOG_MAX:
+        if self._resting or self.finisher.backlog >= FINISH_BACKLOG_MAX:
             return 0
         self._measure()
         if self._concurrency == 0:
@@ -264,24 +298,28 @@ class Runner:
         since, started_s = 0, monotonic_s()
         me = asyncio.current_task()
         assert me is not None
+        doing = Doing()
+        DOING.set(doing)
         while True:
-            while not self._buffer or len(self._running) >= self._concurrency:
+            while (job := self._next()) is None:
                 if self._stop.is_set():
                     return
                 self._room.set()
                 self._ready.clear()
                 await self._ready.wait()
-            if self._stop.is_set():
-                return
-            _, job = self._buffer.popleft()
             self._taken += 1
             job_type = self._types.get(job.type)
             assert job_type is not None  # only known types are claimed
             self._running[job.id] = job
+            doing.job_id = job.id
             try:
                 outcome = await attempt(job, job_type, self._pool, self._worker_id, cut=self._cut)
             finally:
+                doing.job_id = None
                 del self._running[job.id]
+                if self._admission is not None:
+                    self._admission.ended(job.type)
+                    self._ready.set()  # what did not fit may fit now
             if self._flow.wake_s is not None:
                 self._announced.set()
             self.finisher.take(outcome)
@@ -294,6 +332,14 @@ class Runner:
                 since, started_s = 0, monotonic_s()
                 self._room.set()
                 await asyncio.sleep(0)
+
+    def _next(self) -> LeasedJob | None:
+        """Take the next job that may start; None where there is none, and when all is to stop."""
+        if not self._buffer or self._stop.is_set() or len(self._running) >= self._concurrency:
+            return None
+        if self._admission is not None:
+            return self._admission.pick(self._buffer)
+        return self._buffer.popleft()[1]
 
     def _measure(self) -> None:
         """Keep a moving average of how many jobs the slots take per second; it halves in MEASURE_S."""

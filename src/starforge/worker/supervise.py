@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -32,12 +31,19 @@ from starforge.queue.reclaim import reclaim
 from starforge.telemetry.metrics import WORKER_RESTARTS
 from starforge.telemetry.state import State
 from starforge.worker import registry
-from starforge.worker.child import ORDERS_ENV, ChildOrders
+from starforge.worker.charge import Charge
+from starforge.worker.child import ORDERS_ENV, RETIRE, ChildOrders
 from starforge.worker.duties import Gauges, duties
 from starforge.worker.errors import ChildKeepsDyingError
+from starforge.worker.limit import Limit
+from starforge.worker.lines import Line
+from starforge.worker.log import kept
+from starforge.worker.logbook import Writer, keep
 from starforge.worker.registry import Registration, WorkerSettings
+from starforge.worker.reload import Sources, folder_of
 from starforge.worker.scrape import metrics_shown
 from starforge.worker.upkeep import TASK_S_MAX, Task, Upkeep
+from starforge.worker.watch import RecycleSettings
 
 log = structlog.get_logger("worker")
 
@@ -62,6 +68,9 @@ CONNECTIONS_FOR_UPKEEP = 6
 """From this many on upkeep has one of its own, and the child keeps four, its listener's among them.
 With fewer the tasks are short questions on the supervisor's."""
 
+CONNECTIONS_FOR_LOG = 8
+"""From this many on the log has one of its own; with fewer it shares the supervisor's."""
+
 TROUBLE: tuple[type[Exception], ...] = (asyncpg.PostgresError, *MAY_PASS)
 """Whatever the database says: no upkeep and no note may end a worker that holds its lease."""
 
@@ -76,6 +85,15 @@ class WorkerOrders:
     app: str
     registration: Registration
     log_level: str = "info"
+    limit: Limit | None = None
+    """How much memory it may use with its children."""
+
+    chosen: tuple[UUID, ...] = ()
+    """Where any are given: it runs these jobs, no others, and ends with them."""
+
+    reload: bool = False
+    """Replace the child when a source file of the app has changed."""
+
     upkeep: tuple[Task, ...] = field(default_factory=lambda: tuple(duties()))
     """What this worker does for all when it leads."""
 
@@ -96,6 +114,8 @@ class Supervisor:
         self._share = 0  # connections, as of the last registration
         self._admitted = asyncio.Event()
         self._held_s = 0.0  # when the lease was last asked for and granted
+        self._charge: Charge | None = None
+        self._writer = Writer(orders.url)
 
     def stop(self) -> None:
         """Drain and end; told a second time, give the running jobs back at once."""
@@ -104,11 +124,19 @@ class Supervisor:
         self._stop.set()
         self._leave.set()
         self._admitted.set()
-        self._tell_child()
+        self._tell_child(signal.SIGTERM)
 
-    def _tell_child(self) -> None:
+    def _tell_child(self, number: signal.Signals) -> None:
         if self._child is not None and self._child.returncode is None:
-            self._child.send_signal(signal.SIGTERM)
+            self._child.send_signal(number)
+
+    def last_lines(self) -> list[str]:
+        """Return the last lines of the child that runs or has just ended, oldest first."""
+        return self._charge.lines.last_lines() if self._charge else []
+
+    def memory_curve(self) -> list[tuple[float, int]]:
+        """Return what the worker used in the last minute, as (seconds ago, bytes)."""
+        return self._charge.governor.curve() if self._charge else []
 
     @property
     def connected(self) -> bool:
@@ -121,13 +149,24 @@ class Supervisor:
         Raises: DatabaseUnreachableError or SchemaVersionError where the start fails; later losses of the
             database are waited out. ChildKeepsDyingError where no child lives for two seconds.
         """
+        orders = self._orders
         try:
             await self._check()
-            await self._prepare()
-            async with self._upkeep():
-                await self._live()
+            sources = Sources(folder_of(orders.app)) if orders.reload else None
+            async with kept(self._write_lines) as lines:
+                self._charge = Charge(lines, orders.limit, sources)
+                await self._prepare()
+                async with self._upkeep():
+                    await self._live(self._charge)
         finally:
+            self._writer.close()
             self._drop_connection()
+
+    async def _write_lines(self, lines: Sequence[Line]) -> None:
+        if self._share >= CONNECTIONS_FOR_LOG:
+            await self._writer.write(lines)
+        else:
+            await self._ask(lambda conn: keep(conn, lines), within_s=self._settings.lease_s / 3)
 
     async def _check(self) -> None:
         """Refuse a database that this worker cannot work with."""
@@ -142,14 +181,17 @@ class Supervisor:
             where = shown(self._orders.url)
             raise DatabaseUnreachableError(f"{where} did not answer within {START_S_MAX:g} s") from None
 
-    async def _live(self) -> None:
+    async def _live(self, charge: Charge) -> None:
         """Run one child after the other until told to stop."""
         quick = faults = 0
         while not self._stop.is_set():
             started_s = monotonic_s()
-            status = await self._one_life()
-            if self._stop.is_set():
+            status = await self._one_life(charge)
+            if self._stop.is_set() or (self._orders.chosen and status == 0):
                 return
+            if charge.replaced:
+                quick = faults = 0
+                continue
             if monotonic_s() - started_s >= QUICK_DEATH_S:
                 quick = faults = 0
             else:
@@ -158,6 +200,11 @@ class Supervisor:
                 faults += status != UnreachableError.exit_code
             log.error("child.died", exit_status=status, quick_deaths=quick)
             WORKER_RESTARTS.labels(cause="signal" if status < 0 else "exit").inc()
+            if quick and charge.sources is not None:
+                log.error("child.broken", waits_for=f"a change below {charge.sources.folder}")
+                await charge.sources.changed(self._stop)
+                quick = faults = 0
+                continue
             if status == MisusedError.exit_code or faults >= QUICK_DEATHS_MAX:
                 raise ChildKeepsDyingError(
                     f"the worker's child ended {quick or 1} times with status {status}"
@@ -165,30 +212,48 @@ class Supervisor:
             if quick:
                 await wait(self._stop, backoff_s(quick, first_s=RESTART_S, most_s=RESTART_S_MAX))
 
-    async def _one_life(self) -> int:
+    async def _one_life(self, charge: Charge) -> int:
         """Register, run one child under the lease until it ends, and return its exit status."""
         worker_id = await self._registered()
         if worker_id is None:
             return 0
-        child = await self._start_child(worker_id)
+        child = await self._start_child(worker_id, charge)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(self._stop.wait())
-        lease = asyncio.create_task(self._keep_lease(worker_id))
-        await asyncio.wait({ended, stopping, lease}, return_when=asyncio.FIRST_COMPLETED)
+        lease = asyncio.create_task(self._keep_lease(worker_id, charge))
+        due = asyncio.create_task(charge.due(child.pid, self._stop))
+        await asyncio.wait({ended, stopping, lease, due}, return_when=asyncio.FIRST_COMPLETED)
+        if due.done() and not (self._stop.is_set() or ended.done() or lease.done()):
+            charge.replaced = due.result()
+            await self._retire(worker_id, charge, {ended, stopping, lease})
         if self._stop.is_set() and not ended.done():
             await self._drain(worker_id, ended, lease)
         if not ended.done():
             log.error("child.killed", worker_id=str(worker_id), reason="its lease is over or it did not stop")
             child.kill()
         status = await ended
-        for task in (stopping, lease):
+        for task in (stopping, lease, due):
             task.cancel()
-        await asyncio.gather(stopping, lease, return_exceptions=True)
-        await self._tell("end" if self._stop.is_set() else "bury", worker_id, status)
+        await asyncio.gather(stopping, lease, due, return_exceptions=True)
+        await charge.settle()
+        over = self._stop.is_set() or charge.replaced or (self._orders.chosen and status == 0)
+        await self._tell("end" if over else "bury", worker_id, status)
+        await self._note_needs(charge)
+        charge.end(worker_id)
         return status
 
-    async def _start_child(self, worker_id: UUID) -> asyncio.subprocess.Process:
-        settings = self._settings
+    async def _retire(self, worker_id: UUID, charge: Charge, over: set[asyncio.Task[Any]]) -> None:
+        """Have the child end its jobs and then itself; another takes its place."""
+        log.info("child.replaced", worker_id=str(worker_id), reason=charge.replaced)
+        self._tell_child(RETIRE)
+        telling = asyncio.create_task(self._tell("stop", worker_id))
+        within_s = RecycleSettings.read().drain_s + KILL_AFTER_GRACE_S
+        await asyncio.wait(over, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({telling})
+
+    async def _start_child(self, worker_id: UUID, charge: Charge) -> asyncio.subprocess.Process:
+        settings, limit = self._settings, self._orders.limit
+        page = charge.begin(worker_id)
         orders = ChildOrders(
             worker_id=worker_id,
             url=self._orders.url,
@@ -199,17 +264,17 @@ class Supervisor:
             grace_s=settings.grace_s,
             poll_s=settings.poll_s,
             log_level=self._orders.log_level,
+            page_fd=page.fd,
+            high_memory=self._orders.registration.high_memory,
+            limit_bytes=limit.bytes if limit else None,
+            beside_bytes=charge.governor.sample().rss_bytes,
+            chosen=list(self._orders.chosen),
         )
-        self._child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "starforge.worker.child",
-            stdin=asyncio.subprocess.PIPE,
-            env={**os.environ, ORDERS_ENV: msgspec.json.encode(orders).decode()},
-        )
+        environment = {**os.environ, ORDERS_ENV: msgspec.json.encode(orders).decode()}
+        self._child = await charge.spawn("starforge.worker.child", environment)
         if self._stop.is_set():
             # The stop came while there was no child to tell.
-            self._tell_child()
+            self._tell_child(signal.SIGTERM)
         return self._child
 
     async def _drain(self, worker_id: UUID, ended: asyncio.Task[int], lease: asyncio.Task[None]) -> None:
@@ -224,7 +289,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(telling, hurried, return_exceptions=True)
 
-    async def _keep_lease(self, worker_id: UUID) -> None:
+    async def _keep_lease(self, worker_id: UUID, charge: Charge) -> None:
         """Renew the lease; return when it is over. The database may be away for less than the lease.
 
         What cannot be renewed is over here before it is over there: the child is to have ended before
@@ -232,6 +297,7 @@ class Supervisor:
         """
         lease_s = self._settings.lease_s
         pause_s = lease_s / 3
+        charge.heard(True)
         while True:
             left_s = self._held_s + lease_s - monotonic_s()
             await asyncio.sleep(max(0.0, min(pause_s, left_s)))
@@ -239,10 +305,11 @@ class Supervisor:
             left_s = self._held_s + lease_s - asked_s
             try:
                 held = await self._ask(
-                    lambda conn: registry.extend(conn, worker_id, lease_s=lease_s),
+                    lambda conn: registry.extend(conn, worker_id, lease_s=lease_s, vitals=charge.vitals()),
                     within_s=min(lease_s / 3, max(ASK_S_MIN, left_s)),
                 )
             except MAY_PASS as error:
+                charge.heard(False)
                 away_s = monotonic_s() - self._held_s
                 log.warning("heartbeat.failed", away_s=round(away_s, 1), error=str(error) or repr(error))
                 if away_s >= lease_s:
@@ -254,7 +321,18 @@ class Supervisor:
                 log.error("lease.lost", worker_id=str(worker_id))
                 return
             self._held_s, pause_s = asked_s, lease_s / 3
+            charge.heard(True)
+            await self._note_needs(charge)
             await self._look_around()
+
+    async def _note_needs(self, charge: Charge) -> None:
+        """Write down what the types were seen to need of memory, where that is news."""
+        if not (news := charge.news()):
+            return
+        try:
+            await self._ask(lambda conn: charge.ledger.write(conn, news), within_s=TELL_S_MAX)
+        except TROUBLE as error:
+            log.warning("needs.unwritten", error=str(error) or repr(error))
 
     async def _prepare(self) -> None:
         """Make today's partitions before there are rows for them, and look who is gone."""
@@ -312,8 +390,9 @@ class Supervisor:
         await upkeep.run(self._leave)
 
     def _connections(self) -> int:
-        """Return how many connections are the child's: the rest are the supervisor's, and upkeep's."""
-        return self._share - (2 if self._share >= CONNECTIONS_FOR_UPKEEP else 1)
+        """Return how many connections are the child's: others are the supervisor's, upkeep's, the log's."""
+        share = self._share
+        return share - 1 - (share >= CONNECTIONS_FOR_UPKEEP) - (share >= CONNECTIONS_FOR_LOG)
 
     def state(self) -> State | None:
         """Return what this worker's page of metrics shows of the database, or None while that is away."""
@@ -326,7 +405,7 @@ class Supervisor:
             if verb == "bury":
                 await registry.bury(conn, worker_id, f"its child ended with status {status}")
             else:
-                await registry.stop(conn, worker_id, ended=verb == "end", reason="it was told to stop")
+                await registry.stop(conn, worker_id, ended=verb == "end", reason=self._why_it_stops())
             if verb != "stop":
                 # What a child that was killed still held need not wait for another worker's sweep.
                 await reclaim(conn)
@@ -335,6 +414,10 @@ class Supervisor:
             await self._ask(tell, within_s=TELL_S_MAX)
         except TROUBLE as error:
             log.warning("worker.untold", verb=verb, error=str(error) or repr(error))
+
+    def _why_it_stops(self) -> str:
+        replaced = self._charge.replaced if self._charge else ""
+        return f"replaced: {replaced}" if replaced else "it was told to stop"
 
     async def _registered(self) -> UUID | None:
         """Register, waiting for the database as long as it takes; None when told to stop.
@@ -364,7 +447,11 @@ class Supervisor:
             wanted = self._share
         asked_s = monotonic_s()
         worker_id, self._share = await registry.admit(
-            conn, self._orders.registration, lease_s=self._settings.lease_s, wanted=wanted
+            conn,
+            self._orders.registration,
+            lease_s=self._settings.lease_s,
+            wanted=wanted,
+            previous_id=self._charge.previous_id if self._charge else None,
         )
         if self._share < wanted:
             log.warning("connections.few", wanted=wanted, granted=self._share)

@@ -9,6 +9,8 @@ ALTER TABLE workers
     ADD COLUMN previous_id        uuid,
     ADD COLUMN claimed_at         timestamptz,
     ADD COLUMN jobs_finished      bigint NOT NULL DEFAULT 0;
+ALTER TABLE job_types ADD COLUMN peak_at timestamptz;
+COMMENT ON COLUMN job_types.peak_at IS 'When peak_bytes was seen: it fades from then on.';
 COMMENT ON COLUMN workers.connections IS 'Its share of the server''s connections, children, heartbeat and listener included.';
 COMMENT ON COLUMN workers.previous_id IS 'The worker whose child died before this one started, under the same supervisor.';
 COMMENT ON COLUMN workers.claimed_at IS 'When it last asked for work and was answered, as of its last heartbeat.';
@@ -105,3 +107,25 @@ CREATE POLICY job_kills_app ON job_kills TO starforge_app USING (tenant_id = sf_
 GRANT SELECT, INSERT, UPDATE, DELETE ON job_kills, log_lines TO starforge_engine, starforge_app, starforge_operator;
 REVOKE ALL ON FUNCTION sf_daily_partitions(text, integer), sf_drop_partitions(text, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sf_daily_partitions(text, integer), sf_drop_partitions(text, integer) TO starforge_engine, starforge_operator;
+
+-- A snapshot that is held by hand is listed as quarantined at once, and no longer when its last hold is released; one
+-- that was processed before stays so.                                                                    (O-25, O-26)
+CREATE FUNCTION sf_snapshot_held() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF NEW.released_at IS NULL THEN
+        UPDATE hero_snapshots SET status = 'quarantined', updated_at = sf_now()
+        WHERE id = NEW.snapshot_id AND status IN ('received', 'failed');
+    ELSE
+        UPDATE hero_snapshots SET status = 'received', updated_at = sf_now()
+        WHERE id = NEW.snapshot_id AND status = 'quarantined'
+          AND NOT EXISTS (SELECT 1 FROM snapshot_quarantine q WHERE q.snapshot_id = NEW.snapshot_id AND q.released_at IS NULL);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER snapshot_quarantine_held AFTER INSERT ON snapshot_quarantine
+    FOR EACH ROW WHEN (NEW.snapshot_id IS NOT NULL) EXECUTE FUNCTION sf_snapshot_held();
+CREATE TRIGGER snapshot_quarantine_released AFTER UPDATE OF released_at ON snapshot_quarantine
+    FOR EACH ROW WHEN (NEW.snapshot_id IS NOT NULL AND NEW.released_at IS DISTINCT FROM OLD.released_at)
+    EXECUTE FUNCTION sf_snapshot_held();

@@ -1,11 +1,12 @@
 -- begin: a worker takes a snapshot in hand; the raw bytes come with it. One that is held back is marked so,
 --        one whose hold was released no longer.                                                       (O-16)
--- takes   snapshot_id uuid, capture_id uuid or null for the latest capture, tenant_id text
+-- takes   snapshot_id uuid, capture_id uuid or null for the latest capture, tenant_id text, though_held boolean: in
+--         hand also where it is held back
 -- gives   one row (id, source, raw, size_bytes, captured_at, held); none where the tenant has no such snapshot;
---         held is the reason of an open quarantine, null otherwise; raw is null where held
+--         held is the reason of an open quarantine, null otherwise; raw is null where it is held and not taken
 -- index   hero_snapshots_pkey, snapshot_captures_once, snapshot_captures_pkey, snapshot_quarantine_open
 UPDATE hero_snapshots AS s
-SET processing = (hold.reason IS NULL), updated_at = sf_now(),
+SET processing = (hold.reason IS NULL OR $4), updated_at = sf_now(),
     status = CASE WHEN hold.reason IS NOT NULL AND s.status IN ('received', 'failed') THEN 'quarantined'
                   WHEN hold.reason IS NULL AND s.status = 'quarantined' THEN 'received' ELSE s.status END
 FROM (SELECT $1::uuid AS id) AS wanted
@@ -18,5 +19,5 @@ LEFT JOIN LATERAL (
     WHERE c.snapshot_id = wanted.id AND ($2::uuid IS NULL OR c.id = $2)
     ORDER BY c.captured_at DESC LIMIT 1) AS capture ON true
 WHERE s.id = wanted.id AND s.tenant_id = $3
-RETURNING s.id, s.source, CASE WHEN hold.reason IS NULL THEN s.raw::text END AS raw, s.size_bytes,
+RETURNING s.id, s.source, CASE WHEN hold.reason IS NULL OR $4 THEN s.raw::text END AS raw, s.size_bytes,
           coalesce(capture.captured_at, s.captured_at, s.created_at) AS captured_at, hold.reason AS held
