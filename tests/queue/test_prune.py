@@ -25,25 +25,26 @@ async def test_keys_that_hold_nothing_any_more_are_forgotten_and_no_others(
     async def keys() -> set[str]:
         return {row["key"] for row in await conn.fetch("SELECT key FROM job_keys")}
 
-    waiting = await enqueue(conn, NewJob("t"))
-    now = await conn.fetchval("SELECT sf_now()")
-    await conn.execute(KEY, "of a waiting job", waiting, LIVE, None)
-    await conn.execute(KEY, "of a job that ended", uuid4(), LIVE, None)
-    await conn.execute(KEY, "of a job that ended, for ever", uuid4(), EVER, None)
-    await conn.execute(KEY, "expired", waiting, LIVE, now)
+    later = await conn.fetchval("SELECT sf_now() + interval '1 hour'")
+    failed = (await enqueue(conn, NewJob("t"))).id
     await conn.execute("UPDATE queue_jobs SET status = 'failed'")
-    failed_too = await enqueue(conn, NewJob("t"))
-    await conn.execute(KEY, "until it fails", waiting, LIVE, None)
-    await conn.execute(KEY, "of another that waits", failed_too, LIVE, None)
+    waiting = (await enqueue(conn, NewJob("t"))).id
+    await conn.execute(KEY, "of a job that waits", waiting, LIVE, None)
+    await conn.execute(KEY, "of a job that failed and may be redriven", failed, LIVE, None)
+    await conn.execute(KEY, "of a job that ended", uuid4(), LIVE, None)
+    await conn.execute(KEY, "of a job that ended, for as long as it is known", uuid4(), EVER, None)
+    await conn.execute(KEY, "of a job that ended, for an hour", uuid4(), LIVE, later)
     await prune.prune_keys(conn)
-    assert await keys() == {"of a job that ended, for ever", "of another that waits"}
+    known = {"of a job that waits", "of a job that failed and may be redriven"}
+    ended = {"of a job that ended, for as long as it is known", "of a job that ended, for an hour"}
+    assert await keys() == known | ended
     await travel(conn, days=31)
     await prune.prune_keys(conn)
-    assert await keys() == {"of another that waits"}
+    assert await keys() == known
 
 
 async def test_records_are_kept_for_a_while_and_then_forgotten(conn: Connection, travel: Travel) -> None:
-    job = await enqueue(conn, NewJob("t"))
+    job = (await enqueue(conn, NewJob("t"))).id
     await conn.execute(
         "INSERT INTO gates (scope, name, cause, owner, reason, expires_at)"
         " VALUES ('queue', 'q', 'pause', 'ann', 'why', sf_now() + interval '1 day')"
