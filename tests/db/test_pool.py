@@ -20,7 +20,7 @@ from starforge.db.pool import Connection, Pool, connect, shown, with_user
 from starforge.queue.claim import claim
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue, enqueue_many
-from starforge.queue.job import NewJob
+from starforge.queue.job import Key, NewJob
 from starforge.queue.plan import Plan
 from tests.covers import covers
 from tests.pgbouncer import pgbouncer
@@ -334,9 +334,10 @@ async def test_behind_a_pooler_jobs_are_enqueued_claimed_and_completed(database:
     pool = await Pool.open(_through(bouncer, database, "starforge_engine"), size=4)
     async with pool.connection() as conn:
         worker_id = await a_worker(conn)
-        await enqueue(conn, NewJob("t", {"n": 0}))
+        await enqueue(conn, NewJob("t", {"n": 0}, unique=Key("k")))
+        assert not (await enqueue(conn, NewJob("t", {"n": 0}, unique=Key("k")))).new
         await enqueue_many(conn, [NewJob("t", {"n": n}) for n in range(1, 10)])
-        await enqueue_many(conn, [NewJob("t", {"n": n}) for n in range(10, 1200)])  # by COPY
+        await enqueue_many(conn, [NewJob("t", {"n": n}) for n in range(10, 1200)])
     seen: list[int] = []
 
     async def work() -> None:

@@ -32,7 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 from starforge.app import StarForge
 from starforge.db.pool import Connection, connect
 from starforge.queue.caller import rendered
-from starforge.queue.enqueue import enqueue, enqueue_sync
+from starforge.queue.enqueue import enqueue, enqueue_many, enqueue_sync
 from starforge.queue.errors import CallerConnectionError, JobOptionError, PayloadError, PayloadTooLargeError
 from starforge.queue.hint import CHANNEL
 from starforge.queue.job import Accepted, Key, NewJob
@@ -344,6 +344,8 @@ async def test_what_cannot_carry_an_enqueue_is_refused_with_what_can(database: s
             with pytest.raises(CallerConnectionError, match=told) as refused:
                 await enqueue(conn, NewJob("t"))
             assert "django.db.connection" in refused.value.remedy
+        with pytest.raises(CallerConnectionError, match="a bulk goes over an asyncpg connection"):
+            await enqueue_many(sync, [NewJob("t")])  # type: ignore[arg-type]
         refusals = [
             (own, "asyncpg.connection.Connection is no sync connection.*: use enqueue for it"),
             (engine, "Engine is no sync connection"),

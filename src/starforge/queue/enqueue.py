@@ -13,6 +13,7 @@ from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.caller import AsyncCaller, Fetch, SyncCaller, async_fetch, is_asyncpg, sync_fetch
 from starforge.queue.entry import Kind, as_told, kind_of, payload_text
+from starforge.queue.errors import CallerConnectionError
 from starforge.queue.hint import CHANNEL, Debounce, Hint, hints_for
 from starforge.queue.job import Accepted, JobSettings, NewJob
 from starforge.queue.key import ask
@@ -73,6 +74,8 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepte
 
     Raises: PayloadError, JobOptionError, KeyContestedError; then none is accepted.
     """
+    if not is_asyncpg(conn):
+        raise CallerConnectionError("a bulk goes over an asyncpg connection; enqueue one by one over others")
     if not jobs:
         return []
     keyed = [job for job in jobs if job.unique is not None]
