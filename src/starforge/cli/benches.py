@@ -30,10 +30,24 @@ Postgres = Annotated[
     typer.Option(min=15, max=99, help="Run on a throw-away server of this version of Debian's Postgres."),
 ]
 
+Write = Annotated[Path | None, typer.Option(help="Write the table for the docs to this file.")]
+
 
 def add(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(bench, name="bench")
+
+
+@bench.callback(invoke_without_command=True)
+def _bench(
+    context: typer.Context,
+    side_by_side: Annotated[bool, typer.Option("--peers", help="The same as `bench peers`.")] = False,
+    write: Write = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure; every figure says under which conditions."""
+    if context.invoked_subcommand is None and side_by_side:
+        peers(write=write, as_json=as_json)
 
 
 @bench.command("queue")
@@ -132,9 +146,7 @@ def peers(
     features: Annotated[
         list[str] | None, typer.Option(help="Our features: all, none, or names; may be repeated.")
     ] = None,
-    write: Annotated[
-        Path | None, typer.Option(help="Write the table for the documents to this file.")
-    ] = None,
+    write: Write = None,
     pickups: Annotated[int, typer.Option(min=10, help="Jobs whose pick-up is timed.")] = 200,
     concurrency: Concurrency = 32,
     rounds: Rounds = 5,

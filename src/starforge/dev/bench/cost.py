@@ -25,12 +25,12 @@ async def bench_features(
     role: str,
     report: Report,
 ) -> dict[str, Any]:
-    """Drain with each feature alone, with none and with all; `cost_ratio` is the share of the rate it costs.
+    """Drain with each feature alone, with none, and with all; `cost_ratio` is the share of the rate it costs.
 
     Args:
         server: Where to make the databases.
         jobs: Jobs of each drain.
-        names: Features to price; all of them where empty.
+        names: Features to price; each of them and all together where empty.
         rounds: How often each is measured; the order is turned from round to round.
         processes: Worker processes.
         concurrency: Jobs that each process runs at once.
@@ -39,7 +39,8 @@ async def bench_features(
     """
     variants: dict[str, tuple[Feature, ...]] = {NONE: ()}
     variants |= {feature.name: (feature,) for feature in FEATURES if not names or feature.name in names}
-    variants[ALL] = FEATURES
+    if not names:
+        variants[ALL] = FEATURES
     drains: dict[str, list[float]] = {name: [] for name in variants}
     enqueues: dict[str, list[float]] = {name: [] for name in variants}
     about: dict[str, Any] = {}

@@ -11,13 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from starforge.clock import new_id
 from starforge.db.pool import Connection
 from starforge.dev.bench.marks import FEATURES_ENV
 from starforge.errors import InvalidInputError
+from starforge.queue.declare import Limit, Rate
+from starforge.queue.job import Key
 
 TENANTS = 8
 PRIORITIES = 3
-KEYS = 1000
+KEYS = 100
+ROOM = 10_000
+"""Limits that are high enough never to hold a job back: what is measured is what they cost."""
+
+RATE = 1_000_000
 
 PAUSE_OTHERS = """
 INSERT INTO gates (scope, name, cause, owner, reason, expires_at)
@@ -47,6 +54,9 @@ class Feature:
     type: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of the job type."""
 
+    limit: Mapping[str, Any] = field(default_factory=dict)
+    """Parts of the job type's limit."""
+
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of the workers."""
 
@@ -59,6 +69,7 @@ class Feature:
 
 ALWAYS = {
     "history": "every completed job is kept, in daily partitions",
+    "rollups": "finished attempts are counted by minute, in the transactions that finish them",
     "leases": "30 s, renewed by the supervisor; every acknowledgement fenced by worker and epoch",
     "row security": "the workers are bound by it, with --role engine",
 }
@@ -72,11 +83,28 @@ FEATURES = (
         "a traceparent on every job",
         job=lambda n: {"trace": f"00-{n + 1:032x}-{n + 1:016x}-01"},
     ),
-    Feature("timeout", "60 s for every attempt, by its type", type={"timeout_s": 60.0}),
     Feature(
-        "limit_keys",
-        f"{KEYS} limit keys in turn, without a limit on them",
+        "keys",
+        "a unique key of its own on every job",
+        job=lambda _: {"unique": Key(str(new_id()))},
+    ),
+    Feature("timeout", "60 s for every attempt, by its type", type={"timeout": 60.0}),
+    Feature("limit_total", f"at most {ROOM} jobs of the type at once", limit={"total": ROOM}, flow=True),
+    Feature(
+        "limit_per_worker", f"at most {ROOM} at once on each worker", limit={"per_worker": ROOM}, flow=True
+    ),
+    Feature(
+        "limit_per_key",
+        f"{KEYS} limit keys in turn, at most {ROOM} at once of each",
         job=lambda n: {"limit_key": f"key{n % KEYS}"},
+        limit={"per_key": ROOM, "key": "n"},
+        flow=True,
+    ),
+    Feature(
+        "rate",
+        f"at most {RATE:,} starts per second, over all workers".replace(",", " "),
+        type={"rate": Rate(per_s=RATE, burst=RATE)},
+        flow=True,
     ),
     Feature(
         "tenants",
@@ -137,8 +165,10 @@ def environment(features: Sequence[Feature]) -> dict[str, str]:
 
 def declared() -> dict[str, Any]:
     """Return the keywords of the job type in a worker of a benchmark."""
-    names = json.loads(os.environ.get(FEATURES_ENV, "[]"))
-    return {keyword: value for name in names for keyword, value in BY_NAME[name].type.items()}
+    features = [BY_NAME[name] for name in json.loads(os.environ.get(FEATURES_ENV, "[]"))]
+    keywords = {keyword: value for feature in features for keyword, value in feature.type.items()}
+    limit = {part: value for feature in features for part, value in feature.limit.items()}
+    return {**keywords, "limit": Limit(**limit)} if limit else keywords
 
 
 async def prepare(features: Sequence[Feature], admin: Connection) -> None:

@@ -19,8 +19,8 @@ from starforge.dev.bench.figures import Report, conditions, ratios, shown, sprea
 from starforge.dev.bench.memory import memory
 from starforge.dev.bench.pickup import PICKUPS, pickups_ms
 from starforge.dev.bench.setup import Setup, enqueue_and_drain, running
-from starforge.dev.bench.single import single_enqueues
-from starforge.dev.bench.wal import wal_per_job
+from starforge.dev.bench.single import BLOCKS, single_enqueues
+from starforge.dev.bench.wal import WAL_JOBS, wal_per_job
 
 
 @dataclass(slots=True)
@@ -56,6 +56,8 @@ async def bench_queue(
     rounds: int,
     report: Report,
     pickups: int = PICKUPS,
+    single_blocks: int = BLOCKS,
+    wal_jobs: int = WAL_JOBS,
     pooled: bool = False,
     memory_jobs: int = 0,
 ) -> dict[str, Any]:
@@ -69,6 +71,8 @@ async def bench_queue(
         rounds: How often each is measured.
         report: Called with a line about each phase.
         pickups: Jobs whose pick-up is timed.
+        single_blocks: Blocks of 100 single enqueues on one connection.
+        wal_jobs: Jobs over which the write-ahead log is measured.
         pooled: Let producer and workers go through a PgBouncer in transaction mode.
         memory_jobs: Jobs over which memory is measured; 0: it is not.
     """
@@ -85,8 +89,8 @@ async def bench_queue(
                 await _measure(server, variant, jobs, pickups, report)
         report("measuring single enqueues and the write-ahead log")
         async with running(server, variants[0].setup) as (here, workers):
-            single = await single_enqueues(here, workers, variants[0].setup)
-            wal = await wal_per_job(here, workers, variants[0].setup)
+            single = await single_enqueues(here, workers, variants[0].setup, blocks=single_blocks)
+            wal = await wal_per_job(here, workers, variants[0].setup, jobs=wal_jobs)
             about = await conditions(here.admin)
     every = [variant.figures(calibration) for variant in variants]
     first = every[0]

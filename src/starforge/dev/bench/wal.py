@@ -18,7 +18,7 @@ from starforge.dev.bench.place import Place
 from starforge.dev.bench.setup import Setup
 from starforge.queue.job import NewJob
 
-JOBS = 20_000
+WAL_JOBS = 20_000
 PAYLOAD_BYTES = 100
 QUIET_S = 0.5
 
@@ -32,7 +32,7 @@ FROM pg_get_wal_stats($1, $2, true) ORDER BY record_size DESC LIMIT 8
 """
 
 
-async def wal_per_job(here: Place, workers: Fleet, setup: Setup, jobs: int = JOBS) -> dict[str, Any]:
+async def wal_per_job(here: Place, workers: Fleet, setup: Setup, jobs: int = WAL_JOBS) -> dict[str, Any]:
     """Enqueue and drain jobs with a payload of 100 bytes and return the WAL of each, in bytes.
 
     Where the role may not read the log the figures say so.
