@@ -13,8 +13,9 @@ import contextvars
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -67,9 +68,7 @@ class Dependency:
     """It is a resource: opened once for the process."""
 
 
-def dependency_of(
-    hint: Any, default: Any, context_type: type, names: Mapping[str, Any]
-) -> Dependency | None:
+def dependency_of(hint: Any, default: Any, context_type: type, names: Mapping[str, Any]) -> Dependency | None:
     """Return what a parameter with this annotation and default depends on; None where on nothing."""
     notes = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
     marked = next((note for note in (default, *notes) if isinstance(note, Marked)), None)
@@ -78,7 +77,11 @@ def dependency_of(
 
 def _read(provider: Callable[..., Any], context_type: type, names: Mapping[str, Any]) -> Dependency:
     shared = provider in _once
-    hints = typing.get_type_hints(provider, localns=dict(names), include_extras=True) if inspect.isroutine(provider) else {}
+    hints = (
+        typing.get_type_hints(provider, localns=dict(names), include_extras=True)
+        if inspect.isroutine(provider)
+        else {}
+    )
     context = None
     depends: dict[str, Dependency] = {}
     for parameter in inspect.signature(provider).parameters.values():
@@ -93,7 +96,7 @@ def _read(provider: Callable[..., Any], context_type: type, names: Mapping[str, 
             parameter.VAR_KEYWORD,
         ):
             raise DeclarationError(
-                f"{_name(provider)} needs {parameter.name}: a provider gets ctx and what it depends on, no more"
+                f"{_name(provider)} needs {parameter.name}: a provider gets ctx and what it depends on"
             )
     if shared and (context is not None or not all(each.shared for each in depends.values())):
         raise DeclarationError(
@@ -137,7 +140,9 @@ class Resources:
                 log.warning("resource.unclosed", resource=name, error=told(error))
             else:
                 self._opened.pop(dependency.provider, None)
-                opened.value.set_exception(error if isinstance(error, Exception) else RuntimeError(told(error)))
+                opened.value.set_exception(
+                    error if isinstance(error, Exception) else RuntimeError(told(error))
+                )
                 # Whoever waited may be gone.
                 opened.value.exception()
             if not isinstance(error, Exception):
@@ -209,15 +214,12 @@ async def _threaded(manager: AbstractContextManager[Any], in_thread: InThread) -
     try:
         yield value
     except BaseException as error:
-        trace = error.__traceback__
-        if not await in_thread(lambda: manager.__exit__(type(error), error, trace)):
+        leave = partial(manager.__exit__, type(error), error, error.__traceback__)
+        if not await in_thread(leave):
             raise
     else:
-        await in_thread(lambda: manager.__exit__(None, None, None))
+        await in_thread(partial(manager.__exit__, None, None, None))
 
 
 def _name(provider: Callable[..., Any]) -> str:
     return getattr(provider, "__qualname__", repr(provider))
-
-
-Manager = AbstractAsyncContextManager[Any]

@@ -11,6 +11,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -18,6 +19,8 @@ import structlog
 
 from starforge.queue.depend import Dependency, dependency_of
 from starforge.queue.errors import DeclarationError, PayloadError, PayloadMisfitError
+from starforge.queue.outcome import MisfitError
+from starforge.queue.results import plain
 
 log = structlog.get_logger("queue")
 
@@ -31,14 +34,6 @@ EXTRA_TOLD_MAX = 1000
 """Extra fields that are told of, each once; beyond that a producer makes them up."""
 
 _extra_told: set[tuple[str, str]] = set()
-
-
-class MisfitError(Exception):
-    """A payload does not fit: the field, and what was expected and found there."""
-
-    def __init__(self, field: str, fault: str) -> None:
-        super().__init__(f"{field}: {fault}" if field else fault)
-        self.field, self.fault = field, fault
 
 
 @dataclass(frozen=True)
@@ -94,11 +89,12 @@ class Signature:
             elif parameter.name == CONTEXT or hint is context_type:
                 context = parameter.name
             else:
-                fields.append((parameter.name, _readable(name, parameter.name, hint), _default(parameter)))
+                fields.append((parameter.name, _readable(name, parameter.name, hint), parameter.default))
+        named = tuple(field for field, _, _ in fields)
         fields.sort(key=lambda field: field[2] is not inspect.Parameter.empty)
         return cls(
             name=name,
-            fields=tuple(field for field in python.parameters if field in {made[0] for made in fields}),
+            fields=named,
             strict=_struct(f"{name} payload", fields, forbid=not _open_ended(python)),
             lenient=_struct(f"{name} payload", fields, forbid=False),
             context=context,
@@ -115,15 +111,15 @@ class Signature:
             value has no JSON form.
         """
         try:
-            text = msgspec.json.encode(payload, enc_hook=_encoded)
+            text = msgspec.json.encode(payload, enc_hook=plain)
             msgspec.json.decode(text, type=self.strict, dec_hook=_decoded)
         except msgspec.ValidationError as error:
             misfit = told(error)
             raise PayloadMisfitError(self.name, misfit.field, misfit.fault, self.fields) from None
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise PayloadError(f"the payload of a {self.name} job is not JSON: {error}") from None
-        plain: dict[str, Any] = msgspec.json.decode(text)
-        return plain
+        stored: dict[str, Any] = msgspec.json.decode(text)
+        return stored
 
     def payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the payload of a call with these Python arguments, checked as `encode` does."""
@@ -139,59 +135,44 @@ class Signature:
                 given[field] = value
         return self.encode(given)
 
-    def read(self, payload: Mapping[str, Any]) -> msgspec.Struct:
-        """Return a stored payload's fields as the parameters' types; raise MisfitError where it does not fit.
+    @cached_property
+    def read(self) -> Callable[[Mapping[str, Any]], msgspec.Struct]:
+        """A function that returns a stored payload's fields as the parameters' types.
 
-        A field that no parameter takes is left out and told of once: a newer producer may send it already.
+        It raises MisfitError where the payload does not fit. A field that no parameter takes is left out and
+        told of once: a newer producer may send it already.
         """
-        try:
-            values = msgspec.convert(payload, self.lenient, str_keys=True, dec_hook=_decoded)
-        except msgspec.ValidationError as error:
-            raise told(error) from None
-        if len(payload) > len(self.fields):
-            self._tell_of_extra(payload)
-        return values
+        convert, struct, most = _converter(self.lenient), self.lenient, len(self.fields)
 
-    def call(self, handler: Callable[..., Any]) -> Callable[[Any, Mapping[str, Any]], Any]:
-        """Return a function of context and payload that calls the handler, with as little between as can be."""
-        read = self.read
-        astuple = msgspec.structs.astuple
-        parameters = list(self.python.parameters)
-        plain = not self.depends and not self.open_ended and self._in_order(parameters)
-        if plain and self.context is None:
-            if not self.fields:
-                return lambda _ctx, payload: (read(payload), handler())[1] if payload else handler()
-            return lambda _ctx, payload: handler(*astuple(read(payload)))
-        if plain and parameters[0] == self.context:
-            return lambda ctx, payload: handler(ctx, *astuple(read(payload)))
+        def read(payload: Mapping[str, Any]) -> msgspec.Struct:
+            try:
+                values = convert(payload, struct)
+            except msgspec.ValidationError as error:
+                raise told(error) from None
+            if len(payload) > most:
+                self._tell_of_extra(payload)
+            return values
 
-        def general(ctx: Any, payload: Mapping[str, Any], opened: Mapping[str, Any] | None = None) -> Any:
-            args, kwargs = self.arguments(ctx, payload, opened or {})
-            return handler(*args, **kwargs)
+        return read
 
-        return general
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether the handler takes the context, if any, and then the fields, by position."""
+        kinds = {parameter.kind for parameter in self.python.parameters.values()}
+        first = () if self.context is None else (self.context,)
+        wanted = (*first, *self.lenient.__struct_fields__)
+        return inspect.Parameter.KEYWORD_ONLY not in kinds and wanted == tuple(self.python.parameters)
 
     def arguments(
-        self, ctx: Any, payload: Mapping[str, Any], opened: Mapping[str, Any]
+        self, ctx: Any, payload: Mapping[str, Any], read: msgspec.Struct, opened: Mapping[str, Any]
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments of the call: the payload's fields, the context, and what was opened."""
-        values = msgspec.structs.asdict(self.read(payload))
-        values.update(opened)
+        """Return the arguments of the call: the fields that were read, the context, and what was opened."""
+        values = {**msgspec.structs.asdict(read), **opened}
         if self.context is not None:
             values[self.context] = ctx
         if self.open_ended:
             values.update({field: value for field, value in payload.items() if field not in values})
         return [values.pop(name) for name in self.positional_only], values
-
-    def _in_order(self, parameters: list[str]) -> bool:
-        """Tell whether the struct's fields are the handler's positional parameters, in their order."""
-        kinds = {parameter.kind for parameter in self.python.parameters.values()}
-        wanted = [name for name in parameters if name != self.context]
-        return (
-            inspect.Parameter.KEYWORD_ONLY not in kinds
-            and wanted == list(self.lenient.__struct_fields__)
-            and (self.context is None or parameters[0] == self.context)
-        )
 
     def _tell_of_extra(self, payload: Mapping[str, Any]) -> None:
         for field in () if self.open_ended else sorted(set(payload) - set(self.fields)):
@@ -212,7 +193,9 @@ def told(error: msgspec.ValidationError) -> MisfitError:
 
 
 def _hints(handler: Callable[..., Any], name: str, names: Mapping[str, Any]) -> dict[str, Any]:
-    target = handler if inspect.isroutine(handler) else getattr(handler, "func", None) or type(handler).__call__
+    target = (
+        handler if inspect.isroutine(handler) else getattr(handler, "func", None) or type(handler).__call__
+    )
     try:
         return typing.get_type_hints(target, localns=dict(names), include_extras=True)
     except (NameError, TypeError) as error:
@@ -220,10 +203,6 @@ def _hints(handler: Callable[..., Any], name: str, names: Mapping[str, Any]) -> 
             f"job {name}: its annotations cannot be read where it is declared: {error}; import at run time"
             " what they name"
         ) from None
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    return parameter.default
 
 
 def _open_ended(python: inspect.Signature) -> bool:
@@ -237,8 +216,40 @@ def _struct(name: str, fields: list[tuple[str, Any, Any]], *, forbid: bool) -> t
             made.append((field, hint))
         else:
             # As Python does: the one default object is handed out each time.
-            made.append((field, hint, msgspec.field(default_factory=lambda default=default: default)))
+            made.append((field, hint, msgspec.field(default_factory=partial(_same, default))))
     return msgspec.defstruct(name, made, forbid_unknown_fields=forbid)
+
+
+def _converter(struct: type[msgspec.Struct]) -> Callable[[Any, type[msgspec.Struct]], msgspec.Struct]:
+    """Return convert as far as this struct needs it: its options cost three times what it does."""
+    if _is_plain(msgspec.inspect.type_info(struct), set()):
+        return msgspec.convert
+    return partial(msgspec.convert, str_keys=True, dec_hook=_decoded)
+
+
+def _is_plain(kind: msgspec.inspect.Type, seen: set[object]) -> bool:
+    """Tell whether a type is read without hooks: it holds no foreign class, and no keys that are not text."""
+    if isinstance(kind, msgspec.inspect.CustomType):
+        return False
+    if isinstance(kind, msgspec.inspect.DictType) and not isinstance(
+        kind.key_type, (msgspec.inspect.StrType, msgspec.inspect.AnyType)
+    ):
+        return False
+    if (cls := getattr(kind, "cls", None)) is not None:
+        if cls in seen:
+            return True
+        seen.add(cls)
+    inner = [
+        getattr(kind, name) for name in ("type", "item_type", "key_type", "value_type") if hasattr(kind, name)
+    ]
+    for name in ("types", "item_types"):
+        inner += getattr(kind, name, ())
+    inner += [field.type for field in getattr(kind, "fields", ())]
+    return all(_is_plain(each, seen) for each in inner)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _readable(name: str, field: str, hint: Any) -> Any:
@@ -253,12 +264,6 @@ def _readable(name: str, field: str, hint: Any) -> Any:
             f" or open it for the attempt: {field} = Depends(…)"
         )
     return hint
-
-
-def _encoded(value: Any) -> Any:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
 def _decoded(kind: type, value: Any) -> Any:

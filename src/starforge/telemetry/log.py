@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+from starforge.telemetry.trace import with_job
+
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -26,6 +28,7 @@ def configure(level: str = "info", *, text: bool | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            with_job,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.format_exc_info,

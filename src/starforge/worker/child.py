@@ -26,12 +26,14 @@ from starforge.db.errors import DatabaseUnreachableError
 from starforge.db.notify import listen
 from starforge.db.pool import MAY_PASS, Pool
 from starforge.errors import StarForgeError, told
+from starforge.queue.cancel import HINT as CANCEL_HINT
 from starforge.queue.handler import JobTypes
 from starforge.queue.hint import CHANNEL
 from starforge.queue.schedule import Schedule, declare
 from starforge.telemetry.log import configure
 from starforge.telemetry.metrics import start_at_zero
 from starforge.worker.errors import AppNotFoundError
+from starforge.worker.overdue import RECYCLED, note
 from starforge.worker.run import Runner
 from starforge.worker.upkeep import Task
 
@@ -53,6 +55,7 @@ class ChildOrders(msgspec.Struct, frozen=True):
     connections: int
     grace_s: float
     poll_s: float
+    overdue_fd: int
     log_level: str = "info"
 
 
@@ -108,8 +111,8 @@ async def _declare(pool: Pool, app: App) -> None:
         log.info("schedules.declared", app=app.name, changed=changed)
 
 
-async def work(orders: ChildOrders) -> None:
-    """Run jobs until the supervisor says stop."""
+async def work(orders: ChildOrders) -> int:
+    """Run jobs until the supervisor says stop, or a new process has to take over; return the exit status."""
     app = load_app(orders.app)
     types = app.job_types()
     start_at_zero(types=types.names())
@@ -125,6 +128,7 @@ async def work(orders: ChildOrders) -> None:
         queues=tuple(orders.queues),
         concurrency=orders.concurrency,
         poll_s=orders.poll_s,
+        tell_overdue=lambda overdue: note(orders.overdue_fd, overdue),
     )
     hurry, quiet = asyncio.Event(), asyncio.Event()
     stops = 0
@@ -136,12 +140,16 @@ async def work(orders: ChildOrders) -> None:
         if stops > 1:
             hurry.set()
 
+    def heard(hint: str) -> None:
+        if hint in ("", CANCEL_HINT):
+            runner.cancelling.hint()
+        if hint != CANCEL_HINT:
+            runner.announce(hint)
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told_to_stop)
     listener = asyncio.create_task(
-        listen(orders.url, CHANNEL, runner.announce, quiet)
-        if listens and not pool.pooled
-        else asyncio.sleep(0)
+        listen(orders.url, CHANNEL, heard, quiet) if listens and not pool.pooled else asyncio.sleep(0)
     )
     # What was imported stays; the collector need not look at it again and again.
     gc.freeze()
@@ -154,7 +162,12 @@ async def work(orders: ChildOrders) -> None:
         listener.cancel()
         await asyncio.wait({listener})
         await pool.close()
-    log.info("child.done", finished=runner.finisher.finished, lost=runner.finisher.lost)
+    event = "child.recycling" if runner.recycling else "child.done"
+    log.info(event, finished=runner.finisher.finished, lost=runner.finisher.lost)
+    if runner.stuck:
+        # Waiting for what cannot be ended would be for ever: the process's end is what ends it.
+        os._exit(RECYCLED)
+    return RECYCLED if runner.recycling else 0
 
 
 def main() -> int:
@@ -172,11 +185,10 @@ def main() -> int:
         runner = asyncio.Runner()
     try:
         with runner:
-            runner.run(work(orders))
+            return runner.run(work(orders))
     except StarForgeError as error:
         log.error("child.refused", code=error.code, error=str(error), remedy=error.remedy)
         return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from starforge.worker import registry
 from starforge.worker.child import ORDERS_ENV, ChildOrders
 from starforge.worker.duties import Gauges, duties
 from starforge.worker.errors import ChildKeepsDyingError
+from starforge.worker.overdue import RECYCLED, book, noted, settle
 from starforge.worker.registry import Registration, WorkerSettings
 from starforge.worker.scrape import metrics_shown
 from starforge.worker.upkeep import TASK_S_MAX, Task, Upkeep
@@ -87,6 +88,7 @@ class Supervisor:
         self._orders = orders
         self._settings = WorkerSettings.read()
         self._conn: Connection | None = None
+        self._overdue_fd = -1
         self._child: asyncio.subprocess.Process | None = None
         self._asking = asyncio.Lock()
         self._stop = asyncio.Event()
@@ -156,6 +158,9 @@ class Supervisor:
                 quick += 1
                 # A child that found no database is no fault of its own: that is waited out, however long.
                 faults += status != UnreachableError.exit_code
+            if status == RECYCLED:
+                log.info("child.recycled")
+                continue
             log.error("child.died", exit_status=status, quick_deaths=quick)
             WORKER_RESTARTS.labels(cause="signal" if status < 0 else "exit").inc()
             if status == MisusedError.exit_code or faults >= QUICK_DEATHS_MAX:
@@ -170,6 +175,7 @@ class Supervisor:
         worker_id = await self._registered()
         if worker_id is None:
             return 0
+        self._overdue_fd = book()
         child = await self._start_child(worker_id)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(self._stop.wait())
@@ -185,6 +191,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(stopping, lease, return_exceptions=True)
         await self._tell("end" if self._stop.is_set() else "bury", worker_id, status)
+        os.close(self._overdue_fd)
         return status
 
     async def _start_child(self, worker_id: UUID) -> asyncio.subprocess.Process:
@@ -198,6 +205,7 @@ class Supervisor:
             connections=self._connections(),
             grace_s=settings.grace_s,
             poll_s=settings.poll_s,
+            overdue_fd=self._overdue_fd,
             log_level=self._orders.log_level,
         )
         self._child = await asyncio.create_subprocess_exec(
@@ -205,6 +213,7 @@ class Supervisor:
             "-m",
             "starforge.worker.child",
             stdin=asyncio.subprocess.PIPE,
+            pass_fds=(self._overdue_fd,),
             env={**os.environ, ORDERS_ENV: msgspec.json.encode(orders).decode()},
         )
         if self._stop.is_set():
@@ -323,8 +332,11 @@ class Supervisor:
         """Record what became of the worker; where the database is away its lease runs out instead."""
 
         async def tell(conn: Connection) -> None:
+            if verb != "stop":
+                await settle(conn, noted(self._overdue_fd), worker_id=worker_id)
             if verb == "bury":
-                await registry.bury(conn, worker_id, f"its child ended with status {status}")
+                why = "was recycled" if status == RECYCLED else f"ended with status {status}"
+                await registry.bury(conn, worker_id, f"its child {why}")
             else:
                 await registry.stop(conn, worker_id, ended=verb == "end", reason="it was told to stop")
             if verb != "stop":
