@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -10,7 +11,7 @@ import asyncpg
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.queue.hint import CHANNEL
+from starforge.queue.hint import CHANNEL, EVERYWHERE
 from starforge.queue.job import LeasedJob
 
 HINT = "cancel"
@@ -22,7 +23,9 @@ TAGGED_MAX = 100_000
 
 
 async def cancel(conn: Connection, ids: Sequence[UUID], *, reason: str) -> dict[UUID, str]:
-    """Cancel these jobs; return the status that each had. Those that do not exist, or ended, are missing.
+    """Cancel these jobs; return the status that each had, "cancelling" where it was asked to end before.
+
+    Those that do not exist, or have ended, are missing.
 
     A running one is running still: its worker sees within a second that it is asked to end. It ends as
     cancelled unless it completes first; should its worker die, the job is cancelled and not run again.
@@ -45,6 +48,19 @@ async def cancel_tagged(conn: Connection, tag: str, *, reason: str) -> tuple[dic
             return before, False
         before |= await cancel(conn, found, reason=reason)
     return before, bool(await conn.fetch(sql("queue", "tagged"), tag, 1))
+
+
+async def release(conn: Connection, job_id: UUID) -> dict[str, Any] | None:
+    """Make a quarantined job pending; return what it was held for, or None where it is not quarantined.
+
+    Where workers had died under it, they are forgotten, and its next attempt runs alone.
+    """
+    row = await conn.fetchrow(sql("queue", "release"), job_id)
+    if row is None:
+        return None
+    await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, EVERYWHERE)
+    held: dict[str, Any] = row["last_error"] if isinstance(row["last_error"], dict) else {}
+    return held
 
 
 async def cancel_running(

@@ -8,7 +8,7 @@
 WITH again AS (
     UPDATE queue_jobs AS job
     SET status = 'pending', worker_id = NULL, suspect = false, updated_at = sf_now(),
-        run_after = coalesce(back.at, sf_now() + make_interval(secs => back.delay_s)),
+        run_after = greatest(sf_now(), coalesce(back.at, sf_now() + make_interval(secs => back.delay_s))),
         attempts = job.attempts + CASE
             WHEN back.burns >= 0 THEN back.burns
             WHEN jsonb_typeof(job.last_error -> 'spared') = 'number' AND (job.last_error -> 'spared')::numeric >= $8 THEN 1
