@@ -183,7 +183,7 @@ class Pool:
     def __init__(self, pool: asyncpg.Pool, url: str, size: int, pooled: bool, acquire_s: float) -> None:
         self._pool, self.url, self.size, self.pooled, self._acquire_s = pool, url, size, pooled, acquire_s
         self.lost_at_s = -math.inf
-        """When the pool last lost a connection or could not lend one, on the monotonic clock."""
+        """When the pool last lost a connection or could not make one, on the monotonic clock."""
 
     @classmethod
     async def open(cls, url: str, *, size: int | None = None, application: str = "starforge") -> Self:
@@ -213,7 +213,6 @@ class Pool:
         try:
             conn = await self._pool.acquire(timeout=self._acquire_s)
         except TimeoutError:
-            self.lost_at_s = monotonic_s()
             raise PoolExhaustedError(
                 f"all {self.size} connections were busy for {self._acquire_s:g} s"
             ) from None
@@ -223,7 +222,7 @@ class Pool:
         try:
             yield conn
         finally:
-            if conn.is_closed():
+            if _ended(conn):
                 self.lost_at_s = monotonic_s()
             # What goes wrong now is this connection's affair, and asyncpg has ended it then: it must
             # neither undo what the borrower did nor hide what the borrower met.
@@ -244,6 +243,14 @@ class Pool:
             await asyncio.wait_for(self._pool.close(), 5)
         except TimeoutError:
             self._pool.terminate()
+
+
+def _ended(conn: Connection) -> bool:
+    """Tell whether a connection is over; the driver's pool takes it back by itself then."""
+    try:
+        return conn.is_closed()
+    except asyncpg.InterfaceError:
+        return True
 
 
 async def set_tenant(conn: Connection, tenant: str) -> None:

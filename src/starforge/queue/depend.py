@@ -132,6 +132,8 @@ class Resources:
             async with AsyncExitStack() as stack:
                 values = {param: await self.get(each) for param, each in dependency.depends.items()}
                 value = await enter(dependency, stack, values, self._in_thread)
+                # What it needs itself was open before it, and is closed after it.
+                self._opened[dependency.provider] = self._opened.pop(dependency.provider)
                 opened.value.set_result(value)
                 log.debug("resource.opened", resource=name)
                 await opened.closing.wait()

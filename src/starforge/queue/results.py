@@ -64,6 +64,8 @@ def encode_result(value: Any, *, what: str = "result") -> str:
     try:
         text = msgspec.json.encode(value, enc_hook=plain)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        if asyncio.iscoroutine(value):
+            value.close()  # a plain function made it, and nobody is going to await it
         raise BadResultError(f"the {what} is not JSON: {error}") from None
     if len(text) > limit_bytes:
         raise BadResultError(

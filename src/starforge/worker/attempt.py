@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from starforge.clock import monotonic_s
+from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError
 from starforge.db.pool import DATABASE_AWAY
 from starforge.errors import storable, told
 from starforge.queue.context import Context, Host
@@ -28,6 +29,12 @@ log = structlog.get_logger("worker")
 TRACE_CHARS_MAX = 8000
 REASON_CHARS_MAX = 1000
 CAUSES_MAX = 10
+
+OURS: tuple[type[Exception], ...] = (DatabaseUnreachableError, PoolExhaustedError)
+"""What only our own connections raise."""
+
+AWAY: tuple[type[Exception], ...] = (*DATABASE_AWAY, asyncpg.ReadOnlySQLTransactionError)
+"""What a handler may meet while the database is away, or is being taken over by its standby."""
 
 Ending = Literal["done", "written", "failed", "spared", "putoff", "held", "cancelled", "returned"]
 """done: it returned. written: it committed its completion itself. failed: it raised. spared: the database was
@@ -192,15 +199,15 @@ def _ending(context: Context, error: BaseException | None) -> Ending:
 def _database_was_away(context: Context, error: BaseException | None) -> bool:
     """Tell whether the handler failed because our own connections did: no fault of the job's.
 
-    A handler may talk to other servers with the same driver: an error of its kind counts only where the
-    worker's own pool lost a connection, or could not get one, while the handler ran.
+    A handler may talk to other servers with the same driver: an error of the driver's, or of a socket, counts
+    only where the worker's own pool lost a connection, or could not make one, while the handler ran.
     """
-    if context.host.pool.lost_at_s < context.started_s:
-        return False
+    lost = context.host.pool.lost_at_s >= context.started_s
+    away = AWAY if lost else OURS
     for _ in range(CAUSES_MAX):
         if error is None:
             return False
-        if isinstance(error, (*DATABASE_AWAY, asyncpg.ReadOnlySQLTransactionError)):
+        if isinstance(error, away):
             return True
         error = error.__cause__ or error.__context__
     return False
