@@ -5,15 +5,19 @@ app = StarForge("shop")
 @app.job(queue="mail", retry=3)
 async def welcome(user_id: int) -> None: ...
 
+await welcome.enqueue(7)
 await app.enqueue("welcome", {"user_id": 7})
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime, timedelta
-from typing import Any, TypeVar
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
+from uuid import UUID
 
 from starforge.db.pool import Connection, connect
 from starforge.db.server import enqueue_url
@@ -22,31 +26,75 @@ from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
 from starforge.heroes.mapping import HERO
 from starforge.ops.plan import prune_plans
+from starforge.queue import results
+from starforge.queue.call import plan
 from starforge.queue.caller import AsyncCaller, SyncCaller
-from starforge.queue.declare import (
-    KeyOf,
-    Limit,
-    Rate,
-    Retry,
-    Unique,
-    as_limit,
-    as_rate,
-    as_retry,
-    as_unique,
-    seconds,
-)
+from starforge.queue.context import current_context, current_job
+from starforge.queue.declare import Declared, Limit, Rate, Retry, Unique, read_declared
+from starforge.queue.depend import Depends, once
 from starforge.queue.enqueue import enqueue, enqueue_many, enqueue_sync
-from starforge.queue.errors import HandlerNotAsyncError, ScheduleError
-from starforge.queue.handler import Context, JobType, JobTypes
-from starforge.queue.job import Accepted, NewJob
+from starforge.queue.errors import DeclarationError, ScheduleError
+from starforge.queue.function import JobFunction
+from starforge.queue.handler import (
+    Context,
+    Discard,
+    JobType,
+    JobTypes,
+    Middleware,
+    PermanentError,
+    Quarantined,
+    RetryLater,
+    Snooze,
+)
+from starforge.queue.job import Accepted, Key, NewJob
 from starforge.queue.probe import PROBE
+from starforge.queue.results import JobState
 from starforge.queue.schedule import Missed, Schedule, Schedules
+from starforge.queue.signature import Signature
+from starforge.telemetry.trace import current_traceparent
 from starforge.worker.child import load_app
 from starforge.worker.duties import HOURLY_S, duties
 from starforge.worker.errors import AppNotFoundError
 from starforge.worker.upkeep import Task, unfenced
 
-Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
+__all__ = [
+    "Accepted",
+    "Context",
+    "Depends",
+    "Discard",
+    "JobFunction",
+    "JobState",
+    "Key",
+    "Limit",
+    "NewJob",
+    "PermanentError",
+    "Quarantined",
+    "Rate",
+    "Retry",
+    "RetryLater",
+    "Snooze",
+    "StarForge",
+    "Unique",
+    "app",
+    "current_context",
+    "current_job",
+    "load",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Provider = TypeVar("Provider", bound=Callable[..., Any])
+Around = TypeVar("Around", bound=Middleware)
+
+
+class Register(Protocol):
+    """What `app.job(…)` returns: it takes the handler."""
+
+    @overload
+    def __call__(self, handler: Callable[Concatenate[Context, P], R], /) -> JobFunction[P, R]: ...
+
+    @overload
+    def __call__(self, handler: Callable[P, R], /) -> JobFunction[P, R]: ...
 
 
 class StarForge:
@@ -58,58 +106,73 @@ class StarForge:
         self._types = JobTypes(
             [process_snapshot_type(self.mappings), process_snapshot_highmem_type(self.mappings), PROBE]
         )
-        self._handlers: dict[str, Callable[..., Any]] = {}
+        self._functions: dict[str, JobFunction[..., Any]] = {}
         self._schedules = Schedules()
 
-    def job(
-        self,
-        name: str | None = None,
-        *,
-        queue: str = "default",
-        priority: int = 0,
-        retry: int | Retry | None = None,
-        timeout: float | timedelta | None = None,
-        isolated: bool = False,
-        high_memory: bool = False,
-        unique: bool | KeyOf | Unique | None = None,
-        limit: int | Limit | None = None,
-        rate: str | Rate | None = None,
-        owner: str | None = None,
-        critical: bool = False,
-    ) -> Callable[[Handler], Handler]:
-        """Register an async function as a job type; its parameters are the payload's keys.
+    @overload
+    def job(self, name: Callable[Concatenate[Context, P], R], /) -> JobFunction[P, R]: ...
 
-        A parameter called `ctx` gets the attempt's Context.
-        Raises: HandlerNotAsyncError, DuplicateTypeError, DeclarationError.
+    @overload
+    def job(self, name: Callable[P, R], /) -> JobFunction[P, R]: ...
+
+    @overload
+    def job(self, name: str | None = None, **declared: Unpack[Declared]) -> Register: ...
+
+    def job(self, name: Any = None, **declared: Unpack[Declared]) -> Any:
+        """Register a function as a job type; its parameters are the payload's fields, typed as annotated.
+
+        A coroutine function runs on the worker's loop, a plain one in a thread. A parameter called `ctx`, or
+        annotated with Context, gets the attempt's context; one marked with Depends is opened for it.
+
+        Args:
+            name: Name of the type; the function's where not given. `@app.job` without parentheses will do.
+            declared: What `Declared` holds: queue, priority, retry, timeout, isolated, high_memory, unique,
+                limit, rate, owner, critical.
+        Raises: DuplicateTypeError, DeclarationError.
         """
+        # Annotations may name what is local to whoever declares the handler.
+        if callable(name):
+            return self._declare(name, None, sys._getframe(1).f_locals, {})
+        return lambda handler: self._declare(handler, name, sys._getframe(1).f_locals, declared)
 
-        def register(handler: Handler) -> Handler:
-            is_async = inspect.iscoroutinefunction(handler)
-            if not is_async:
-                raise HandlerNotAsyncError(
-                    f"the handler of job type {name or handler.__name__!r} is not async"
-                )
-            self._types.add(
-                JobType(
-                    name=name or handler.__name__,
-                    run=_called(handler),
-                    queue=queue,
-                    priority=priority,
-                    retry=as_retry(retry),
-                    timeout_s=None if timeout is None else seconds("timeout", timeout),
-                    limit=as_limit(limit),
-                    rate=as_rate(rate),
-                    unique=as_unique(unique),
-                    owner=owner,
-                    critical=critical,
-                    isolated=isolated,
-                    high_memory=high_memory,
-                )
-            )
-            self._handlers[name or handler.__name__] = handler
-            return handler
+    def _declare(
+        self, handler: Callable[..., R], name: str | None, names: Mapping[str, Any], declared: Declared
+    ) -> JobFunction[..., R]:
+        called = name or handler.__name__
+        blocking = not inspect.iscoroutinefunction(handler)
+        if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+            raise DeclarationError(f"job {called}: its handler is a generator; a handler returns")
+        signature = Signature.of(handler, called, context_type=Context, names=names)
+        run = plan(handler, signature, blocking=blocking)
+        job_type = JobType(called, run, signature=signature, **read_declared(called, declared))
+        self._types.add(job_type)
+        function: JobFunction[..., R] = JobFunction(
+            handler, job_type, signature, new=self.new_job, accept=self.enqueue
+        )
+        self._functions[called] = function
+        return function
 
-        return register
+    def resource(self, provider: Provider) -> Provider:
+        """Have what this provider opens opened once for each worker process, and closed at its end.
+
+        @app.resource
+        async def mailer() -> AsyncIterator[Mailer]:
+            async with Mailer() as opened:
+                yield opened
+
+        A handler asks for it with `mail: Mailer = Depends(mailer)`. A provider that is no resource is opened
+        for each attempt and closed after it.
+        """
+        once(provider)
+        return provider
+
+    def middleware(self, middleware: Around) -> Around:
+        """Run `async def m(ctx, call)` around every attempt of this app; the first one is outermost.
+
+        It awaits `call()` and returns what that returns; what it raises is the attempt's outcome.
+        """
+        self._types.wrap(middleware)
+        return middleware
 
     def cron(
         self,
@@ -121,7 +184,7 @@ class StarForge:
         payload: Mapping[str, Any] | None = None,
         queue: str | None = None,
         priority: int | None = None,
-    ) -> Callable[[Handler], Handler]:
+    ) -> Callable[[JobFunction[P, R]], JobFunction[P, R]]:
         """Run a job by the clock; stands above `@app.job(...)`.
 
         A parameter called `scheduled_at` gets the tick's time.
@@ -137,21 +200,20 @@ class StarForge:
         Raises: ScheduleError.
         """
 
-        def register(handler: Handler) -> Handler:
-            job_type = next((known for known, of in self._handlers.items() if of is handler), None)
-            if job_type is None:
-                raise ScheduleError(f"{handler.__name__} is no job yet: put @app.cron above @app.job")
+        def register(function: JobFunction[P, R]) -> JobFunction[P, R]:
+            if not isinstance(function, JobFunction):
+                raise ScheduleError(f"{function!r} is no job yet: put @app.cron above @app.job")
             self.schedule(
-                name or job_type,
+                name or function.name,
                 cron,
-                job_type,
+                function.name,
                 payload,
                 tz=tz,
                 missed=missed,
                 queue=queue,
                 priority=priority,
             )
-            return handler
+            return function
 
         return register
 
@@ -184,7 +246,7 @@ class StarForge:
     def schedules(self) -> list[Schedule]:
         """Return the schedules, each with what its job type says, for a worker to declare."""
         return [
-            schedule.of_type(self._types.get(schedule.type), self._handlers.get(schedule.type))
+            schedule.of_type(self._types.get(schedule.type), self._functions.get(schedule.type))
             for schedule in self._schedules
         ]
 
@@ -200,27 +262,51 @@ class StarForge:
         self,
         job_type: str,
         payload: Mapping[str, Any] | None = None,
+        /,
         *,
         queue: str | None = None,
         priority: int | None = None,
         run_after: datetime | None = None,
+        delay_s: float | None = None,
         max_attempts: int | None = None,
+        tenant: str | None = None,
+        tags: Iterable[str] = (),
+        timeout_s: float | None = None,
+        trace: str | None = None,
+        unique: str | Key | None = None,
     ) -> NewJob:
-        """Make a job of a type with the type's own queue, priority and attempts where none are given."""
-        known = self._types.get(job_type)
+        """Make a job of a type, with what the type declares where nothing is given.
+
+        Inside a job, tenant and trace are that job's. A type that this app does not know is accepted as it
+        is: another worker may know it, and it waits until one does.
+        Raises: PayloadMisfitError where the payload does not fit the handler's parameters.
+        """
+        known = self._types.declared(job_type)
+        given: dict[str, Any] = dict(payload or {})
+        if known is not None and known.signature is not None:
+            given = known.signature.encode(given)
+        inside = current_job()
         return NewJob(
             type=job_type,
-            payload=dict(payload or {}),
+            payload=given,
             queue=queue or (known.queue if known else "default"),
             priority=priority if priority is not None else (known.priority if known else 0),
             max_attempts=max_attempts or (known.max_attempts if known else None),
             run_after=run_after,
+            delay_s=delay_s,
+            tenant=tenant or (inside.tenant if inside else None),
+            limit_key=known.limit.key_of(given) if known and known.limit else "",
+            tags=tuple(tags),
+            timeout_s=timeout_s,
+            trace=trace or current_traceparent(),
+            unique=_key(unique, known, given),
         )
 
     async def enqueue(
         self,
         job_type: str,
         payload: Mapping[str, Any] | None = None,
+        /,
         *,
         conn: AsyncCaller | None = None,
         **options: Any,
@@ -229,25 +315,23 @@ class StarForge:
 
         Args:
             job_type: Name of the type.
-            payload: JSON object of the handler's arguments.
+            payload: The handler's arguments: JSON values, or what the parameters are annotated with.
             conn: A connection of asyncpg, psycopg (AsyncConnection) or SQLAlchemy (AsyncConnection,
                 AsyncSession) whose open transaction the job belongs to; a new one where not given.
-            options: queue, priority, run_after, max_attempts.
+            options: What `new_job` takes.
         """
         job = self.new_job(job_type, payload, **options)
         if conn is not None:
             return await enqueue(conn, job)
-        own = await connect(await enqueue_url())
-        try:
+        async with _connected(None) as own:
             return await enqueue(own, job)
-        finally:
-            await own.close()
 
     def enqueue_sync(
         self,
         conn: SyncCaller,
         job_type: str,
         payload: Mapping[str, Any] | None = None,
+        /,
         **options: Any,
     ) -> Accepted:
         """Accept one job in the open transaction of a psycopg, SQLAlchemy or Django connection.
@@ -255,14 +339,33 @@ class StarForge:
         Args:
             conn: psycopg's Connection, SQLAlchemy's Connection or Session, or django.db.connection.
             job_type: Name of the type.
-            payload: JSON object of the handler's arguments.
-            options: As for enqueue.
+            payload: As for enqueue.
+            options: What `new_job` takes.
         """
         return enqueue_sync(conn, self.new_job(job_type, payload, **options))
 
     async def enqueue_many(self, conn: Connection, jobs: Iterable[NewJob]) -> list[Accepted]:
         """Accept all of these jobs or none; the answers come in their order."""
         return await enqueue_many(conn, list(jobs))
+
+    async def job_state(self, job_id: UUID, *, conn: Connection | None = None) -> JobState:
+        """Return a job as it is now, with its progress; raise UnknownJobError where there is none."""
+        async with _connected(conn) as used:
+            return await results.job_state(used, job_id)
+
+    async def result(self, job_id: UUID, *, conn: Connection | None = None) -> Any:
+        """Return what a completed job returned.
+
+        Raises: JobUnfinishedError; JobFailedError where it failed, is held back or was cancelled;
+            UnknownJobError.
+        """
+        async with _connected(conn) as used:
+            return await results.result(used, job_id)
+
+    async def wait_for(self, job_id: UUID, *, timeout_s: float, conn: Connection | None = None) -> Any:
+        """Wait until a job has ended, at most `timeout_s`; return its result or raise what `result` does."""
+        async with _connected(conn) as used:
+            return await results.wait_for(used, job_id, timeout_s=timeout_s)
 
 
 def load(reference: str) -> StarForge:
@@ -273,18 +376,26 @@ def load(reference: str) -> StarForge:
     return app
 
 
-def _called(handler: Callable[..., Awaitable[Any]]) -> Callable[[Context, Mapping[str, Any]], Awaitable[Any]]:
-    if "ctx" in inspect.signature(handler).parameters:
+def _key(asked: str | Key | None, known: JobType | None, payload: Mapping[str, Any]) -> Key | None:
+    """Return what makes a job unique: what its enqueue says, else what its type declares."""
+    if isinstance(asked, str):
+        return Key(asked)
+    if asked is None and known is not None and known.unique is not None:
+        return known.unique.of(payload)
+    return asked
 
-        async def with_context(ctx: Context, payload: Mapping[str, Any]) -> Any:
-            return await handler(ctx=ctx, **payload)
 
-        return with_context
-
-    async def without(_ctx: Context, payload: Mapping[str, Any]) -> Any:
-        return await handler(**payload)
-
-    return without
+@asynccontextmanager
+async def _connected(conn: Connection | None) -> AsyncIterator[Connection]:
+    """Use the caller's connection, or one of our own for the length of the block."""
+    if conn is not None:
+        yield conn
+        return
+    own = await connect(await enqueue_url())
+    try:
+        yield own
+    finally:
+        await own.close()
 
 
 app = StarForge()

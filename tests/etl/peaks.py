@@ -11,7 +11,6 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from uuid import uuid4
 
 from starforge.db.pool import Pool
 from starforge.etl.ingest import process_snapshot
@@ -19,7 +18,9 @@ from starforge.etl.mapping import Mappings
 from starforge.etl.receive import receive
 from starforge.etl.source import Offer, snapshots
 from starforge.heroes.mapping import HERO
+from starforge.queue.context import Host
 from starforge.queue.handler import Context, PermanentError
+from starforge.worker.threads import Threads
 from tests.queue.jobs import a_worker, claimed
 
 
@@ -47,7 +48,9 @@ async def through(pool: Pool, offer: Offer) -> None:
         worker_id = await a_worker(conn)
         [job] = await claimed(conn, worker_id)
     try:
-        await process_snapshot(Context(job, pool, uuid4()), job.payload, Mappings([HERO]))
+        await process_snapshot(
+            Context(job, Host(pool, worker_id, threads=Threads(1))), job.payload, Mappings([HERO])
+        )
     except PermanentError:
         return
 

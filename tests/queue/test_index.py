@@ -118,7 +118,7 @@ async def test_finishing_probes_the_primary_key_once_a_job(engine: Connection, n
     errors = [{"reason": "r"}] * n
     statements: dict[str, tuple[Any, ...]] = {
         "return": (ids, epochs, worker_id),
-        "retry": (ids, epochs, errors, [1.0] * n, worker_id),
+        "retry": (ids, epochs, errors, [1.0] * n, [None] * n, [1] * n, worker_id, 20),
         "quarantine": (ids, epochs, errors, worker_id),
         "fail": (ids, epochs, errors, worker_id),
         "complete": (ids, epochs, [1.0] * n, [None] * n, worker_id),

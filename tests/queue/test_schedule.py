@@ -390,7 +390,7 @@ def test_an_app_declares_crons_above_its_jobs_with_what_the_job_says() -> None:
     with pytest.raises(ScheduleError, match=r"put @app\.cron above @app\.job"):
 
         @app.job()
-        @app.cron("@daily")
+        @app.cron("@daily")  # type: ignore[arg-type]
         async def upside_down() -> None: ...
 
 

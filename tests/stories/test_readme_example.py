@@ -6,7 +6,7 @@ import pytest
 
 from starforge.app import StarForge
 from starforge.db.pool import Pool
-from starforge.queue.errors import DuplicateTypeError, HandlerNotAsyncError
+from starforge.queue.errors import DuplicateTypeError
 from starforge.queue.handler import Context
 from tests.stories.test_path_of_a_job import HISTORY, run_until
 
@@ -33,12 +33,8 @@ async def test_an_apps_jobs_get_their_payload_and_where_asked_their_context(pool
     assert sorted(seen) == [(7, 0), (8, 1), (9, 1)]
 
 
-def test_a_plain_function_and_a_second_handler_of_one_name_are_refused_where_they_are_declared() -> None:
+def test_a_second_handler_of_one_name_is_refused_where_it_is_declared() -> None:
     app = StarForge("shop")
-    with pytest.raises(HandlerNotAsyncError, match="'blocking' is not async"):
-
-        @app.job("blocking")  # type: ignore[type-var]
-        def blocking() -> None: ...
 
     @app.job("twice")
     async def once() -> None: ...

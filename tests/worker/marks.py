@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 
 from starforge.app import StarForge
@@ -47,6 +48,23 @@ async def deaf(ctx: Context) -> None:
     """Go on whatever happens."""
     await mark(ctx, "start")
     while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+@app.job("marks.overdue_thread")
+def overdue_thread(ctx: Context) -> None:
+    """Go on for ever at the first attempt, end well at the second."""
+    ctx.wait(mark(ctx, "start"))
+    while ctx.attempt == 1:
+        time.sleep(0.01)
+
+
+@app.job("marks.overdue_coroutine")
+async def overdue_coroutine(ctx: Context) -> None:
+    """Go on for ever at the first attempt, end well at the second."""
+    await mark(ctx, "start")
+    while ctx.attempt == 1:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
 

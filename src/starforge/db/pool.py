@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Self
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import asyncpg
 import msgspec
 
+from starforge.clock import monotonic_s
 from starforge.db.errors import (
     DatabaseUnreachableError,
     DiskFullError,
@@ -180,6 +182,8 @@ class Pool:
 
     def __init__(self, pool: asyncpg.Pool, url: str, size: int, pooled: bool, acquire_s: float) -> None:
         self._pool, self.url, self.size, self.pooled, self._acquire_s = pool, url, size, pooled, acquire_s
+        self.lost_at_s = -math.inf
+        """When the pool last lost a connection or could not make one, on the monotonic clock."""
 
     @classmethod
     async def open(cls, url: str, *, size: int | None = None, application: str = "starforge") -> Self:
@@ -213,10 +217,13 @@ class Pool:
                 f"all {self.size} connections were busy for {self._acquire_s:g} s"
             ) from None
         except CONNECT_ERRORS as error:
+            self.lost_at_s = monotonic_s()
             raise DatabaseUnreachableError(f"{shown(self.url)} cannot be reached: {_why(error)}") from None
         try:
             yield conn
         finally:
+            if _ended(conn):
+                self.lost_at_s = monotonic_s()
             # What goes wrong now is this connection's affair, and asyncpg has ended it then: it must
             # neither undo what the borrower did nor hide what the borrower met.
             with suppress(OSError, TimeoutError, asyncpg.PostgresError):
@@ -236,6 +243,14 @@ class Pool:
             await asyncio.wait_for(self._pool.close(), 5)
         except TimeoutError:
             self._pool.terminate()
+
+
+def _ended(conn: Connection) -> bool:
+    """Tell whether a connection is over; the driver's pool takes it back by itself then."""
+    try:
+        return conn.is_closed()
+    except asyncpg.InterfaceError:
+        return True
 
 
 async def set_tenant(conn: Connection, tenant: str) -> None:

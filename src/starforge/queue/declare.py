@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
 from starforge.queue.backoff import BackoffSettings, delay_s
 from starforge.queue.errors import DeclarationError
-from starforge.queue.job import JOB
+from starforge.queue.job import DUPLICATE_STATES, JOB, Key
 
 KEY_CHARS_MAX = 200
 """A longer key is replaced by its SHA-256: it is compared, and read by nobody."""
@@ -126,11 +126,14 @@ class Unique:
     key: KeyOf | None = None
     """What they have in common; None means the whole payload."""
 
-    states: tuple[str, ...] = ("pending", "running", "paused")
-    """The states in which the first one stands for the second."""
+    states: tuple[str, ...] = DUPLICATE_STATES
+    """While the first one is in one of these, the second is the first."""
 
     within: float | timedelta | None = None
-    """For how long at most, seconds, from the first one's enqueue."""
+    """And for so long from the first one's enqueue, seconds, whatever became of it."""
+
+    on_conflict: Literal["return", "replace", "reschedule"] = "return"
+    """What the second does to the first while that is pending: see Key."""
 
     def __post_init__(self) -> None:
         if not self.states or (unknown := sorted(set(self.states) - set(JOB.states))):
@@ -139,14 +142,10 @@ class Unique:
         if self.within is not None:
             object.__setattr__(self, "within", seconds("unique within", self.within))
 
-    @property
-    def within_s(self) -> float | None:
-        """The time in seconds for which a key holds at most; None without a bound."""
-        return None if self.within is None else seconds("unique within", self.within)
-
-    def key_of(self, payload: Mapping[str, Any]) -> str:
+    def of(self, payload: Mapping[str, Any]) -> Key:
         """Return the key of a job with this payload."""
-        return key_text(self.key, payload)
+        within_s = None if self.within is None else seconds("unique within", self.within)
+        return Key(key_text(self.key, payload), self.states, within_s, self.on_conflict)
 
 
 def key_text(key: KeyOf | None, payload: Mapping[str, Any]) -> str:
@@ -171,28 +170,88 @@ def seconds(what: str, value: float | timedelta) -> float:
     return float(found)
 
 
-def as_retry(value: int | Retry | None) -> Retry:
-    """Read `retry=`: a number of attempts, or a Retry."""
+class Declared(TypedDict, total=False):
+    """The arguments of `@app.job(…)`."""
+
+    queue: str
+    """Queue of its jobs."""
+
+    priority: int
+    """Higher runs first."""
+
+    retry: int | Retry
+    """Attempts, or a Retry."""
+
+    timeout: float | timedelta | None
+    """Longest attempt, seconds or a timedelta."""
+
+    isolated: bool
+    """Each attempt runs in a process of its own."""
+
+    high_memory: bool
+    """Only workers with --high-memory run it."""
+
+    unique: bool | KeyOf | Unique
+    """Jobs of the same payload (True), field, fields or function of the payload are one job."""
+
+    limit: int | Limit
+    """Jobs at once over all workers, or a Limit."""
+
+    rate: str | Rate
+    """Starts, like "100/m", or a Rate."""
+
+    owner: str
+    """Who answers for it."""
+
+    critical: bool
+    """It goes on while what is not critical is paused."""
+
+
+def read_declared(name: str, declared: Declared) -> dict[str, Any]:
+    """Return the declaration as the fields of a JobType; raise DeclarationError for what cannot be."""
+    fields: dict[str, Any] = dict(declared)
+    if unknown := sorted(set(fields) - set(Declared.__annotations__)):
+        known = ", ".join(Declared.__annotations__)
+        raise DeclarationError(f"job {name}: there is no {', '.join(unknown)}; it may declare {known}")
+    for field, read in _READ.items():
+        if field in fields:
+            fields[field] = read(fields[field])
+    if "timeout" in fields:
+        fields["timeout_s"] = fields.pop("timeout")
+    return {field: value for field, value in fields.items() if value is not None}
+
+
+def _as_retry(value: int | Retry) -> Retry:
     return value if isinstance(value, Retry) else Retry(attempts=value)
 
 
-def as_limit(value: int | Limit | None) -> Limit | None:
-    """Read `limit=`: how many run at once over all workers, or a Limit."""
-    return value if value is None or isinstance(value, Limit) else Limit(total=value)
+def _as_limit(value: int | Limit) -> Limit:
+    return value if isinstance(value, Limit) else Limit(total=value)
 
 
-def as_rate(value: str | Rate | None) -> Rate | None:
-    """Read `rate=`: text like "100/m", or a Rate."""
+def _as_rate(value: str | Rate) -> Rate:
     return Rate.of(value) if isinstance(value, str) else value
 
 
-def as_unique(value: bool | KeyOf | Unique | None) -> Unique | None:
-    """Read `unique=`: True for the whole payload, a field, fields, a function of the payload, or a Unique."""
-    if value is None or value is False:
+def _as_unique(value: bool | KeyOf | Unique) -> Unique | None:
+    if value is False:
         return None
     if isinstance(value, Unique):
         return value
     return Unique() if value is True else Unique(key=value)
+
+
+def _as_seconds(value: float | timedelta | None) -> float | None:
+    return None if value is None else seconds("timeout", value)
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "retry": _as_retry,
+    "timeout": _as_seconds,
+    "limit": _as_limit,
+    "rate": _as_rate,
+    "unique": _as_unique,
+}
 
 
 def _at_least(what: str, value: object, least: int) -> None:

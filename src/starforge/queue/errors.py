@@ -7,18 +7,22 @@ from uuid import UUID
 from starforge.errors import MisusedError, NotFoundError, RefusedError
 
 
+class LeaseLostError(RefusedError):
+    """The lease ended before the attempt did."""
+
+    code = "SF201"
+    remedy = "Drop the result and stop; another worker has the job. Never retry."
+
+    def __init__(self, job_id: UUID, lease_epoch: int) -> None:
+        super().__init__(f"job {job_id}: lease {lease_epoch} is no longer held")
+        self.job_id, self.lease_epoch = job_id, lease_epoch
+
+
 class DuplicateTypeError(MisusedError):
     """Two handlers have one name."""
 
     code = "SF202"
     remedy = "Give one of the handlers another name."
-
-
-class HandlerNotAsyncError(MisusedError):
-    """A job's handler is a plain function; it would block every other job of its worker."""
-
-    code = "SF206"
-    remedy = "Write `async def`; await asyncio.to_thread(...) inside for what blocks."
 
 
 class DeclarationError(MisusedError):
@@ -145,3 +149,40 @@ class UnknownWorkerError(NotFoundError):
 
     code = "SF272"
     remedy = "See which workers live: `starforge queue ls`."
+
+
+class PayloadMisfitError(PayloadError):
+    """A payload does not fit the parameters of its type's handler."""
+
+    code = "SF231"
+    remedy = "Send what the handler's parameters and their annotations say."
+
+    def __init__(self, job_type: str, field: str, fault: str, fields: tuple[str, ...]) -> None:
+        takes = f" (it takes {', '.join(fields) or 'nothing'})" if fault.startswith("unknown") else ""
+        super().__init__(f"job {job_type}: {field}: {fault}{takes}" if field else f"job {job_type}: {fault}")
+        self.job_type, self.field, self.fault = job_type, field, fault
+
+
+class AttemptEndedError(MisusedError):
+    """A handler went on to complete a job that it has completed already."""
+
+    code = "SF232"
+    remedy = "Use `ctx.transaction()` once in an attempt, as the last thing that it does."
+
+
+class JobFailedError(RefusedError):
+    """A job that somebody waits for has ended without a result."""
+
+    code = "SF234"
+    remedy = "Read the reason; what failed or is held back can be run again by an operator."
+
+    def __init__(self, job_id: UUID, status: str, reason: str) -> None:
+        super().__init__(f"job {job_id} is {status}: {reason}")
+        self.job_id, self.status, self.reason = job_id, status, reason
+
+
+class JobUnfinishedError(RefusedError):
+    """A job has no result yet."""
+
+    code = "SF235"
+    remedy = "Wait for it with `app.wait_for(…)`, or ask again later."

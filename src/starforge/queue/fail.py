@@ -9,6 +9,7 @@ from uuid import UUID
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.queue.cancel import settled
 from starforge.queue.job import LeasedJob
 
 
@@ -41,4 +42,4 @@ async def _held(
         errors,
         worker_id,
     )
-    return {row[0] for row in rows}
+    return await settled(conn, rows)

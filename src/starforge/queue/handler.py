@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
+from dataclasses import dataclass, replace
 
-from starforge.db.pool import Connection, Pool
+from starforge.db.pool import Connection
+from starforge.queue.call import Middleware, Run, around
+from starforge.queue.context import Context
 from starforge.queue.declare import Limit, Rate, Retry, Unique
 from starforge.queue.errors import DuplicateTypeError
 from starforge.queue.job import LeasedJob
+from starforge.queue.outcome import Discard, PermanentError, Quarantined, RetryLater, Snooze
+from starforge.queue.signature import Signature
 
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a handler is given beside its payload."""
-
-    job: LeasedJob
-    pool: Pool
-    worker_id: UUID
-
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt: 1 for the first."""
-        return self.job.attempt
-
-    @property
-    def tenant(self) -> str:
-        """The tenant that the job belongs to; `pool.transaction(tenant=ctx.tenant)` speaks for it."""
-        return self.job.tenant
-
-
-class PermanentError(Exception):
-    """Raised by a handler: no retry can help; the job goes to the dead letters at once."""
-
-
-class Quarantined(Exception):  # noqa: N818 - an outcome, not an error
-    """Raised by a handler: hold this job back, with its reason, until it is released."""
-
+__all__ = [
+    "RETRY",
+    "Context",
+    "Discard",
+    "Failed",
+    "JobType",
+    "JobTypes",
+    "Limit",
+    "Middleware",
+    "PermanentError",
+    "Quarantined",
+    "Rate",
+    "Retry",
+    "RetryLater",
+    "Run",
+    "Snooze",
+    "Unique",
+]
 
 HIGH_MEMORY_SUFFIX = "_highmem"
 
-Run = Callable[[Context, Mapping[str, Any]], Awaitable[Any]]
 Failed = Callable[[Connection, LeasedJob, BaseException, bool], Awaitable[None]]
 
 
@@ -54,8 +46,8 @@ RETRY = Retry()
 class JobType:
     """A job type: its name, its handler and how its jobs are run.
 
-    `run` gets the context and the payload. `failed` is called in the transaction
-    that records a failed attempt, with True where it was the last.
+    `run` gets the context and the payload and makes the coroutine of an attempt. `failed` is called in the
+    transaction that records a failed attempt, with True where it was the last.
     """
 
     name: str
@@ -80,6 +72,9 @@ class JobType:
     high_memory: bool = False
     """Known only to workers that were started with --high-memory."""
 
+    signature: Signature | None = None
+    """What its payload must be; None where its handler reads the payload itself."""
+
     @property
     def max_attempts(self) -> int | None:
         """Failures after which a job is given up; None means STARFORGE_MAX_ATTEMPTS."""
@@ -95,16 +90,31 @@ class JobTypes:
     """The job types that a process knows; two of one name are refused."""
 
     def __init__(self, types: Iterable[JobType] = ()) -> None:
+        self._declared: dict[str, JobType] = {}
         self._types: dict[str, JobType] = {}
         self._laid_over: Mapping[str, JobType] = {}
+        self._middlewares: list[Middleware] = []
         for job_type in types:
             self.add(job_type)
 
     def add(self, job_type: JobType) -> None:
         """Register a type; raise DuplicateTypeError where its name is taken."""
-        if job_type.name in self._types:
+        if job_type.name in self._declared:
             raise DuplicateTypeError(f"two handlers are registered for job type {job_type.name!r}")
-        self._types[job_type.name] = job_type
+        self._declared[job_type.name] = job_type
+        self._types[job_type.name] = self._wrapped(job_type)
+
+    def wrap(self, middleware: Middleware) -> None:
+        """Run `middleware` around every attempt of every type, inside those that were there before."""
+        self._middlewares.append(middleware)
+        self._types = {name: self._wrapped(job_type) for name, job_type in self._declared.items()}
+        self.lay_over({})
+
+    def _wrapped(self, job_type: JobType) -> JobType:
+        # Without any there is nothing around, and nothing to pay for.
+        if not self._middlewares:
+            return job_type
+        return replace(job_type, run=around(self._middlewares, job_type.run))
 
     def known_to(self, *, high_memory: bool) -> JobTypes:
         """Return the types that a worker knows: all of them, or those that ask for no high-memory worker."""

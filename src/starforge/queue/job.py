@@ -59,6 +59,13 @@ class JobSettings(Settings):
         meaning="Largest payload that is accepted at enqueue.",
         ge=1024,
     )
+    result_bytes_max: int = setting(
+        64 * 1024,
+        env="STARFORGE_RESULT_BYTES_MAX",
+        unit="bytes",
+        meaning="Largest result, or checkpoint, that a job may keep.",
+        ge=1024,
+    )
 
 
 DUPLICATE_STATES = ("pending", "running", "paused", "quarantined")

@@ -9,29 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
-from uuid import UUID
 
 import structlog
 
+from starforge.telemetry.trace import with_job
+
 LEVELS = ("debug", "info", "warning", "error")
-
-
-class Doing:
-    """Which job the lines of a slot are about.
-
-    One object per slot, put into its context once; only the id changes from job to job, which costs nothing
-    worth measuring. What a job starts, in tasks or threads, inherits it.
-    """
-
-    __slots__ = ("job_id",)
-
-    def __init__(self) -> None:
-        self.job_id: UUID | None = None
-
-
-DOING: ContextVar[Doing | None] = ContextVar("doing", default=None)
 
 
 class _Out:
@@ -68,7 +52,7 @@ def configure(level: str = "info", *, text: bool | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            _about,
+            with_job,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.format_exc_info,
@@ -88,13 +72,6 @@ def redirect(take: Callable[[str], None] | None) -> None:
 def for_people(document: dict[str, Any]) -> str:
     """Return a line's document as a terminal shows it."""
     return str(_as_text(None, "", document))
-
-
-def _about(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    doing = DOING.get()
-    if doing is not None and doing.job_id is not None:
-        event.setdefault("job_id", str(doing.job_id))
-    return event
 
 
 def _render(logger: Any, method: str, event: structlog.typing.EventDict) -> str | bytes:

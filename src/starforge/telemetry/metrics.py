@@ -135,7 +135,7 @@ CATALOGUE: dict[str, Named] = {
 
 RESULTS = ("success", "failure")
 ERROR_TYPES = ("PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN")
-JOB_STATUSES = ("completed", "failed", "quarantined")
+JOB_STATUSES = ("completed", "failed", "quarantined", "cancelled")
 RESTART_CAUSES = ("exit", "signal")
 TICK_RESULTS = ("run", "skipped")
 

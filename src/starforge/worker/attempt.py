@@ -3,41 +3,65 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Literal
-from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
 
 from starforge.clock import monotonic_s
-from starforge.db.pool import Pool
+from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError
+from starforge.db.pool import DATABASE_AWAY
 from starforge.errors import storable, told
-from starforge.queue.handler import Context, JobType, PermanentError, Quarantined
+from starforge.queue.context import Context, Host
+from starforge.queue.handler import JobType
 from starforge.queue.job import LeasedJob
+from starforge.queue.outcome import Discard, PermanentError, PutOff, Quarantined
+from starforge.queue.results import encode_result
+from starforge.telemetry.trace import join, running
+from starforge.worker.deadline import Deadline
+
+log = structlog.get_logger("worker")
 
 TRACE_CHARS_MAX = 8000
 REASON_CHARS_MAX = 1000
+CAUSES_MAX = 10
 
-Ending = Literal["done", "failed", "held", "returned"]
+OURS: tuple[type[Exception], ...] = (DatabaseUnreachableError, PoolExhaustedError)
+"""What only our own connections raise."""
+
+AWAY: tuple[type[Exception], ...] = (*DATABASE_AWAY, asyncpg.ReadOnlySQLTransactionError)
+"""What a handler may meet while the database is away, or is being taken over by its standby."""
+
+Ending = Literal["done", "written", "failed", "spared", "putoff", "held", "cancelled", "returned"]
+"""done: it returned. written: it committed its completion itself. failed: it raised. spared: the database was
+away from under it. putoff: it is to run again later. held: until it is released. cancelled: nobody wants it
+any more. returned: its worker stops."""
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct):
     """How an attempt ended."""
 
     job: LeasedJob
     ending: Ending
     ran_ms: float
     error: BaseException | None = None
+    result: str | None = None
+    """What it returned, as JSON."""
+
     attempts_max: int | None = None
     """Attempts that an operator leaves it, where those are fewer than its own."""
 
     @property
-    def permanent(self) -> bool:
-        """True where no further attempt can help or is left."""
+    def last(self) -> bool:
+        """Whether no attempt is left after this one."""
         most = self.job.max_attempts
         if self.attempts_max is not None:
             most = min(most, self.attempts_max)
-        return isinstance(self.error, PermanentError) or self.job.attempt >= most
+        return self.job.attempt >= most
 
     @property
     def reason(self) -> str:
@@ -54,44 +78,136 @@ class Outcome:
         }
         if self.attempts_max is not None:
             document["attempts_lowered_to"] = self.attempts_max
-        if self.error is not None and self.ending == "failed":
+        if self.error is not None and self.ending in ("failed", "spared"):
             trace = "".join(traceback.format_exception(self.error))
             document["trace"] = storable(trace[-TRACE_CHARS_MAX:])
         return document
 
 
-async def attempt(
-    job: LeasedJob, job_type: JobType, pool: Pool, worker_id: UUID, *, cut: asyncio.Event
-) -> Outcome:
+async def attempt(job: LeasedJob, job_type: JobType, host: Host) -> Outcome:
     """Run `job` once and return its outcome.
 
     Whatever the handler raises is an outcome and not an error of the worker: also what would end the
-    process, and a cancellation of its own making. A cancellation while `cut` is set is the worker's.
+    process, and a cancellation of its own making. A cancellation while `host.cut` is set is the worker's.
     """
-    context = Context(job, pool, worker_id)
     started_s = monotonic_s()
+    context = Context(job, host, asyncio.current_task(), started_s)
+    host.attempts[job.id] = context
+    limit_s = job.timeout_s or job_type.timeout_s
+    deadline = None if limit_s is None else Deadline(context, limit_s)
     error: BaseException | None = None
-    ending: Ending = "done"
-    limit = asyncio.timeout(job_type.timeout_s)
+    result: str | None = None
     try:
         if job.fault is not None:
             raise PermanentError(job.fault)
-        if job_type.timeout_s is None:
-            await job_type.run(context, job.payload)
+        scope = contextvars.copy_context()
+        try:
+            waits_for = scope.run(_begin, context, job_type)
+        except StopIteration as end:
+            value = end.value
         else:
-            async with limit:
-                await job_type.run(context, job.payload)
-    except Quarantined as held:
-        error, ending = held, "held"
-    except asyncio.CancelledError as cancelled:
-        # The worker stops: what was not finished is given back without an attempt burnt.
-        error, ending = cancelled, "returned" if cut.is_set() else "failed"
-    except TimeoutError as late:
-        error, ending = late, "failed"
-        if limit.expired():
-            error = TimeoutError(f"no result within {job_type.timeout_s:g} s")
+            value = await _Rest(context, scope, waits_for)
+        if value is not None:
+            result = encode_result(value)
     except GeneratorExit:
         raise  # the loop itself is being taken down
     except BaseException as raised:
-        error, ending = raised, "failed"
-    return Outcome(job, ending, (monotonic_s() - started_s) * 1000, error)
+        error = raised
+    finally:
+        host.attempts.pop(job.id, None)
+        if deadline is not None:
+            deadline.close()
+    ran_ms = (monotonic_s() - started_s) * 1000
+    if error is None and not context.expired and not context.written:
+        return Outcome(job, "done", ran_ms, None, result)
+    return _ended(context, error, ran_ms, limit_s)
+
+
+def _begin(context: Context, job_type: JobType) -> object:
+    """Start the handler in the attempt's own context variables; return what it waits for.
+
+    Raises: StopIteration with its result where it does not wait for anything.
+    """
+    running.set(context)
+    if context.job.trace is not None:
+        join(context.job.trace)
+    coroutine = job_type.run(context, context.job.payload)
+    context.coroutine = coroutine
+    return coroutine.send(None)
+
+
+class _Rest:
+    """The rest of a handler that waits for something: each step runs in the attempt's context variables."""
+
+    __slots__ = ("_coroutine", "_scope", "_waits_for")
+
+    def __init__(self, context: Context, scope: contextvars.Context, waits_for: object) -> None:
+        assert context.coroutine is not None
+        self._coroutine: Coroutine[Any, Any, Any] = context.coroutine
+        self._scope, self._waits_for = scope, waits_for
+
+    def __await__(self) -> Generator[object, Any, Any]:
+        run, coroutine, waits_for = self._scope.run, self._coroutine, self._waits_for
+        send: Callable[[Any], object] = coroutine.send
+        throw: Callable[[Any], object] = coroutine.throw
+        while True:
+            try:
+                said = yield waits_for
+            except GeneratorExit:
+                run(coroutine.close)
+                raise
+            except BaseException as raised:
+                step, given = throw, raised
+            else:
+                step, given = send, said
+            try:
+                waits_for = run(step, given)
+            except StopIteration as end:
+                return end.value
+
+
+def _ended(context: Context, error: BaseException | None, ran_ms: float, limit_s: float | None) -> Outcome:
+    """Say what an attempt's end means that was not just a return."""
+    job = context.job
+    if context.written:
+        if error is not None:
+            log.warning("job.failed_after_completion", job_id=str(job.id), type=job.type, error=told(error))
+        return Outcome(job, "written", ran_ms)
+    if context.expired:
+        late = TimeoutError(f"no result within {limit_s:g} s")
+        late.__cause__ = None if isinstance(error, asyncio.CancelledError) else error
+        return Outcome(job, "failed", ran_ms, late)
+    return Outcome(job, _ending(context, error), ran_ms, error)
+
+
+def _ending(context: Context, error: BaseException | None) -> Ending:
+    match error:
+        case Quarantined():
+            return "held"
+        case PutOff():
+            return "putoff"
+        case Discard():
+            return "cancelled"
+        case asyncio.CancelledError() if context.asked is not None:
+            return "cancelled"
+        case asyncio.CancelledError() if context.host.cut.is_set():
+            # The worker stops: what was not finished is given back without an attempt burnt.
+            return "returned"
+    return "spared" if _database_was_away(context, error) else "failed"
+
+
+def _database_was_away(context: Context, error: BaseException | None) -> bool:
+    """Tell whether the handler failed because our own connections did: no fault of the job's.
+
+    A handler may talk to other servers with the same driver: an error of the driver's, or of a socket, counts
+    only where the worker's own pool lost a connection, or could not make one, while the handler ran.
+    """
+    lost = context.host.pool.lost_at_s >= context.started_s
+    away = AWAY if lost else OURS
+    for _ in range(CAUSES_MAX):
+        if error is None:
+            return False
+        if isinstance(error, away):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

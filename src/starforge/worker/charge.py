@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import structlog
@@ -53,8 +53,10 @@ class Charge:
         self._page = Page.make()
         return self._page
 
-    async def spawn(self, module: str, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
-        """Start the child: a module of ours, with its output in pipes of ours."""
+    async def spawn(
+        self, module: str, environment: Mapping[str, str], files: Sequence[int]
+    ) -> asyncio.subprocess.Process:
+        """Start the child: a module of ours, with its output in pipes of ours, and with these open files."""
         assert self._page is not None
         out, err = await self.lines.pipe(), await self.lines.pipe()
         try:
@@ -65,7 +67,7 @@ class Charge:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=out,
                 stderr=err,
-                pass_fds=(self._page.fd,),
+                pass_fds=(self._page.fd, *files),
                 env=dict(environment),
             )
         finally:

@@ -27,6 +27,7 @@ from starforge.db.notify import listen
 from starforge.db.pool import MAY_PASS, Pool
 from starforge.errors import StarForgeError, told
 from starforge.loop import wait
+from starforge.queue.cancel import HINT as CANCEL_HINT
 from starforge.queue.handler import JobTypes
 from starforge.queue.hint import CHANNEL
 from starforge.queue.schedule import Schedule, declare
@@ -39,6 +40,7 @@ from starforge.worker.collect import collect
 from starforge.worker.errors import AppNotFoundError
 from starforge.worker.limit import MemorySettings
 from starforge.worker.need import needs
+from starforge.worker.overdue import RECYCLED, note
 from starforge.worker.page import Page
 from starforge.worker.run import Runner
 from starforge.worker.signs import Signs
@@ -72,6 +74,7 @@ class ChildOrders(msgspec.Struct, frozen=True):
     connections: int
     grace_s: float
     poll_s: float
+    overdue_fd: int
     log_level: str = "info"
     page_fd: int = -1
     """Where the page is that it shares with its supervisor."""
@@ -137,8 +140,8 @@ async def _declare(pool: Pool, app: App) -> None:
         log.info("schedules.declared", app=app.name, changed=changed)
 
 
-async def work(orders: ChildOrders) -> None:
-    """Run jobs until the supervisor says stop."""
+async def work(orders: ChildOrders) -> int:
+    """Run jobs until the supervisor says stop, or a new process has to take over; return the exit status."""
     app = load_app(orders.app)
     types = app.job_types().known_to(high_memory=orders.high_memory)
     start_at_zero(types=types.names())
@@ -158,13 +161,21 @@ async def work(orders: ChildOrders) -> None:
         poll_s=orders.poll_s,
         admission=admission,
         chosen=chosen,
+        tell_overdue=lambda overdue: note(orders.overdue_fd, overdue),
     )
+
+    def heard(hint: str) -> None:
+        if hint in ("", CANCEL_HINT):
+            runner.cancelling.hint()
+        if hint != CANCEL_HINT:
+            runner.announce(hint)
+
     hurry, quiet = _stopped_by_signals(runner, orders.grace_s), asyncio.Event()
     beside = [
         asyncio.create_task(collect(lambda: runner.finisher.finished, debug=orders.log_level == "debug"))
     ]
     if listens and not pool.pooled:
-        beside.append(asyncio.create_task(listen(orders.url, CHANNEL, runner.announce, quiet)))
+        beside.append(asyncio.create_task(listen(orders.url, CHANNEL, heard, quiet)))
     if admission is not None:
         beside.append(asyncio.create_task(_learn(pool, admission, quiet)))
     if chosen is not None:
@@ -175,8 +186,8 @@ async def work(orders: ChildOrders) -> None:
     signs.start()
     log.info("child.ready", worker_id=str(orders.worker_id), types=list(types.names()), queues=orders.queues)
     try:
-        # How long the jobs have is for the signals to say.
-        await runner.run(grace_s=LAST_S_MAX, hurry=hurry)
+        # How long the jobs have is for the signals to say, unless it stops of its own accord.
+        await runner.run(grace_s=LAST_S_MAX, recycle_s=orders.grace_s, hurry=hurry)
     finally:
         quiet.set()
         for task in beside:
@@ -185,7 +196,12 @@ async def work(orders: ChildOrders) -> None:
         await asyncio.wait(beside)
         signs.end()
         await pool.close()
-    log.info("child.done", finished=runner.finisher.finished, lost=runner.finisher.lost)
+    event = "child.recycling" if runner.recycling else "child.done"
+    log.info(event, finished=runner.finisher.finished, lost=runner.finisher.lost)
+    if runner.stuck:
+        # Waiting for what cannot be ended would be for ever: the process's end is what ends it.
+        os._exit(RECYCLED)
+    return RECYCLED if runner.recycling else 0
 
 
 def _stopped_by_signals(runner: Runner, grace_s: float) -> asyncio.Event:
@@ -259,11 +275,10 @@ def main() -> int:
         runner = asyncio.Runner()
     try:
         with runner:
-            runner.run(work(orders))
+            return runner.run(work(orders))
     except StarForgeError as error:
         log.error("child.refused", code=error.code, error=str(error), remedy=error.remedy)
         return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,15 +15,18 @@ from prometheus_client import Histogram
 from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.errors import told
 from starforge.loop import backoff_s, wait
+from starforge.queue.cancel import cancel_running
 from starforge.queue.complete import complete
 from starforge.queue.fail import fail, quarantine
 from starforge.queue.flow import Flow
-from starforge.queue.handler import RETRY, JobTypes
+from starforge.queue.handler import RETRY, JobTypes, Retry
 from starforge.queue.job import LeasedJob
 from starforge.queue.override import enqueued_since
+from starforge.queue.progress import Progress, forget
 from starforge.queue.retry import give_back, retry
 from starforge.telemetry.metrics import JOB_DURATION, JOBS_PROCESSED
 from starforge.worker.attempt import Outcome
+from starforge.worker.verdict import Again, again_of, final
 
 log = structlog.get_logger("worker")
 
@@ -33,6 +36,18 @@ RETRY_S = 0.1
 RETRY_S_MAX = 2.0
 WRITE_S_MAX = 60.0
 """A batch that takes longer is tried again on another connection: this one may have died without a word."""
+
+AGAIN = ("failed", "spared", "putoff")
+"""Endings after which the job is run again, unless it is given up."""
+
+STATUSES = {
+    "done": "completed",
+    "written": "completed",
+    "failed": "failed",
+    "held": "quarantined",
+    "cancelled": "cancelled",
+}
+"""What finished attempts count as; after the other endings the job was put back, and nothing is counted."""
 
 HOOK_S_MAX = 10.0
 """Longest that a type's own record of a failure may take."""
@@ -48,11 +63,13 @@ class Finisher:
         worker_id: UUID,
         *,
         flow: Flow,
+        progress: Progress,
         written: Callable[[], None],
         failed: Callable[[], None],
     ) -> None:
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._flow = flow
+        self._progress = progress
         self._written = written  # called after each batch: there is room for more
         self._failed = failed  # called when the database failed to take one
         self._waiting: list[Outcome] = []
@@ -62,7 +79,10 @@ class Finisher:
         self.lost = 0
 
     def take(self, outcome: Outcome) -> None:
-        """Accept an outcome; it is written within milliseconds."""
+        """Accept an outcome; it is written within milliseconds, where its attempt has not done so itself."""
+        if outcome.ending == "written":
+            self._count([outcome], {outcome.job.id})
+            return
         self._waiting.append(outcome)
         self._wake.set()
 
@@ -137,9 +157,16 @@ class Finisher:
     async def _write(self, group: list[Outcome]) -> set[UUID]:
         if group[0].ending == "done":
             async with self._pool.connection() as conn:
-                return await complete(
-                    conn, [o.job for o in group], [o.ran_ms for o in group], worker_id=self._worker_id
+                accepted = await complete(
+                    conn,
+                    [o.job for o in group],
+                    [o.ran_ms for o in group],
+                    worker_id=self._worker_id,
+                    results=[o.result for o in group],
                 )
+                if self._progress.used:
+                    await self._forget(conn, accepted)
+                return accepted
         async with self._pool.transaction() as conn:
             return await self._write_rest(conn, group)
 
@@ -148,8 +175,9 @@ class Finisher:
         await self._lower(conn, rest)
         back = [o.job for o in rest if o.ending == "returned"]
         held = [o for o in rest if o.ending == "held"]
-        gone = [o for o in rest if o.ending == "failed" and o.permanent]
-        again = [o for o in rest if o.ending == "failed" and not o.permanent]
+        over = [o for o in rest if o.ending == "cancelled"]
+        gone = [o for o in rest if self._final(o)]
+        again = [o for o in rest if o.ending in AGAIN and not self._final(o)]
         accepted: set[UUID] = set()
         me = self._worker_id
         if back:
@@ -158,18 +186,25 @@ class Finisher:
             accepted |= await quarantine(
                 conn, [o.job for o in held], [o.last_error() for o in held], worker_id=me
             )
+        if over:
+            accepted |= await cancel_running(
+                conn, [o.job for o in over], [o.reason for o in over], [o.ran_ms for o in over], worker_id=me
+            )
         if gone:
             accepted |= await fail(conn, [o.job for o in gone], [o.last_error() for o in gone], worker_id=me)
         if again:
+            plans = [self._again(o) for o in again]
             accepted |= await retry(
                 conn,
                 [o.job for o in again],
-                [o.last_error() for o in again],
-                [self._delay_s(o.job) for o in again],
+                [plan.error for plan in plans],
+                [plan.delay_s for plan in plans],
                 worker_id=me,
+                at=[plan.at for plan in plans],
+                burns=[plan.burns for plan in plans],
             )
         for outcome in (*gone, *again):
-            if outcome.job.id in accepted:
+            if outcome.job.id in accepted and outcome.ending == "failed":
                 await self._record(conn, outcome)
         return accepted
 
@@ -177,18 +212,29 @@ class Finisher:
         """Give up what an operator leaves fewer attempts to, of the jobs that were enqueued since (F-32)."""
         for name, low in self._flow.overrides.attempts.items():
             spent = [
-                o
-                for o in rest
-                if o.job.type == name and o.ending == "failed" and o.job.attempt >= low.attempts
+                o for o in rest if o.job.type == name and o.ending in AGAIN and o.job.attempt >= low.attempts
             ]
             if spent:
                 newer = await enqueued_since(conn, [o.job.id for o in spent], low.since)
                 for outcome in spent:
                     outcome.attempts_max = low.attempts if outcome.job.id in newer else None
 
-    def _delay_s(self, job: LeasedJob) -> float:
+    def _retry_of(self, job: LeasedJob) -> Retry:
         job_type = self._types.get(job.type)
-        return (job_type.retry if job_type else RETRY).delay_s(job.attempt)
+        return job_type.retry if job_type is not None else RETRY
+
+    def _final(self, outcome: Outcome) -> bool:
+        """Tell whether the job goes to the dead letters: no further attempt can help, or none is left."""
+        return outcome.ending in AGAIN and final(outcome, self._retry_of(outcome.job))
+
+    def _again(self, outcome: Outcome) -> Again:
+        return again_of(outcome, self._retry_of(outcome.job))
+
+    async def _forget(self, conn: Connection, accepted: set[UUID]) -> None:
+        """Remove what completed jobs said of themselves; what is missed here is pruned with the rest."""
+        if through := list(accepted & self._progress.used):
+            self._progress.used.difference_update(through)
+            await forget(conn, through)
 
     async def _record(self, conn: Connection, outcome: Outcome) -> None:
         """Let the type keep its own record of the failure; the job ends also where it cannot."""
@@ -197,7 +243,7 @@ class Finisher:
             return
         try:
             async with asyncio.timeout(HOOK_S_MAX), conn.transaction():
-                await job_type.failed(conn, outcome.job, outcome.error, outcome.permanent)
+                await job_type.failed(conn, outcome.job, outcome.error, self._final(outcome))
         except Exception as error:
             if conn.is_closed() or isinstance(error, asyncpg.TransactionRollbackError):
                 raise
@@ -228,21 +274,27 @@ class Finisher:
                 log.warning("job.lease_lost", job_id=str(job.id), type=job.type, lease_epoch=job.lease_epoch)
                 continue
             self.finished += 1
-            if outcome.ending == "returned":
+            status = STATUSES.get(outcome.ending)
+            if status is None:
                 continue
-            status = {"done": "completed", "held": "quarantined"}.get(outcome.ending, "failed")
             ended[status, job.type] += 1
             _durations(job.type).observe(outcome.ran_ms / 1000)
-            if outcome.ending == "failed":
-                log.warning(
-                    "job.failed" if outcome.permanent else "job.retry",
-                    job_id=str(job.id),
-                    type=job.type,
-                    attempt=job.attempt,
-                    error=f"{type(outcome.error).__name__}: {outcome.reason}"[:500],
-                )
+            if status != "completed":
+                self._tell(outcome)
         for (status, job_type), count in ended.items():
             JOBS_PROCESSED.labels(status=status, type=job_type).inc(count)
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Log an end that is none of the good ones."""
+        job, level = outcome.job, log.warning
+        if outcome.ending == "held":
+            event = "job.quarantined"
+        elif outcome.ending == "cancelled":
+            event, level = "job.cancelled", log.info
+        else:
+            event = "job.failed" if self._final(outcome) else "job.retry"
+        error = f"{type(outcome.error).__name__}: {outcome.reason}"[:500]
+        level(event, job_id=str(job.id), type=job.type, attempt=job.attempt, error=error)
 
 
 @cache

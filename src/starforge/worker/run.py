@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -17,18 +17,23 @@ from starforge.clock import monotonic_s, randomness
 from starforge.db.errors import PoolExhaustedError
 from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.queue.claim import claim
+from starforge.queue.context import Context, Host
 from starforge.queue.flow import READ_S, Flow
-from starforge.queue.handler import JobTypes
+from starforge.queue.handler import RETRY, Discard, JobTypes
 from starforge.queue.hint import parse_hint
 from starforge.queue.job import LeasedJob
 from starforge.queue.plan import Plan
 from starforge.queue.retry import give_back_unknown
-from starforge.telemetry.log import DOING, Doing
 from starforge.worker.admit import Admission
 from starforge.worker.attempt import Outcome, attempt
+from starforge.worker.cancelling import Cancelling
 from starforge.worker.chosen import Chosen
+from starforge.worker.deadline import CancelSettings
 from starforge.worker.finish import Finisher
+from starforge.worker.overdue import Overdue
 from starforge.worker.registry import CONCURRENCY_MAX
+from starforge.worker.threads import Threads
+from starforge.worker.verdict import overdue_of
 
 log = structlog.get_logger("worker")
 
@@ -50,6 +55,9 @@ BUFFER_S_MAX = 2.0
 
 CLAIM_S_MAX = 30.0
 """A claim without an answer for this long is given up: its connection may have died without a word."""
+
+STUCK_LOOK_S = 0.2
+"""A slot that got stuck while the end of the others is waited for is noticed after this time."""
 
 LAST_CLAIM_S_MAX = 5.0
 """Longest that a stop waits for the answer to a claim."""
@@ -73,6 +81,7 @@ class Runner:
         poll_s: float,
         admission: Admission | None = None,
         chosen: Chosen | None = None,
+        tell_overdue: Callable[[Overdue], None] = lambda _overdue: None,
     ) -> None:
         """Make a runner; `admission` where memory is limited, `chosen` where only some jobs are its own."""
         self._pool, self._types, self._worker_id = pool, types, worker_id
@@ -85,24 +94,34 @@ class Runner:
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         self._announced = asyncio.Event()
-        self._cut = asyncio.Event()  # set when running jobs are cancelled
-        self._running: dict[UUID, LeasedJob] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._slot_ended = asyncio.Event()
         self._resting = False
+        self._threads = Threads(CONCURRENCY_MAX)
+        self.host = Host(pool, worker_id, threads=self._threads, on_overdue=self._overdue)
+        self.cancelling = Cancelling(pool, worker_id, cancel=self._cancel)
+        self._tell_overdue = tell_overdue
+        self._stuck: set[asyncio.Task[Any]] = set()  # slots whose handlers cannot be ended
         self._doubts: list[float] = []  # when to ask which jobs are ours
         self._taken = 0
         self._taken_at = (0, monotonic_s())
         self._stop = asyncio.Event()
         self._rate = 0.0
         self.finisher = Finisher(
-            pool, types, worker_id, flow=self._flow, written=self._room.set, failed=self._doubt
+            pool,
+            types,
+            worker_id,
+            flow=self._flow,
+            progress=self.host.progress,
+            written=self._room.set,
+            failed=self._doubt,
         )
         self.claimed = 0
         self.asked_s = 0.0
         """When it last asked for work and was answered, or had no room for any."""
 
         self.answered_s = 0.0
+        self.recycling = False
 
     def announce(self, text: str) -> None:
         """Look for work at once: a hint came that there is some."""
@@ -119,7 +138,7 @@ class Runner:
 
     def running(self) -> list[tuple[UUID, str]]:
         """Return the jobs that run now, with their types; also for other threads."""
-        return [(job.id, job.type) for job in list(self._running.values())]
+        return [(context.job.id, context.job.type) for context in list(self.host.attempts.values())]
 
     @property
     def waiting(self) -> int:
@@ -133,12 +152,49 @@ class Runner:
         self._room.set()
         self._ready.set()
 
-    async def run(self, *, grace_s: float, hurry: asyncio.Event) -> None:
-        """Work until `stop`; then let running jobs end for `grace_s` (or until `hurry`), then cancel them."""
+    def recycle(self) -> None:
+        """Stop so that a new process may take this one's place."""
+        self.recycling = True
+        self.stop()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a handler goes on that could not be ended: then only the process's end ends it."""
+        return any(not slot.done() for slot in self._stuck)
+
+    def _overdue(self, context: Context) -> None:
+        """A handler goes on past its deadline: nobody may run its job while it does, so its process must end.
+
+        What becomes of the job is said now, in case this process does not get to its own end.
+        """
+        assert context.task is not None
+        self._stuck.add(context.task)
+        job_type = self._types.get(context.job.type)
+        self._tell_overdue(overdue_of(context, job_type.retry if job_type else RETRY))
+        self.recycle()
+
+    def _cancel(self, job_id: UUID, reason: str) -> bool:
+        """End a job that runs or is about to; return False where it is neither."""
+        if (running := self.host.attempts.get(job_id)) is not None:
+            running.cancel(reason)
+            return True
+        for entry in self._buffer:
+            if entry[1].id == job_id:
+                self._buffer.remove(entry)
+                self.finisher.take(Outcome(entry[1], "cancelled", 0.0, Discard(reason)))
+                return True
+        return False
+
+    async def run(self, *, grace_s: float, hurry: asyncio.Event, recycle_s: float | None = None) -> None:
+        """Work until `stop`; then let running jobs end for `grace_s` (or until `hurry`), then cancel them.
+
+        Where it stops to be recycled they have `recycle_s`, if that is given.
+        """
         written = asyncio.Event()
         self._resize(self._chosen)
         finisher = asyncio.create_task(self.finisher.run(written))
         claimer = asyncio.create_task(self._claimer())
+        others = self._others()
         stopping = asyncio.create_task(self._stop.wait())
         # Any of them ending before the stop is a fault of ours: stop at once, and raise it at the end.
         ended = asyncio.create_task(self._slot_ended.wait())
@@ -146,16 +202,26 @@ class Runner:
         self.stop()
         slots = list(self._slots)
         hurried = asyncio.create_task(hurry.wait())
-        everyone = asyncio.create_task(asyncio.wait(slots))
+        everyone = asyncio.create_task(self._ended(slots))
         emptied = asyncio.create_task(self._end_claims(claimer))
-        await asyncio.wait({everyone, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-        self._cut.set()
+        within_s = recycle_s if self.recycling and recycle_s is not None else grace_s
+        await asyncio.wait({everyone, hurried}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        self.host.cut.set()
         for task in (hurried, ended, *slots):
             task.cancel()
-        await asyncio.wait({everyone, emptied})
+        # Told to stop, it is killed by its supervisor when this takes too long; recycling is its own affair.
+        await asyncio.wait(
+            {everyone, emptied}, timeout=CancelSettings.read().cancel_s if self.recycling else None
+        )
+        self._stuck.update(slot for slot in slots if not slot.done())
+        await self.host.resources.close()
         written.set()
         await asyncio.wait({finisher})
         await self._leave()
+        self._threads.close()
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         for task in (claimer, finisher, *slots):
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
@@ -180,7 +246,21 @@ class Runner:
 
     def _in_hand(self) -> Iterable[LeasedJob]:
         """Return the jobs that were claimed and have not ended: those running and those about to."""
-        return chain(self._running.values(), (job for _, job in self._buffer))
+        running = (context.job for context in self.host.attempts.values())
+        return chain(running, (job for _, job in self._buffer))
+
+    def _others(self) -> list[asyncio.Task[None]]:
+        """Start what goes on beside the jobs until the very end."""
+        never = asyncio.Event()
+        return [
+            asyncio.create_task(self.host.progress.run(never)),
+            asyncio.create_task(self.cancelling.run(never, lambda: bool(self.host.attempts or self._buffer))),
+        ]
+
+    async def _ended(self, slots: Sequence[asyncio.Task[None]]) -> None:
+        """Wait until every slot has ended, save those whose handlers cannot be ended."""
+        while left := {slot for slot in slots if not slot.done() and slot not in self._stuck}:
+            await asyncio.wait(left, timeout=STUCK_LOOK_S)
 
     async def _end_claims(self, claimer: asyncio.Task[None]) -> None:
         """Wait for the last claim, not for long, and give back what no slot has taken."""
@@ -267,7 +347,7 @@ class Runner:
 
     async def _give_back_unknown(self, conn: Connection) -> None:
         """Give back the jobs that are ours by the database's word and that we do not know of."""
-        known = [*self._running, *self.finisher.held(), *(job.id for _, job in self._buffer)]
+        known = [*self.host.attempts, *self.finisher.held(), *(job.id for _, job in self._buffer)]
         jobs = await give_back_unknown(conn, known, worker_id=self._worker_id)
         self._doubts.pop(0)
         if jobs:
@@ -286,7 +366,7 @@ class Runner:
             self._give_back()
             return 0
         ahead = min(CLAIM_MAX * 2, int(self._rate * AHEAD_S))
-        want = self._concurrency - len(self._running) + ahead - len(self._buffer)
+        want = self._concurrency - len(self.host.attempts) + ahead - len(self._buffer)
         # A full batch is worth waiting for: small claims cost as much as large ones.
         if self._buffer and want < min(CLAIM_MAX, ahead) // 2:
             return 0
@@ -298,8 +378,6 @@ class Runner:
         since, started_s = 0, monotonic_s()
         me = asyncio.current_task()
         assert me is not None
-        doing = Doing()
-        DOING.set(doing)
         while True:
             while (job := self._next()) is None:
                 if self._stop.is_set():
@@ -310,16 +388,10 @@ class Runner:
             self._taken += 1
             job_type = self._types.get(job.type)
             assert job_type is not None  # only known types are claimed
-            self._running[job.id] = job
-            doing.job_id = job.id
-            try:
-                outcome = await attempt(job, job_type, self._pool, self._worker_id, cut=self._cut)
-            finally:
-                doing.job_id = None
-                del self._running[job.id]
-                if self._admission is not None:
-                    self._admission.ended(job.type)
-                    self._ready.set()  # what did not fit may fit now
+            outcome = await attempt(job, job_type, self.host)
+            if self._admission is not None:
+                self._admission.ended(job.type)
+                self._ready.set()  # what did not fit may fit now
             if self._flow.wake_s is not None:
                 self._announced.set()
             self.finisher.take(outcome)
@@ -335,7 +407,7 @@ class Runner:
 
     def _next(self) -> LeasedJob | None:
         """Take the next job that may start; None where there is none, and when all is to stop."""
-        if not self._buffer or self._stop.is_set() or len(self._running) >= self._concurrency:
+        if not self._buffer or self._stop.is_set() or len(self.host.attempts) >= self._concurrency:
             return None
         if self._admission is not None:
             return self._admission.pick(self._buffer)

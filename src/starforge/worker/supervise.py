@@ -39,6 +39,7 @@ from starforge.worker.limit import Limit
 from starforge.worker.lines import Line
 from starforge.worker.log import kept
 from starforge.worker.logbook import Writer, keep
+from starforge.worker.overdue import RECYCLED, book, noted, settle
 from starforge.worker.registry import Registration, WorkerSettings
 from starforge.worker.reload import Sources, folder_of
 from starforge.worker.scrape import metrics_shown
@@ -105,6 +106,7 @@ class Supervisor:
         self._orders = orders
         self._settings = WorkerSettings.read()
         self._conn: Connection | None = None
+        self._overdue_fd = -1
         self._child: asyncio.subprocess.Process | None = None
         self._asking = asyncio.Lock()
         self._stop = asyncio.Event()
@@ -198,6 +200,9 @@ class Supervisor:
                 quick += 1
                 # A child that found no database is no fault of its own: that is waited out, however long.
                 faults += status != UnreachableError.exit_code
+            if status == RECYCLED:
+                log.info("child.recycled")
+                continue
             log.error("child.died", exit_status=status, quick_deaths=quick)
             WORKER_RESTARTS.labels(cause="signal" if status < 0 else "exit").inc()
             if quick and charge.sources is not None:
@@ -217,6 +222,7 @@ class Supervisor:
         worker_id = await self._registered()
         if worker_id is None:
             return 0
+        self._overdue_fd = book()
         child = await self._start_child(worker_id, charge)
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(self._stop.wait())
@@ -238,6 +244,7 @@ class Supervisor:
         await charge.settle()
         over = self._stop.is_set() or charge.replaced or (self._orders.chosen and status == 0)
         await self._tell("end" if over else "bury", worker_id, status)
+        os.close(self._overdue_fd)
         await self._note_needs(charge)
         charge.end(worker_id)
         return status
@@ -263,6 +270,7 @@ class Supervisor:
             connections=self._connections(),
             grace_s=settings.grace_s,
             poll_s=settings.poll_s,
+            overdue_fd=self._overdue_fd,
             log_level=self._orders.log_level,
             page_fd=page.fd,
             high_memory=self._orders.registration.high_memory,
@@ -271,7 +279,7 @@ class Supervisor:
             chosen=list(self._orders.chosen),
         )
         environment = {**os.environ, ORDERS_ENV: msgspec.json.encode(orders).decode()}
-        self._child = await charge.spawn("starforge.worker.child", environment)
+        self._child = await charge.spawn("starforge.worker.child", environment, (self._overdue_fd,))
         if self._stop.is_set():
             # The stop came while there was no child to tell.
             self._tell_child(signal.SIGTERM)
@@ -402,8 +410,11 @@ class Supervisor:
         """Record what became of the worker; where the database is away its lease runs out instead."""
 
         async def tell(conn: Connection) -> None:
+            if verb != "stop":
+                await settle(conn, noted(self._overdue_fd), worker_id=worker_id)
             if verb == "bury":
-                await registry.bury(conn, worker_id, f"its child ended with status {status}")
+                why = "was recycled" if status == RECYCLED else f"ended with status {status}"
+                await registry.bury(conn, worker_id, f"its child {why}")
             else:
                 await registry.stop(conn, worker_id, ended=verb == "end", reason=self._why_it_stops())
             if verb != "stop":

@@ -1,6 +1,6 @@
 -- fail: running jobs whose last attempt failed stay as failed, with a row each in the dead letters. (Q-50, D-19)
 -- takes   ids uuid[], lease epochs bigint[], errors jsonb[] with reason, worker_id uuid
--- gives   the ids that were accepted; those whose lease was lost are missing
+-- gives   rows (id, asked: somebody asked for its cancellation); those whose lease was lost are missing
 -- index   queue_jobs_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
 --         jobs run, so that it never leaves the one probe per job, queue_jobs_dlq_once, job_minutes_pkey
 WITH given_up AS (
@@ -17,11 +17,11 @@ WITH given_up AS (
                                 timeout_s, trace)
     SELECT id, lease_epoch, tenant_id, queue, type, payload, coalesce(last_error ->> 'reason', 'failed'), 'running',
            last_error, priority, attempts, max_attempts, kills, worker_id, created_at, limit_key, tags, timeout_s, trace
-    FROM given_up
+    FROM given_up WHERE cancel_reason IS NULL
     ON CONFLICT ON CONSTRAINT queue_jobs_dlq_once DO NOTHING
 ), counted AS (
     INSERT INTO job_minutes (minute, queue, type, worker_id, failed)
     SELECT date_trunc('minute', sf_now()), queue, type, $4, count(*) FROM given_up GROUP BY queue, type ORDER BY queue, type
     ON CONFLICT (minute, queue, type, worker_id) DO UPDATE SET failed = job_minutes.failed + excluded.failed
 )
-SELECT id FROM given_up
+SELECT id, cancel_reason IS NOT NULL AS asked FROM given_up

@@ -1,6 +1,6 @@
 -- quarantine: running jobs are held back with their reason until they are released; no attempt is burnt.
 -- takes   ids uuid[], lease epochs bigint[], errors jsonb[] with reason, worker_id uuid
--- gives   the ids that were accepted; those whose lease was lost are missing
+-- gives   rows (id, asked: somebody asked for its cancellation); those whose lease was lost are missing
 -- index   queue_jobs_pkey, job_minutes_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
 --         jobs run, so that it never leaves the one probe per job
 WITH held AS (
@@ -10,10 +10,10 @@ WITH held AS (
     WHERE job.id = back.id
       AND CASE WHEN job.status = 'running' AND job.worker_id = $4
                AND job.lease_epoch = back.lease_epoch THEN true ELSE false END
-    RETURNING job.id, job.queue, job.type
+    RETURNING job.id, job.queue, job.type, job.cancel_reason IS NOT NULL AS asked
 ), counted AS (
     INSERT INTO job_minutes (minute, queue, type, worker_id, quarantined)
     SELECT date_trunc('minute', sf_now()), queue, type, $4, count(*) FROM held GROUP BY queue, type ORDER BY queue, type
     ON CONFLICT (minute, queue, type, worker_id) DO UPDATE SET quarantined = job_minutes.quarantined + excluded.quarantined
 )
-SELECT id FROM held
+SELECT id, asked FROM held

@@ -1,6 +1,6 @@
 -- reclaim: running jobs whose worker holds no lease any more are pending again.                (G2, G5, D-12)
 -- takes   nothing
--- gives   rows (id, type, queue) of what was reclaimed
+-- gives   rows (id, asked: somebody asked for its cancellation) of what was reclaimed
 -- index   none: a scan of the hot table, once per lease time or when a worker was found dead; an index on
 --         running rows would cost every claim and every completion. As in the claim, what was locked is updated by
 --         its place: a row that somebody holds or has changed meanwhile is left for the next sweep, so that no
@@ -15,4 +15,4 @@ WHERE job.ctid = ANY (ARRAY (
           WHERE w.id = j.worker_id AND w.state IN ('running', 'stopping') AND w.lease_expires_at > sf_now())
     FOR UPDATE OF j SKIP LOCKED
 ))
-RETURNING job.id, job.type, job.queue
+RETURNING job.id, job.cancel_reason IS NOT NULL AS asked

@@ -1,20 +1,34 @@
--- retry: running jobs that failed wait for their next attempt, and are counted.                              (X-03, D-12, G3)
--- takes   ids uuid[], lease epochs bigint[], errors jsonb[], delays float8[] in seconds, worker_id uuid
--- gives   the ids that were accepted; those whose lease was lost are missing
+-- retry: running jobs wait for their next attempt; those that burn one are counted.                    (X-03, D-12, G3)
+-- takes   ids uuid[], lease epochs bigint[], errors jsonb[] (null keeps the last), delays float8[] in seconds, times
+--         timestamptz[] (null: after the delay), burns smallint[] (1: an attempt is burnt, 0: none, -1: none, but only
+--         so many times in a row), worker_id uuid, how many times int
+-- gives   rows (id, asked: somebody asked for its cancellation); those whose lease was lost are missing
 -- index   queue_jobs_pkey, job_minutes_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
 --         jobs run, so that it never leaves the one probe per job
 WITH again AS (
     UPDATE queue_jobs AS job
-    SET status = 'pending', attempts = job.attempts + 1, last_error = failed.error, worker_id = NULL, suspect = false,
-        run_after = sf_now() + make_interval(secs => failed.delay_s), updated_at = sf_now()
-    FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::jsonb[]), (SELECT $4::float8[])) AS failed (id, lease_epoch, error, delay_s)
-    WHERE job.id = failed.id
-      AND CASE WHEN job.status = 'running' AND job.worker_id = $5
-               AND job.lease_epoch = failed.lease_epoch THEN true ELSE false END
-    RETURNING job.id, job.queue, job.type
+    SET status = 'pending', worker_id = NULL, suspect = false, updated_at = sf_now(),
+        run_after = greatest(sf_now(), coalesce(back.at, sf_now() + make_interval(secs => back.delay_s))),
+        attempts = job.attempts + CASE
+            WHEN back.burns >= 0 THEN back.burns
+            WHEN jsonb_typeof(job.last_error -> 'spared') = 'number' AND (job.last_error -> 'spared')::numeric >= $8 THEN 1
+            ELSE 0 END,
+        last_error = CASE
+            WHEN back.error IS NULL THEN job.last_error
+            WHEN back.burns >= 0 THEN back.error
+            WHEN jsonb_typeof(job.last_error -> 'spared') = 'number'
+            THEN back.error || jsonb_build_object('spared', (job.last_error -> 'spared')::numeric + 1)
+            ELSE back.error || '{"spared": 1}' END
+    FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::jsonb[]), (SELECT $4::float8[]),
+                (SELECT $5::timestamptz[]), (SELECT $6::smallint[])) AS back (id, lease_epoch, error, delay_s, at, burns)
+    WHERE job.id = back.id
+      AND CASE WHEN job.status = 'running' AND job.worker_id = $7
+               AND job.lease_epoch = back.lease_epoch THEN true ELSE false END
+    RETURNING job.id, job.queue, job.type, back.burns, job.cancel_reason IS NOT NULL AS asked
 ), counted AS (
     INSERT INTO job_minutes (minute, queue, type, worker_id, retried)
-    SELECT date_trunc('minute', sf_now()), queue, type, $5, count(*) FROM again GROUP BY queue, type ORDER BY queue, type
+    SELECT date_trunc('minute', sf_now()), queue, type, $7, count(*) FROM again WHERE burns = 1
+    GROUP BY queue, type ORDER BY queue, type
     ON CONFLICT (minute, queue, type, worker_id) DO UPDATE SET retried = job_minutes.retried + excluded.retried
 )
-SELECT id FROM again
+SELECT id, asked FROM again

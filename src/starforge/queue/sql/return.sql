@@ -1,6 +1,6 @@
 -- return: a stopping worker gives back the jobs it had not finished; no attempt is burnt.           (G2)
 -- takes   ids uuid[], lease epochs bigint[], worker_id uuid
--- gives   the ids that were accepted
+-- gives   rows (id, asked: somebody asked for its cancellation) of those that were accepted
 -- index   queue_jobs_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
 --         jobs run, so that it never leaves the one probe per job
 UPDATE queue_jobs AS job
@@ -9,4 +9,4 @@ FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS back (id, lease_epoch
 WHERE job.id = back.id
   AND CASE WHEN job.status = 'running' AND job.worker_id = $3
            AND job.lease_epoch = back.lease_epoch THEN true ELSE false END
-RETURNING job.id
+RETURNING job.id, job.cancel_reason IS NOT NULL AS asked
