@@ -14,7 +14,7 @@ from starforge.ops.errors import ReasonMissingError
 from starforge.ops.perform import perform
 from starforge.queue.cancel import cancel, cancel_running, cancel_tagged, cancelling, release
 from starforge.queue.enqueue import enqueue, enqueue_many
-from starforge.queue.errors import JobNotFoundError
+from starforge.queue.errors import UnknownJobError
 from starforge.queue.fail import fail, quarantine
 from starforge.queue.job import JOB, NewJob
 from starforge.queue.progress import save_checkpoint
@@ -185,7 +185,7 @@ async def test_what_has_completed_is_not_cancelled_and_what_is_not_held_not_rele
         await ask(pool, "job cancel", job_id=str(done.id), reason="x")
     with pytest.raises(IllegalMoveError, match="cannot release a job that is 'pending'"):
         await ask(pool, "job release", job_id=str(job.id))
-    with pytest.raises(JobNotFoundError):
+    with pytest.raises(UnknownJobError):
         await ask(pool, "job cancel", job_id=str(UUID(int=1)), reason="x")
     with pytest.raises(ReasonMissingError):
         await ask(pool, "job cancel", job_id=str(job.id), reason=" ")

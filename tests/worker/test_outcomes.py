@@ -19,9 +19,9 @@ from starforge.queue.declare import Retry
 from starforge.queue.errors import (
     AttemptEndedError,
     JobFailedError,
-    JobNotFoundError,
     JobUnfinishedError,
     LeaseLostError,
+    UnknownJobError,
 )
 from starforge.queue.job import NewJob
 from starforge.queue.outcome import Discard, PermanentError, Quarantined, RetryLater, Snooze
@@ -227,7 +227,7 @@ async def test_waiting_for_a_job_ends_in_time_and_says_what_is_not_there(pool: P
     app = StarForge()
     job = NewJob("of.nobody")
     async with pool.connection() as conn:
-        with pytest.raises(JobNotFoundError):
+        with pytest.raises(UnknownJobError):
             await app.result(job.id, conn=conn)
         await accept(pool, job)
         with pytest.raises(JobUnfinishedError, match="is pending"):
