@@ -83,7 +83,7 @@ def test_a_type_has_what_its_declaration_says() -> None:
     assert found.limit.key_of({"user_id": 7}) == "7"
     assert found.rate == Rate(per_s=2.0, burst=12)
     assert found.unique is not None
-    assert found.unique.key_of({"user_id": 7}) == "7"
+    assert found.unique.of({"user_id": 7}).text == "7"
     assert found.retry.permanent(ValueError())
     assert not found.retry.permanent(KeyError())
 
@@ -159,11 +159,11 @@ def test_only_the_named_exceptions_are_tried_again_where_any_are_named() -> None
 def test_a_long_key_is_shortened_and_tells_apart_what_differs() -> None:
     unique = Unique()
     long, other = {"text": "a" * 1000}, {"text": "a" * 999 + "b"}
-    assert unique.key_of(long) != unique.key_of(other)
-    assert len(unique.key_of(long)) < 100
-    assert unique.key_of({"a": 1, "b": 2}) == unique.key_of({"b": 2, "a": 1})
-    assert Unique(key=("a", "b")).key_of({"a": 1, "b": None, "c": 3}) == "[1,null]"
-    assert Unique(key=lambda payload: payload["a"]).key_of({"a": "x"}) == "x"
+    assert unique.of(long) != unique.of(other)
+    assert len(unique.of(long).text) < 100
+    assert unique.of({"a": 1, "b": 2}) == unique.of({"b": 2, "a": 1})
+    assert Unique(key=("a", "b")).of({"a": 1, "b": None, "c": 3}).text == "[1,null]"
+    assert Unique(key=lambda payload: payload["a"]).of({"a": "x"}).text == "x"
 
 
 def test_payloads_become_what_the_parameters_are_annotated_with() -> None:

@@ -19,9 +19,9 @@ from starforge.queue.declare import Retry
 from starforge.queue.errors import (
     AttemptEndedError,
     JobFailedError,
-    UnknownJobError,
     JobUnfinishedError,
     LeaseLostError,
+    UnknownJobError,
 )
 from starforge.queue.job import NewJob
 from starforge.queue.outcome import Discard, PermanentError, Quarantined, RetryLater, Snooze

@@ -1,4 +1,4 @@
-"""The queue's operations, each declared once; `ops/perform.py` runs them for every door."""
+"""The queue's operations: each is declared in the module of its noun; here they are found together."""
 
 from __future__ import annotations
 
