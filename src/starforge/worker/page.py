@@ -50,6 +50,9 @@ class Fare(msgspec.Struct, frozen=True, array_like=True):
     """Jobs that it has claimed and not started."""
 
     rss_bytes: int
+    idle_bytes: int
+    """What it used when it was ready, before its first job."""
+
     needs: dict[str, int]
     """What a job of each type was seen to use of memory, where that is learned."""
 

@@ -21,8 +21,11 @@ from starforge.settings import HomeSettings
 FOLDER = "reports"
 KEPT_MAX = 50
 SHOWN_MAX = 20
-LOOKED_AT_MAX = 50_000
+LOOKED_AT_MAX = 300_000
 """So many objects are looked at, evenly spread over all of them; the figures are scaled up from these."""
+
+LARGE_BYTES = 64 * 1024
+"""What is as large as this is rare: it counts for itself."""
 
 HELD_MAX = 200
 """And so many of what each of them holds: a list of a million is judged by its first ones."""
@@ -32,6 +35,8 @@ FRAMES_MAX = 12
 
 def allocation() -> dict[str, Any]:
     """Return the types that hold most, by an estimate, and tracemalloc's lines where it is on."""
+    # What was there when the child was ready is the collector's again: a module may hold what jobs left.
+    gc.unfreeze()
     gc.collect()
     objects = gc.get_objects()
     step = max(1, len(objects) // LOOKED_AT_MAX)
@@ -65,8 +70,9 @@ def _add(held: object, counts: Counter[str], sizes: Counter[str], step: int) -> 
     except Exception:  # whatever an object's own __sizeof__ raises
         return
     name = f"{type(held).__module__}.{type(held).__qualname__}".removeprefix("builtins.")
-    counts[name] += step
-    sizes[name] += size * step
+    scale = 1 if size >= LARGE_BYTES else step
+    counts[name] += scale
+    sizes[name] += size * scale
 
 
 def stacks() -> list[list[str]]:

@@ -117,7 +117,7 @@ class Runner:
             failed=self._doubt,
         )
         self.claimed = 0
-        self.asked_s = 0.0
+        self.asked_s = monotonic_s()
         """When it last asked for work and was answered, or had no room for any."""
 
         self.answered_s = 0.0

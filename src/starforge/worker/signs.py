@@ -39,7 +39,8 @@ class Signs:
         self._admission = admission
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
-        self._needs = Needs((memory_of(self._pid) or Memory()).rss_bytes) if admission else None
+        self._idle_bytes = (memory_of(self._pid) or Memory()).rss_bytes
+        self._needs = Needs(self._idle_bytes) if admission else None
         self._since_s: dict[UUID, float] = {}
         self._curve: deque[tuple[float, int]] = deque(maxlen=CURVE_TICKS)
         self._resting = False
@@ -102,6 +103,7 @@ class Signs:
                 running=len(running),
                 waiting=runner.waiting,
                 rss_bytes=memory.rss_bytes,
+                idle_bytes=self._idle_bytes,
                 needs=dict(self._needs.seen) if self._needs else {},
                 jobs=jobs,
             )

@@ -24,6 +24,9 @@ MB = 1_000_000
 SETTLE_S = 2.0
 """Time that a child without jobs gets to give its memory back before it is replaced for it."""
 
+READY_S_MAX = 120.0
+"""An app may import for a while; a child that takes longer than this hangs."""
+
 BLAME_SHARE = 0.05
 """A child that has grown by less than this share of the limit since it was ready is not what fills it."""
 
@@ -79,7 +82,6 @@ class Watch:
         self._answered_since_s = answered_since_s
         self._settings = RecycleSettings.read()
         self._started_s = monotonic_s()
-        self._ready_rss = 0
         self._idle_since_s: float | None = None
         self._told_too_small = False
 
@@ -100,9 +102,7 @@ class Watch:
         self._governor.sample(self._child)
         self._page.rest = self._governor.judge(fare)
         if fare is None:
-            return self._stale(self._started_s, "was not ready")
-        if not self._ready_rss:
-            self._ready_rss = fare.rss_bytes
+            return self._stale(self._started_s, "was not ready", READY_S_MAX)
         return self._worn(fare) or self._full(fare) or self._stale(fare.asked_s, "has not asked for work")
 
     def _worn(self, fare: Fare) -> str | None:
@@ -132,7 +132,7 @@ class Watch:
         emptied = self._idle_since_s is not None and now_s - self._idle_since_s >= SETTLE_S
         if not emptied and now_s - pressed_s < self._settings.drain_s:
             return None
-        grown = fare.rss_bytes - self._ready_rss
+        grown = fare.rss_bytes - fare.idle_bytes
         if grown < limit.bytes * BLAME_SHARE:
             # A new one would be as large, and what fills the memory would still be there.
             if not self._told_too_small:
@@ -147,13 +147,13 @@ class Watch:
             return None
         return f"memory is short and it holds {fare.rss_bytes / MB:.0f} MB"
 
-    def _stale(self, asked_s: float, what: str) -> str | None:
+    def _stale(self, asked_s: float, what: str, least_s: float = 0.0) -> str | None:
         """Tell whether it lives and does not work: nothing else would ever notice."""
         answered_since_s = self._answered_since_s()
         if answered_since_s is None:
             return None
         silent_s = monotonic_s() - max(asked_s, answered_since_s, self._started_s)
-        if silent_s < self._settings.claim_stale_s:
+        if silent_s < max(self._settings.claim_stale_s, least_s):
             return None
         log.error("child.stale", what=what, silent_s=round(silent_s, 1), pid=self._child)
         return f"it {what} for {silent_s:.0f} s"
