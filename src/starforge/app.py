@@ -33,6 +33,7 @@ from starforge.queue.context import current_context, current_job
 from starforge.queue.declare import Declared, Limit, Rate, Retry, Unique, read_declared
 from starforge.queue.depend import Depends, once
 from starforge.queue.enqueue import enqueue, enqueue_many, enqueue_sync
+from starforge.queue.entry import arguments, refuse_unknown
 from starforge.queue.errors import DeclarationError, ScheduleError
 from starforge.queue.function import JobFunction
 from starforge.queue.handler import (
@@ -282,7 +283,7 @@ class StarForge:
         Raises: PayloadMisfitError where the payload does not fit the handler's parameters.
         """
         known = self._types.declared(job_type)
-        given: dict[str, Any] = dict(payload or {})
+        given = arguments(job_type, payload)
         if known is not None and known.signature is not None:
             given = known.signature.encode(given)
         inside = current_job()
@@ -302,6 +303,12 @@ class StarForge:
             unique=_key(unique, known, given),
         )
 
+    def _asked_for(
+        self, job_type: str, payload: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> NewJob:
+        refuse_unknown(job_type, options, OPTIONS)
+        return self.new_job(job_type, payload, **options)
+
     async def enqueue(
         self,
         job_type: str,
@@ -320,7 +327,7 @@ class StarForge:
                 AsyncSession) whose open transaction the job belongs to; a new one where not given.
             options: What `new_job` takes.
         """
-        job = self.new_job(job_type, payload, **options)
+        job = self._asked_for(job_type, payload, options)
         if conn is not None:
             return await enqueue(conn, job)
         async with _connected(None) as own:
@@ -342,7 +349,7 @@ class StarForge:
             payload: As for enqueue.
             options: What `new_job` takes.
         """
-        return enqueue_sync(conn, self.new_job(job_type, payload, **options))
+        return enqueue_sync(conn, self._asked_for(job_type, payload, options))
 
     async def enqueue_many(self, conn: Connection, jobs: Iterable[NewJob]) -> list[Accepted]:
         """Accept all of these jobs or none; the answers come in their order."""
@@ -366,6 +373,10 @@ class StarForge:
         """Wait until a job has ended, at most `timeout_s`; return its result or raise what `result` does."""
         async with _connected(conn) as used:
             return await results.wait_for(used, job_id, timeout_s=timeout_s)
+
+
+OPTIONS = tuple(inspect.signature(StarForge.new_job).parameters)[3:]
+"""What may be said of a job beside its type and payload."""
 
 
 def load(reference: str) -> StarForge:

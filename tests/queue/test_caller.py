@@ -329,6 +329,16 @@ async def test_the_app_enqueues_with_its_types_defaults_on_either_colour_of_conn
         assert await cursor.fetchall() == [("mail", 4), ("mail", 4)]
 
 
+@covers("J-40")
+async def test_an_option_or_a_payload_that_cannot_be_is_refused_by_the_app(conn: Connection) -> None:
+    app = StarForge("shop")
+    with pytest.raises(JobOptionError, match=r"the prio of a t job is no option; there are queue, priority"):
+        await app.enqueue("t", conn=conn, prio=3)
+    for payload in ([], [1], "x", 7):
+        with pytest.raises(PayloadError, match=r"the payload of a t job is a .*, not a JSON object"):
+            await app.enqueue("t", payload, conn=conn)  # type: ignore[arg-type]
+
+
 async def test_what_cannot_carry_an_enqueue_is_refused_with_what_can(database: str) -> None:
     engine = sqlalchemy.create_engine("sqlite://")
     sync = psycopg.connect(database)

@@ -82,7 +82,7 @@ def enqueue(
         say(f"enqueued {accepted.id}")
         say(f"→ starforge task tail {accepted.id}")
     else:
-        say(f"nothing new: the key {key!r} belongs to job {accepted.id}")
+        say(f"nothing new: the key {job.unique and job.unique.text!r} belongs to job {accepted.id}")
 
 
 def _payload(job_type: str, text: str) -> Any:
@@ -109,7 +109,7 @@ def _new_job(app: str | None, job_type: str, payload: Any) -> NewJob:
     if app is None:
         return NewJob(job_type, payload)
     loaded = load(app)
-    if loaded.job_types().get(job_type) is None:
+    if loaded.job_types().declared(job_type) is None:
         names = ", ".join(loaded.job_types().names())
         raise UnknownTypeError(f"--app {app} has no job type {job_type!r}; it has {names}")
     return loaded.new_job(job_type, payload)

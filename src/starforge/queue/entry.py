@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -112,6 +112,24 @@ def payload_text(job: NewJob, bytes_max: int) -> str:
     if "\\u0000" in text and (path := _path_of(payload, _holds_nul)) is not None:
         raise PayloadError(f"{path} of a {job.type} job holds a NUL character, which Postgres cannot keep")
     return text
+
+
+def arguments(job_type: str, payload: object) -> dict[str, Any]:
+    """Return a payload as the dictionary that it must be; raise PayloadError where it is none."""
+    if payload is None:
+        return {}
+    if not isinstance(payload, Mapping):
+        raise PayloadError(
+            f"the payload of a {job_type} job is a {type(payload).__name__}, not a JSON object: {{…}}"
+        )
+    return dict(payload)
+
+
+def refuse_unknown(job_type: str, options: Iterable[str], known: Sequence[str]) -> None:
+    """Raise JobOptionError for an option that an enqueue does not have."""
+    for name in options:
+        if name not in known:
+            raise JobOptionError(job_type, name, f"no option; there are {', '.join(known)}")
 
 
 def checked_key(job: NewJob, key: Key) -> Key:
