@@ -250,6 +250,10 @@ class StarForge:
             for schedule in self._schedules
         ]
 
+    def sources(self) -> list[str]:
+        """Return the sources of snapshots that the app's mappings know."""
+        return list(self.mappings.sources)
+
     def upkeep(self) -> list[Task]:
         """Return what a worker of this app does for all when it leads."""
         return [*duties(), Task("plans", HOURLY_S, unfenced(prune_plans))]
