@@ -394,6 +394,33 @@ def test_an_app_declares_crons_above_its_jobs_with_what_the_job_says() -> None:
         async def upside_down() -> None: ...
 
 
+async def test_while_the_types_unique_key_holds_ticks_become_no_jobs_of_their_own(conn: Connection) -> None:
+    """The report of the hour before is not done: a second one would only stand in its way."""
+    app = StarForge("shop")
+
+    @app.cron("0 * * * *", missed="all")
+    @app.job("report", unique=True)
+    async def report(scheduled_at: datetime) -> None: ...
+
+    await freeze(conn, NOON)
+    await declared(conn, *app.schedules())
+    hours = [NOON + timedelta(hours=hour) for hour in (1, 2, 3)]
+    assert await ticked(conn, hours) == hours[:1]
+    await conn.execute("DELETE FROM queue_jobs")
+    assert await ticked(conn, [NOON + timedelta(hours=6)]) == [NOON + timedelta(hours=4)]
+
+
+def test_a_payload_that_does_not_fit_the_handler_is_refused_before_the_worker_starts() -> None:
+    app = StarForge("shop")
+
+    @app.cron("@daily", payload={"to": 7})
+    @app.job("report")
+    async def report(scheduled_at: datetime, to: str) -> None: ...
+
+    with pytest.raises(ScheduleError, match=r"schedule 'report': .*to"):
+        app.schedules()
+
+
 async def test_the_engine_may_declare_and_tick_and_reads_every_tenant(database: str) -> None:
     conn = await connect(database)
     await conn.execute("SET ROLE starforge_engine")

@@ -76,17 +76,18 @@ async def tick(conn: Connection, lease: Lease) -> bool:
         try:
             found = reckon(schedule, grace_s=settings.grace_s, catch_up_max=settings.catch_up_max)
             async with conn.transaction():
-                moved = await _advance(conn, lease, schedule, found)
+                made = await _advance(conn, lease, schedule, found)
                 failpoint("schedule_before_commit")
             failpoint("schedule_after_commit")
         except MisusedError as error:
             log.error("schedule.faulty", schedule=schedule.name, code=error.code, error=told(error))
             await conn.execute(sql("queue", "schedule_fault"), schedule.tenant_id, schedule.name, told(error))
             continue
-        if not moved:
+        if made is None:
             log.warning("schedule.moved_already", schedule=schedule.name, epoch=lease.epoch)
             continue
-        SCHEDULE_TICKS.labels(result="run").inc(len(found.run))
+        SCHEDULE_TICKS.labels(result="run").inc(made)
+        SCHEDULE_TICKS.labels(result="held").inc(len(found.run) - made)
         if found.skipped:
             SCHEDULE_TICKS.labels(result="skipped").inc(found.skipped)
             told_of = {"schedule": schedule.name, "missed": schedule.missed, "paused": schedule.paused}
@@ -94,8 +95,12 @@ async def tick(conn: Connection, lease: Lease) -> bool:
     return len(due) == SCHEDULES_MAX
 
 
-async def _advance(conn: Connection, lease: Lease, schedule: Scheduled, found: Reckoning) -> bool:
-    """Move the schedule on and enqueue its jobs; return False when another has done so, or leads now."""
+async def _advance(conn: Connection, lease: Lease, schedule: Scheduled, found: Reckoning) -> int | None:
+    """Move the schedule on, enqueue its jobs and return how many are new.
+
+    None where another has done so, or leads now. A job whose key is held is not new: its tick has a job,
+    or the type's unique key says that the one before is not over.
+    """
     jobs = [schedule.job(tick) for tick in found.run]
     moved = await conn.fetchval(
         sql("queue", "schedule_advance"),
@@ -112,7 +117,6 @@ async def _advance(conn: Connection, lease: Lease, schedule: Scheduled, found: R
         lease.epoch,
     )
     if moved is None:
-        return False
+        return None
     failpoint("schedule_advanced")
-    await enqueue_many(conn, jobs)
-    return True
+    return sum(answer.new for answer in await enqueue_many(conn, jobs))
