@@ -261,15 +261,19 @@ async def test_a_schedule_that_nobody_declares_any_more_goes_on(conn: Connection
 
 async def test_a_schedule_that_cannot_tick_says_why_and_keeps_none_of_the_others(conn: Connection) -> None:
     await freeze(conn, NOON)
-    await declared(conn, a_schedule(name="a"), a_schedule(name="b"), a_schedule(name="c"))
+    await declared(conn, a_schedule(name="a"), a_schedule(name="b"), a_schedule(name="d"))
+    await declared(conn, a_schedule(name="c"))
     await conn.execute("UPDATE schedules SET timezone = 'Mars/Olympus' WHERE name = 'a'")
     big = '{"x": "' + "x" * 300_000 + '"}'
     await conn.execute(f"UPDATE schedules SET payload = '{big}' WHERE name = 'b'")
+    await conn.execute("UPDATE schedules SET type = 'forbidden' WHERE name = 'd'")
+    await conn.execute("ALTER TABLE queue_jobs ADD CHECK (type <> 'forbidden')")
     made = await ticked(conn, [NOON + timedelta(minutes=1)])
     assert made == [NOON + timedelta(minutes=1)]
     faults = {shown.name: shown.fault for shown in await schedules(conn)}
     assert "Mars/Olympus" in str(faults["a"])
     assert "300" in str(faults["b"])
+    assert "violates check constraint" in str(faults["d"])
     assert faults["c"] is None
     # It is tried again a minute later, and its tick is not lost.
     await conn.execute("UPDATE schedules SET payload = '{}' WHERE name = 'b'")

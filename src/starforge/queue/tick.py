@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import asyncpg
 import structlog
 
 from starforge.clock import failpoint
 from starforge.db.leader import Lease
-from starforge.db.pool import Connection
+from starforge.db.pool import MAY_PASS, Connection
 from starforge.db.statement import sql
-from starforge.errors import MisusedError, told
+from starforge.errors import StarForgeError, told
 from starforge.queue.cron import cron
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.schedule import Scheduled, ScheduleSettings
@@ -79,8 +80,10 @@ async def tick(conn: Connection, lease: Lease) -> bool:
                 made = await _advance(conn, lease, schedule, found)
                 failpoint("schedule_before_commit")
             failpoint("schedule_after_commit")
-        except MisusedError as error:
-            log.error("schedule.faulty", schedule=schedule.name, code=error.code, error=told(error))
+        except (StarForgeError, asyncpg.PostgresError) as error:
+            if isinstance(error, MAY_PASS):
+                raise
+            log.error("schedule.faulty", schedule=schedule.name, error=told(error))
             await conn.execute(sql("queue", "schedule_fault"), schedule.tenant_id, schedule.name, told(error))
             continue
         if made is None:
