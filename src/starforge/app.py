@@ -246,10 +246,11 @@ class StarForge:
 
     def schedules(self) -> list[Schedule]:
         """Return the schedules, each with what its job type says, for a worker to declare."""
-        return [
-            schedule.of_type(self._types.get(schedule.type), self._functions.get(schedule.type))
-            for schedule in self._schedules
-        ]
+        return [schedule.of_type(self._types.declared(schedule.type)) for schedule in self._schedules]
+
+    def sources(self) -> list[str]:
+        """Return the sources of snapshots that the app's mappings know."""
+        return list(self.mappings.sources)
 
     def upkeep(self) -> list[Task]:
         """Return what a worker of this app does for all when it leads."""

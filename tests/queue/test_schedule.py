@@ -261,15 +261,19 @@ async def test_a_schedule_that_nobody_declares_any_more_goes_on(conn: Connection
 
 async def test_a_schedule_that_cannot_tick_says_why_and_keeps_none_of_the_others(conn: Connection) -> None:
     await freeze(conn, NOON)
-    await declared(conn, a_schedule(name="a"), a_schedule(name="b"), a_schedule(name="c"))
+    await declared(conn, a_schedule(name="a"), a_schedule(name="b"), a_schedule(name="d"))
+    await declared(conn, a_schedule(name="c"))
     await conn.execute("UPDATE schedules SET timezone = 'Mars/Olympus' WHERE name = 'a'")
     big = '{"x": "' + "x" * 300_000 + '"}'
     await conn.execute(f"UPDATE schedules SET payload = '{big}' WHERE name = 'b'")
+    await conn.execute("UPDATE schedules SET type = 'forbidden' WHERE name = 'd'")
+    await conn.execute("ALTER TABLE queue_jobs ADD CHECK (type <> 'forbidden')")
     made = await ticked(conn, [NOON + timedelta(minutes=1)])
     assert made == [NOON + timedelta(minutes=1)]
     faults = {shown.name: shown.fault for shown in await schedules(conn)}
     assert "Mars/Olympus" in str(faults["a"])
     assert "300" in str(faults["b"])
+    assert "violates check constraint" in str(faults["d"])
     assert faults["c"] is None
     # It is tried again a minute later, and its tick is not lost.
     await conn.execute("UPDATE schedules SET payload = '{}' WHERE name = 'b'")
@@ -392,6 +396,33 @@ def test_an_app_declares_crons_above_its_jobs_with_what_the_job_says() -> None:
         @app.job()
         @app.cron("@daily")  # type: ignore[arg-type]
         async def upside_down() -> None: ...
+
+
+async def test_while_the_types_unique_key_holds_ticks_become_no_jobs_of_their_own(conn: Connection) -> None:
+    """The report of the hour before is not done: a second one would only stand in its way."""
+    app = StarForge("shop")
+
+    @app.cron("0 * * * *", missed="all")
+    @app.job("report", unique=True)
+    async def report(scheduled_at: datetime) -> None: ...
+
+    await freeze(conn, NOON)
+    await declared(conn, *app.schedules())
+    hours = [NOON + timedelta(hours=hour) for hour in (1, 2, 3)]
+    assert await ticked(conn, hours) == hours[:1]
+    await conn.execute("DELETE FROM queue_jobs")
+    assert await ticked(conn, [NOON + timedelta(hours=6)]) == [NOON + timedelta(hours=4)]
+
+
+def test_a_payload_that_does_not_fit_the_handler_is_refused_before_the_worker_starts() -> None:
+    app = StarForge("shop")
+
+    @app.cron("@daily", payload={"to": 7})
+    @app.job("report")
+    async def report(scheduled_at: datetime, to: str) -> None: ...
+
+    with pytest.raises(ScheduleError, match=r"schedule 'report': .*to"):
+        app.schedules()
 
 
 async def test_the_engine_may_declare_and_tick_and_reads_every_tenant(database: str) -> None:

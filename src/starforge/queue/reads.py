@@ -10,6 +10,7 @@ from uuid import UUID
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.gate import Gate, closed_gates
+from starforge.queue.known import known_types
 from starforge.telemetry.metrics import State
 
 WORKERS_SHOWN_MAX = 50
@@ -170,7 +171,7 @@ def contents(found: Iterable[Depth]) -> list[Contents]:
 async def state(conn: Connection) -> State:
     """Read what the gauges show; of one moment in a transaction that is. What is known starts at 0."""
     at = await conn.fetchval("SELECT extract(epoch FROM sf_now())::float8")
-    known = [(row["queue"], row["type"]) for row in await conn.fetch(sql("queue", "known_types"))]
+    known = await known_types(conn)
     found = await depths(conn)
     pending = {(depth.queue, depth.type): depth for depth in found if depth.status == "pending"}
     lanes = dict.fromkeys([*known, *((depth.queue, depth.type) for depth in found)], 0)

@@ -7,10 +7,9 @@ of an older version may still be there to declare it.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 from uuid import UUID
 
@@ -19,6 +18,7 @@ import structlog
 
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.errors import MisusedError
 from starforge.queue.cron import cron
 from starforge.queue.errors import ScheduleError, SchedulePausedError, UnknownScheduleError
 from starforge.queue.handler import JobType
@@ -28,6 +28,7 @@ from starforge.settings import HomeSettings, Settings, setting
 log = structlog.get_logger("schedule")
 
 NAME_CHARS_MAX = 200
+SCHEDULED_AT = "scheduled_at"
 KEY_S = 7 * 86400.0
 """A tick's key outlasts its job: nobody can be at one tick for a week."""
 
@@ -73,8 +74,12 @@ class Schedule:
     queue: str | None = None
     priority: int | None = None
     max_attempts: int | None = None
+    limit_key: str = ""
     passes_time: bool = False
     """The handler takes `scheduled_at`: the tick's time goes into the payload."""
+
+    same: Key | None = None
+    """The type's unique key: while it holds, ticks become no jobs of their own. None: each tick is one."""
 
     tenant: str | None = None
     """Tenant of its jobs; None means TENANT_ID."""
@@ -94,16 +99,28 @@ class Schedule:
         except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise ScheduleError(f"{what}: its payload is not JSON: {error}") from None
 
-    def of_type(self, job_type: JobType | None, handler: Callable[..., Any] | None) -> Schedule:
-        """Return the schedule with what its job type says where it says nothing itself."""
+    def of_type(self, job_type: JobType | None) -> Schedule:
+        """Return the schedule with what its job type says where it says nothing itself.
+
+        Raises: ScheduleError where its payload does not fit the handler.
+        """
         if job_type is None:
             return self
+        signature, payload = job_type.signature, dict(self.payload)
+        passes_time = signature is not None and SCHEDULED_AT in signature.fields
+        if signature is not None:
+            try:
+                signature.encode({**payload, SCHEDULED_AT: datetime.now(UTC)} if passes_time else payload)
+            except MisusedError as error:
+                raise ScheduleError(f"schedule {self.name!r}: {error}") from None
         return replace(
             self,
             queue=job_type.queue if self.queue is None else self.queue,
             priority=job_type.priority if self.priority is None else self.priority,
             max_attempts=job_type.max_attempts if self.max_attempts is None else self.max_attempts,
-            passes_time=handler is not None and "scheduled_at" in inspect.signature(handler).parameters,
+            limit_key=job_type.limit.key_of(payload) if job_type.limit else "",
+            same=job_type.unique.of(payload) if job_type.unique else None,
+            passes_time=passes_time,
         )
 
 
@@ -135,6 +152,8 @@ class Scheduled:
     queue: str
     priority: int
     max_attempts: int | None
+    limit_key: str
+    same: dict[str, Any] | None
     cron: str
     timezone: str
     missed: str
@@ -162,19 +181,20 @@ class Scheduled:
         return (self.now - self.declared_at).total_seconds()
 
     def job(self, tick: datetime) -> NewJob:
-        """Make the job of a tick: the only one that its key allows; a tag finds it again."""
-        key = f"schedule:{self.name}:{tick:%Y-%m-%dT%H:%M:%SZ}"
-        return replace(self.job_now(tick), unique=Key(key, within_s=KEY_S))
+        """Make the job of a tick, with what makes it the only one; a tag finds it again."""
+        same = Key(f"schedule:{self.name}:{tick:%Y-%m-%dT%H:%M:%SZ}", within_s=KEY_S)
+        return replace(self.job_now(tick), unique=same if self.same is None else Key(**self.same))
 
     def job_now(self, tick: datetime) -> NewJob:
         """Make a job beside the ticks."""
-        told = {"scheduled_at": tick} if self.passes_time else {}
+        told = {SCHEDULED_AT: tick} if self.passes_time else {}
         return NewJob(
             type=self.type,
             payload={**self.payload, **told},
             queue=self.queue,
             priority=self.priority,
             max_attempts=self.max_attempts,
+            limit_key=self.limit_key,
             tenant=self.tenant_id,
             tags=(f"schedule:{self.name}",),
         )
@@ -227,6 +247,8 @@ async def declare(conn: Connection, schedules: Iterable[Schedule], *, by: str) -
             "default" if schedule.queue is None else schedule.queue,
             schedule.priority or 0,
             schedule.max_attempts,
+            schedule.limit_key,
+            None if schedule.same is None else asdict(schedule.same),
             schedule.cron,
             schedule.timezone,
             schedule.missed,

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import asyncpg
 import structlog
 
 from starforge.clock import failpoint
 from starforge.db.leader import Lease
-from starforge.db.pool import Connection
+from starforge.db.pool import MAY_PASS, Connection
 from starforge.db.statement import sql
-from starforge.errors import MisusedError, told
+from starforge.errors import StarForgeError, told
 from starforge.queue.cron import cron
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.schedule import Scheduled, ScheduleSettings
@@ -76,17 +77,20 @@ async def tick(conn: Connection, lease: Lease) -> bool:
         try:
             found = reckon(schedule, grace_s=settings.grace_s, catch_up_max=settings.catch_up_max)
             async with conn.transaction():
-                moved = await _advance(conn, lease, schedule, found)
+                made = await _advance(conn, lease, schedule, found)
                 failpoint("schedule_before_commit")
             failpoint("schedule_after_commit")
-        except MisusedError as error:
-            log.error("schedule.faulty", schedule=schedule.name, code=error.code, error=told(error))
+        except (StarForgeError, asyncpg.PostgresError) as error:
+            if isinstance(error, MAY_PASS):
+                raise
+            log.error("schedule.faulty", schedule=schedule.name, error=told(error))
             await conn.execute(sql("queue", "schedule_fault"), schedule.tenant_id, schedule.name, told(error))
             continue
-        if not moved:
+        if made is None:
             log.warning("schedule.moved_already", schedule=schedule.name, epoch=lease.epoch)
             continue
-        SCHEDULE_TICKS.labels(result="run").inc(len(found.run))
+        SCHEDULE_TICKS.labels(result="run").inc(made)
+        SCHEDULE_TICKS.labels(result="held").inc(len(found.run) - made)
         if found.skipped:
             SCHEDULE_TICKS.labels(result="skipped").inc(found.skipped)
             told_of = {"schedule": schedule.name, "missed": schedule.missed, "paused": schedule.paused}
@@ -94,8 +98,12 @@ async def tick(conn: Connection, lease: Lease) -> bool:
     return len(due) == SCHEDULES_MAX
 
 
-async def _advance(conn: Connection, lease: Lease, schedule: Scheduled, found: Reckoning) -> bool:
-    """Move the schedule on and enqueue its jobs; return False when another has done so, or leads now."""
+async def _advance(conn: Connection, lease: Lease, schedule: Scheduled, found: Reckoning) -> int | None:
+    """Move the schedule on, enqueue its jobs and return how many are new.
+
+    None where another has done so, or leads now. A job whose key is held is not new: its tick has a job,
+    or the type's unique key says that the one before is not over.
+    """
     jobs = [schedule.job(tick) for tick in found.run]
     moved = await conn.fetchval(
         sql("queue", "schedule_advance"),
@@ -112,7 +120,6 @@ async def _advance(conn: Connection, lease: Lease, schedule: Scheduled, found: R
         lease.epoch,
     )
     if moved is None:
-        return False
+        return None
     failpoint("schedule_advanced")
-    await enqueue_many(conn, jobs)
-    return True
+    return sum(answer.new for answer in await enqueue_many(conn, jobs))

@@ -110,7 +110,7 @@ CATALOGUE: dict[str, Named] = {
             "starforge_schedule_ticks_total",
             "counter",
             ("result",),
-            "Ticks of schedules that became jobs, and missed or paused ones that did not.",
+            "Ticks of schedules: run as jobs, held by a unique key, skipped as missed or paused.",
         ),
         DATABASE_UP,
         *STATE_GAUGES.values(),
@@ -137,7 +137,7 @@ RESULTS = ("success", "failure")
 ERROR_TYPES = ("PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN")
 JOB_STATUSES = ("completed", "failed", "quarantined", "cancelled")
 RESTART_CAUSES = ("exit", "signal")
-TICK_RESULTS = ("run", "skipped")
+TICK_RESULTS = ("run", "held", "skipped")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 _REGISTRY = CollectorRegistry()

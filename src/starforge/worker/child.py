@@ -30,6 +30,7 @@ from starforge.loop import wait
 from starforge.queue.cancel import HINT as CANCEL_HINT
 from starforge.queue.handler import JobTypes
 from starforge.queue.hint import CHANNEL
+from starforge.queue.known import declare_types
 from starforge.queue.schedule import Schedule, declare
 from starforge.telemetry.log import configure
 from starforge.telemetry.metrics import start_at_zero
@@ -97,6 +98,8 @@ class App(Protocol):
 
     def schedules(self) -> Iterable[Schedule]: ...
 
+    def sources(self) -> Iterable[str]: ...
+
     def upkeep(self) -> Iterable[Task]: ...
 
 
@@ -133,9 +136,10 @@ async def _declare(pool: Pool, app: App) -> None:
     """Write down what the app declares; raise DatabaseUnreachableError where that cannot be now."""
     try:
         async with pool.transaction() as conn:
+            await declare_types(conn, app.job_types())
             changed = await declare(conn, app.schedules(), by=app.name)
     except MAY_PASS as error:
-        raise DatabaseUnreachableError(f"the app's schedules could not be declared: {told(error)}") from None
+        raise DatabaseUnreachableError(f"what the app declares could not be kept: {told(error)}") from None
     if changed:
         log.info("schedules.declared", app=app.name, changed=changed)
 
@@ -144,7 +148,7 @@ async def work(orders: ChildOrders) -> int:
     """Run jobs until the supervisor says stop, or a new process has to take over; return the exit status."""
     app = load_app(orders.app)
     types = app.job_types().known_to(high_memory=orders.high_memory)
-    start_at_zero(types=types.names())
+    start_at_zero(types=types.names(), sources=app.sources())
     listens = orders.connections >= CONNECTIONS_FOR_LISTENER and not orders.chosen
     pool = await Pool.open(
         orders.url, size=orders.connections - listens, application=f"starforge worker {orders.worker_id}"

@@ -35,6 +35,8 @@ CREATE TABLE schedules (
     queue         text NOT NULL DEFAULT 'default',
     priority      integer NOT NULL DEFAULT 0,
     max_attempts  integer CONSTRAINT schedules_max_attempts CHECK (max_attempts >= 1),
+    limit_key     text NOT NULL DEFAULT '',
+    same          jsonb,
     cron          text NOT NULL,
     timezone      text NOT NULL DEFAULT 'UTC',
     missed        text NOT NULL DEFAULT 'latest'
@@ -56,6 +58,7 @@ CREATE TABLE schedules (
         num_nulls(paused_by, pause_reason, paused_at, paused_until) IN (0, 4))
 );
 COMMENT ON COLUMN schedules.passes_time IS 'The handler takes scheduled_at: the tick''s time goes into the payload.';
+COMMENT ON COLUMN schedules.same IS 'The unique key of its type, {"text", "states", "within_s", "on_conflict"}: while it holds, ticks become no jobs. Null: each tick is one.';
 COMMENT ON COLUMN schedules.missed IS 'Ticks that nobody was there for: skip them, run the latest, or run all (bounded).';
 COMMENT ON COLUMN schedules.next_at IS 'The first tick that was not dealt with yet; whoever moves it on has dealt with those before.';
 COMMENT ON COLUMN schedules.last_at IS 'The last tick that became a job.';
