@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -51,6 +52,16 @@ class Worker:
     def signal_group(self, number: Signals) -> None:
         """Send a signal to the supervisor and all of its children."""
         os.killpg(self.pid, number)
+
+    async def logged(self, event: str) -> dict[str, Any]:
+        """Wait for a line of its log and return it."""
+        async with asyncio.timeout(WAIT_S_MAX):
+            while True:
+                for text in self.log.read_text(errors="replace").splitlines():
+                    if f'"{event}"' in text:
+                        line: dict[str, Any] = json.loads(text)
+                        return line
+                await asyncio.sleep(0.01)
 
     async def ended(self) -> int:
         """Wait for its end and return its exit status."""
