@@ -30,7 +30,7 @@ from starforge.queue.claim import claim
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.fail import fail, quarantine
-from starforge.queue.gate import pause, resume
+from starforge.queue.gate import close, end
 from starforge.queue.job import LIVE_STATUSES, LeasedJob, NewJob
 from starforge.queue.plan import Plan
 from starforge.queue.reclaim import reclaim
@@ -331,13 +331,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _pause(self, _session: str, draw: Random) -> None:
         queue = draw.choice(QUEUES)
-        self.run(pause(self.place.observer, queue, owner="ann", reason="storm", minutes=600))
+        self.run(close(self.place.observer, "queue", queue, owner="ann", reason="storm", minutes=600))
         self.model.closed.add(queue)
 
     def _resume(self, _session: str, draw: Random) -> None:
         if self.model.closed:
             queue = draw.choice(sorted(self.model.closed))
-            self.run(resume(self.place.observer, queue))
+            self.run(end(self.place.observer, "queue", queue))
             self.model.closed.remove(queue)
 
     def _set_by_hand(self, session: str, draw: Random) -> None:
