@@ -16,6 +16,8 @@ from starforge.db.migrate import migrate
 from starforge.db.pool import Connection, Pool, connect
 from tests.postgres import DEBIAN_15, TestServer
 
+pytest_plugins = ["starforge.testing"]
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 PROGRAMS: dict[str, Path | str] = {
