@@ -14,13 +14,14 @@ from starforge.db.pool import Connection
 from starforge.errors import IllegalMoveError
 from starforge.etl.receive import SNAPSHOT
 from starforge.machine import Machine, Move
+from starforge.queue.breaker import BREAKER
 from starforge.queue.gate import GATE
 from starforge.queue.job import JOB
 from starforge.worker.registry import WORKER
 from tests.covers import covers
 from tests.foundation.package import modules
 
-SHIPPED = [JOB, SNAPSHOT, WORKER, GATE, BACKFILL, PARTITION]
+SHIPPED = [JOB, SNAPSHOT, WORKER, GATE, BREAKER, BACKFILL, PARTITION]
 
 STATES = st.sampled_from(["", "a", "b", "c", "d"])
 ROWS = st.lists(

@@ -46,7 +46,7 @@ async def claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> lis
     if left and (wanted := plan.scans(left)):
         scans = await plan.flow.allot(conn, wanted, left, jobs)
         jobs += await _run(conn, plan, scans, left, worker_id, jobs)
-        plan.settle(scans, left)
+        plan.settle(scans)
     return jobs
 
 
@@ -71,21 +71,29 @@ async def _run(
     if len(rows) > 1:
         rows.sort(key=_urgency)
     jobs = [leased(row) for row in rows]
-    _tell(scans, rows, jobs)
-    await plan.flow.settle(conn, scans, [*before, *jobs], full=len(jobs) >= n)
+    _tell(scans, rows, jobs, full=len(jobs) >= n)
+    await plan.flow.settle(conn, scans, [*before, *jobs])
     return jobs
 
 
-def _tell(scans: Sequence[Scan], rows: Sequence[asyncpg.Record], jobs: Sequence[LeasedJob]) -> None:
-    """Tell each scan what it took."""
+def _tell(
+    scans: Sequence[Scan], rows: Sequence[asyncpg.Record], jobs: Sequence[LeasedJob], *, full: bool
+) -> None:
+    """Tell each scan what it took, and whether there was no more."""
     if len(scans) == 1:
         scan = scans[0]
         for row in rows:
             scan.took(row["due_s"])
+        scan.dry = not full and scan.taken < scan.most
         return
     by_lane = {scan.lane.key: scan for scan in scans}
     for row, job in zip(rows, jobs, strict=True):
         by_lane[LaneKey(job.queue, job.type, row["priority"], job.tenant, job.limit_key)].took(row["due_s"])
+    # They are run in their order: a full claim says nothing of those behind the last that took something.
+    behind = not full
+    for scan in reversed(scans):
+        scan.dry = behind and scan.taken < scan.most
+        behind = behind or scan.taken > 0
 
 
 def _urgency(row: asyncpg.Record) -> tuple[int, float]:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 READ_S = 1.0
 """A gate or an override is honoured within this time, also by a worker that hears no announcement."""
 
+SETTLE_S = 2 * READ_S
+"""Under a limit that is new to it a worker starts nothing for this long: others take tokens for what they
+run, and what runs already counts."""
+
 RULES_MAX = 10_000
 """So many lanes' rules are remembered."""
 
@@ -92,6 +96,8 @@ class Flow:
         self._tokens = None if worker_id is None else Tokens(worker_id)
         self._permits = Permits()
         self._rules: dict[LaneKey, tuple[Bound, ...]] = {}
+        self._limits: dict[Limited, int] = {}  # by override
+        self._unsettled_s: dict[Limited, float] = {}  # those that are new or lowered, and since when
         self._read_at_s = -math.inf
         self.gates: list[Gate] = []
         self.overrides: Overrides = NONE
@@ -101,9 +107,7 @@ class Flow:
         self._first_only: frozenset[tuple[str, str]] = frozenset()
         self._trickles: dict[tuple[str, str], list[Pace]] = {}
         self._restricts = False
-        self.wake_s: float | None = None
-        """Seconds until what the last claim had to leave may start; None where it left nothing."""
-
+        self._withheld: set[tuple[Bound, ...]] = set()  # what kept lanes out of the last claim
         self._restrict()
 
     @property
@@ -122,12 +126,23 @@ class Flow:
         self._read_at_s = monotonic_s() + READ_S
         if (gates, chosen) == (self.gates, self.overrides):
             return False
+        self._note_limits({Limited(*key): limit for key, limit in chosen.limit.items()})
         withheld = self._first_only, {name for scope, name in self.closed if scope == "tag"}
         self.gates, self.overrides = gates, chosen
         self._types.lay_over(overlaid(self._types, chosen))
         self._restrict()
         tags = {name for scope, name in self.closed if scope == "tag"}
         return bool(withheld[0] - self._first_only or withheld[1] - tags)
+
+    def _note_limits(self, limits: dict[Limited, int]) -> None:
+        """Take note of which limits came or were lowered at run time: too much may run under them now."""
+        now_s = monotonic_s()
+        for limited, limit in limits.items():
+            if limit < self._limits.get(limited, math.inf):
+                self._unsettled_s[limited] = now_s
+        for limited in self._unsettled_s.keys() - limits.keys():
+            del self._unsettled_s[limited]
+        self._limits = limits
 
     def _restrict(self) -> None:
         """Work out what the gates, the overrides and the types' declarations restrict."""
@@ -204,6 +219,7 @@ class Flow:
 
         It asks nobody, so that lanes at their limits crowd no others out of a claim.
         """
+        self._withheld.clear()
         if not self._restricts:
             return lambda _key: True
         used = _counted(self._in_hand())
@@ -214,7 +230,13 @@ class Flow:
                 known[bound] = self._room(bound, used) > 0 or self._worth_asking(bound)
             return known[bound]
 
-        return lambda key: all(may(bound) for bound in self.bounds(key))
+        def have_room(key: LaneKey) -> bool:
+            blocking = tuple(bound for bound in self.bounds(key) if not may(bound))
+            if blocking:
+                self._withheld.add(blocking)
+            return not blocking
+
+        return have_room
 
     async def allot(
         self, conn: Connection, scans: Sequence[Scan], n: int, jobs: Sequence[LeasedJob] = ()
@@ -230,7 +252,6 @@ class Flow:
             n: Most jobs that the claim takes.
             jobs: Claimed already, and not yet among those in hand.
         """
-        self.wake_s = None
         if not self._restricts:
             return list(scans)
         used = _counted([*self._in_hand(), *jobs])
@@ -245,7 +266,7 @@ class Flow:
             bounds = self.bounds(scan.lane.key)
             most = min([scan.most, *(room[bound] for bound in bounds)])
             if most <= 0:
-                self._wake(bounds)
+                self._withheld.add(tuple(bound for bound in bounds if room[bound] <= 0))
                 continue
             scan.most = most
             for bound in bounds:
@@ -258,14 +279,15 @@ class Flow:
         tokens: dict[Limited, tuple[int, int]] = {}
         permits: dict[Limited, tuple[Rate, int]] = {}
         for bound, jobs in need.items():
-            lacking = jobs - self._room(bound, used)
-            if lacking <= 0 or not self._worth_asking(bound):
-                continue
-            if isinstance(bound, Slots) and self._tokens is not None:
-                more = min(lacking, self._tokens.could_hold(bound.limited, bound.limit))
-                tokens[bound.limited] = bound.limit, more
-            elif isinstance(bound, Pace):
-                permits[bound.bucket] = bound.rate, lacking
+            if isinstance(bound, Slots) and self._tokens is not None and not self._settles(bound):
+                more = used[bound.limited] + jobs - self._tokens.held(bound.limited, bound.limit)
+                more = min(more, self._tokens.could_hold(bound.limited, bound.limit))
+                if more > 0:
+                    tokens[bound.limited] = bound.limit, more
+            elif isinstance(bound, Pace) and self._permits.worth_asking(bound.bucket, bound.rate):
+                lacking = jobs - self._permits.good(bound.bucket, bound.rate)
+                if lacking > 0:
+                    permits[bound.bucket] = bound.rate, lacking
         if self._tokens is not None:
             await self._tokens.take(conn, tokens)
         await self._permits.take(conn, permits)
@@ -273,8 +295,9 @@ class Flow:
     def _room(self, bound: Bound, used: Counter[Limited]) -> int:
         """Return how many more jobs a bound allows with what is held."""
         if isinstance(bound, Slots):
-            held = 0 if self._tokens is None else self._tokens.held(bound.limited, bound.limit)
-            return held - used[bound.limited]
+            if self._tokens is None or self._settles(bound):
+                return 0
+            return self._tokens.held(bound.limited, bound.limit) - used[bound.limited]
         if isinstance(bound, Share):
             return bound.limit - used[bound.limited]
         if isinstance(bound, Batch):
@@ -283,29 +306,39 @@ class Flow:
 
     def _worth_asking(self, bound: Bound) -> bool:
         if isinstance(bound, Slots):
-            return self._tokens is not None and self._tokens.could_hold(bound.limited, bound.limit) > 0
+            if self._tokens is None or self._settles(bound):
+                return False
+            return self._tokens.could_hold(bound.limited, bound.limit) > 0
         return isinstance(bound, Pace) and self._permits.worth_asking(bound.bucket, bound.rate)
 
-    def _wake(self, bounds: Iterable[Bound]) -> None:
-        """Note when it is worth looking again at a lane that got nothing."""
-        waits_s = [
-            self._permits.next_s(bound.bucket) if isinstance(bound, Pace) else ASK_AGAIN_S
-            for bound in bounds
-            if not isinstance(bound, Batch)
-        ]
-        wait_s = max(waits_s, default=ASK_AGAIN_S)
-        self.wake_s = wait_s if self.wake_s is None else min(self.wake_s, wait_s)
+    def _settles(self, slots: Slots) -> bool:
+        """Tell whether more than the limit may still run, from before it came or was lowered."""
+        return slots.limited in self._unsettled_s
 
-    async def settle(
-        self, conn: Connection, scans: Sequence[Scan], jobs: Sequence[LeasedJob], *, full: bool
-    ) -> None:
+    @property
+    def withholds(self) -> bool:
+        """Whether the last claim had to leave jobs that wait."""
+        return bool(self._withheld)
+
+    @property
+    def wake_s(self) -> float | None:
+        """Seconds until some of what the last claim had to leave may start; None where it left nothing."""
+        if not self._withheld:
+            return None
+        return min(max(map(self._free_in_s, blocking), default=0.0) for blocking in self._withheld)
+
+    def _free_in_s(self, bound: Bound) -> float:
+        if isinstance(bound, Pace):
+            return self._permits.next_s(bound.bucket)
+        return 0.0 if isinstance(bound, Batch) else ASK_AGAIN_S
+
+    async def settle(self, conn: Connection, scans: Sequence[Scan], jobs: Sequence[LeasedJob]) -> None:
         """Learn what a claim took: permits are spent, and where there were too few jobs the rest go back.
 
         Args:
             conn: Where permits go back.
             scans: Those that `allot` returned.
             jobs: What was claimed and is not yet among the jobs in hand.
-            full: The claim took as many jobs as it may, so that a scan that took few says nothing.
         """
         if not self._restricts:
             return
@@ -314,7 +347,7 @@ class Flow:
             for bound in self.bounds(scan.lane.key):
                 if isinstance(bound, Pace):
                     self._permits.spend(bound.bucket, scan.taken)
-                    if not full and scan.taken < scan.most:
+                    if scan.dry:
                         dry.add(bound.bucket)
                 elif isinstance(bound, Slots) and scan.taken:
                     slots.add(bound.limited)
@@ -325,10 +358,25 @@ class Flow:
         await self._permits.give_back(conn, sorted(dry))
 
     async def tidy(self, conn: Connection) -> None:
-        """Give back the tokens and permits that were not needed lately."""
+        """Give back what was not needed lately, and take tokens for what runs under a new limit."""
         if self._tokens is not None:
+            if self._unsettled_s:
+                await self._settle_limits(conn, self._tokens)
             await self._tokens.tidy(conn, lambda: _counted(self._in_hand()))
         await self._permits.tidy(conn)
+
+    async def _settle_limits(self, conn: Connection, tokens: Tokens) -> None:
+        """Take tokens for what runs already, beyond the limit if need be; see whether anybody has such.
+
+        A limit is settled once every worker had the time to do so and none holds a token beyond it.
+        """
+        used, now_s = _counted(self._in_hand()), monotonic_s()
+        await tokens.cover(conn, {of: (self._limits[of], used[of]) for of in self._unsettled_s})
+        waited = {
+            of: self._limits[of] for of, since_s in self._unsettled_s.items() if now_s - since_s >= SETTLE_S
+        }
+        for limited in waited.keys() - await tokens.beyond(conn, waited):
+            del self._unsettled_s[limited]
 
     async def close(self, conn: Connection) -> None:
         """Give everything back: the worker has ended its jobs."""

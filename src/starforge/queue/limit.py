@@ -9,6 +9,8 @@ tokens of workers that are recorded as dead or stopped are free.
 from __future__ import annotations
 
 import math
+from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,6 +25,9 @@ ASK_AGAIN_S = 0.1
 
 COST_MAX = 0.05
 """Share of its time that a worker may spend on asking in vain."""
+
+BEYOND_MAX = 100_000
+"""A limit that comes while more jobs run than it allows finds slots for at most so many of them."""
 
 IDLE_S = 1.0
 """What was not needed for this long is given back."""
@@ -82,21 +87,53 @@ class Tokens:
         """Lease tokens: of each limit (its number, how many more are wanted), as many as are free."""
         if not wanted:
             return
-        columns = zip(*((*limited, limit, more) for limited, (limit, more) in wanted.items()), strict=True)
         asked_s = monotonic_s()
-        rows = await conn.fetch(sql("queue", "take_tokens"), *columns, self._worker_id, self._begin)
-        failpoint("after_take_tokens")
-        taken: dict[Limited, list[int]] = {}
-        for scope, name, key, slot in rows:
-            taken.setdefault(Limited(scope, name, key), []).append(slot)
+        got = await self._take(conn, wanted, self._begin)
         now_s = monotonic_s()
         again_s = now_s + max(ASK_AGAIN_S, (now_s - asked_s) / COST_MAX)
         for limited, (_, more) in wanted.items():
-            found = self._held.setdefault(limited, _Held())
-            got = taken.get(limited, [])
-            found.slots = sorted({*found.slots, *got})
-            if len(got) < more:
-                found.ask_at_s = again_s
+            if got[limited] < more:
+                self._held[limited].ask_at_s = again_s
+
+    async def cover(self, conn: Connection, used: Mapping[Limited, tuple[int, int]]) -> None:
+        """Take tokens for jobs that run already (of each limit: its number, how many run).
+
+        Where more run than the limit allows, they are slots beyond it, the lowest that are free.
+        """
+        lacking = {
+            limited: (limit + BEYOND_MAX, jobs - len(self._slots(limited)))
+            for limited, (limit, jobs) in used.items()
+            if jobs > len(self._slots(limited))
+        }
+        if lacking:
+            await self._take(conn, lacking, 0)
+
+    async def beyond(self, conn: Connection, limits: Mapping[Limited, int]) -> set[Limited]:
+        """Return those of these limits beyond which a living worker holds a token."""
+        if not limits:
+            return set()
+        columns = zip(*((*limited, limit) for limited, limit in limits.items()), strict=True)
+        rows = await conn.fetch(sql("queue", "tokens_beyond"), *columns)
+        return {Limited(*row) for row in rows}
+
+    def _slots(self, limited: Limited) -> list[int]:
+        found = self._held.get(limited)
+        return [] if found is None else found.slots
+
+    async def _take(
+        self, conn: Connection, wanted: Mapping[Limited, tuple[int, int]], begin: int
+    ) -> Counter[Limited]:
+        columns = zip(*((*limited, limit, more) for limited, (limit, more) in wanted.items()), strict=True)
+        rows = await conn.fetch(sql("queue", "take_tokens"), *columns, self._worker_id, begin)
+        failpoint("after_take_tokens")
+        got: Counter[Limited] = Counter()
+        for limited in wanted:
+            self._held.setdefault(limited, _Held())
+        for scope, name, key, slot in rows:
+            limited = Limited(scope, name, key)
+            got[limited] += 1
+            insort(self._held[limited].slots, slot)
+        return got
 
     async def tidy(self, conn: Connection, count: Callable[[], Mapping[Limited, int]]) -> None:
         """Give back what was not needed since the last tidying; at most once per IDLE_S.

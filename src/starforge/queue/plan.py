@@ -45,7 +45,8 @@ LANES_MAX = 2000
 
 LANES_PER_CLAIM_MAX = 100
 AGED_SHARE = 4
-"""Lanes whose oldest job has waited too long go first, each with at most one job in this many."""
+"""In one claim of so many the lanes whose oldest job has waited too long go first: however much is old, the
+urgent and other tenants wait for no more than that one."""
 
 T = TypeVar("T")
 
@@ -101,6 +102,9 @@ class Scan:
     reached_s: float = -math.inf
     """The latest due time that the claim took; with `taken` it is the claim's answer."""
 
+    dry: bool = False
+    """It took all that it found, and might have taken more."""
+
     def took(self, due_s: float) -> None:
         """Note one job that the claim took."""
         self.taken += 1
@@ -120,7 +124,8 @@ class Plan:
         self._wide = False
         self._hinted: set[Lane] = set()  # since the last look began
         self._now_s = 0.0
-        self._turn = 0
+        self._turn = self._aged_turn = 0
+        self._since_aged = AGED_SHARE  # claims since the aged lanes went first
 
     def expire(self) -> None:
         """Have the next claim look afresh: the lanes ran dry, or something unknown was announced."""
@@ -160,18 +165,9 @@ class Plan:
         margin_s, now_s = MARGIN_S, monotonic_s()
         if self._wide and now_s >= self._wide_at_s:
             self._wide, self._wide_at_s, margin_s = False, now_s + WIDE_EVERY_S, WIDE_S
-        self._turn += 1
-        ready = self._in_order(self._turn)[:LANES_PER_CLAIM_MAX]
-        return [
-            Scan(
-                lane,
-                lane.since_s - margin_s,
-                math.inf,
-                self._most(lane, n, ready),
-                self.flow.first_only(lane.key),
-            )
-            for lane in ready
-        ]
+        ready = self._in_order()[:LANES_PER_CLAIM_MAX]
+        first_only = self.flow.first_only
+        return [Scan(lane, lane.since_s - margin_s, math.inf, n, first_only(lane.key)) for lane in ready]
 
     def sweep(self, n: int) -> list[Scan]:
         """Return scans of what is behind the watermarks, where it is time to look there; [] otherwise."""
@@ -185,16 +181,15 @@ class Plan:
             if lane.since_s > -math.inf and self.flow.open(lane.key)
         ]
 
-    def settle(self, scans: Sequence[Scan], n: int) -> None:
-        """Learn from a claim of up to `n` jobs: the watermarks rise, and dry lanes rest until a look."""
-        total = sum(scan.taken for scan in scans)
+    def settle(self, scans: Sequence[Scan]) -> None:
+        """Learn from a claim: the watermarks rise, and dry lanes rest until a look."""
         for scan in scans:
             lane = scan.lane
             if scan.taken:
                 lane.used_s = monotonic_s()
                 lane.since_s = max(lane.since_s, scan.reached_s)
                 lane.oldest_s = scan.reached_s
-            if scan.taken < scan.most and total < n:
+            if scan.dry:
                 lane.oldest_s = None
 
     def settle_sweep(self, scans: Sequence[Scan], n: int, took_s: float) -> None:
@@ -240,12 +235,8 @@ class Plan:
     def _is_aged(self, lane: Lane) -> bool:
         return lane.oldest_s is not None and self._now_s - lane.oldest_s > self._aging_s
 
-    def _most(self, lane: Lane, n: int, ready: Sequence[Lane]) -> int:
-        """How many of `n` jobs may come from this lane."""
-        return max(1, n // AGED_SHARE) if len(ready) > 1 and self._is_aged(lane) else n
-
-    def _in_order(self, turn: int) -> list[Lane]:
-        """Return the open lanes that have due jobs: the aged ones, then by priority, equals taking turns."""
+    def _in_order(self) -> list[Lane]:
+        """Return the open lanes with due jobs by priority, equals in turn; now and then the aged first."""
         open_, room = self.flow.open, self.flow.may_have_room()
         ready = [
             lane
@@ -254,9 +245,16 @@ class Plan:
         ]
         if len(ready) < 2:
             return ready
-        aged = sorted((lane for lane in ready if self._is_aged(lane)), key=lambda lane: lane.oldest_s or 0.0)
-        rest = [lane for lane in ready if not self._is_aged(lane)] if aged else ready
-        return in_turn(aged, turn, by_priority=False) + in_turn(rest, turn)
+        self._since_aged += 1
+        aged = [lane for lane in ready if self._is_aged(lane)] if self._since_aged >= AGED_SHARE else []
+        if not aged:
+            self._turn += 1
+            return in_turn(ready, self._turn)
+        self._since_aged = 0
+        self._aged_turn += 1
+        aged.sort(key=lambda lane: lane.oldest_s or 0.0)
+        rest = [lane for lane in ready if not self._is_aged(lane)]
+        return in_turn(aged, self._aged_turn, by_priority=False) + in_turn(rest, self._aged_turn)
 
 
 def in_turn(lanes: Iterable[Lane], turn: int, *, by_priority: bool = True) -> list[Lane]:

@@ -88,8 +88,8 @@ class Runner:
         self._concurrency = self._chosen = concurrency
         self._poll_s = poll_s
         self._admission, self._only = admission, chosen
-        self._flow = Flow(worker_id, types, self._in_hand)
-        self._plan = Plan(queues, types.names(), self._flow)
+        self.flow = Flow(worker_id, types, self._in_hand)
+        self._plan = Plan(queues, types.names(), self.flow)
         self._buffer: deque[tuple[float, LeasedJob]] = deque()  # with when it was claimed
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
@@ -111,7 +111,7 @@ class Runner:
             pool,
             types,
             worker_id,
-            flow=self._flow,
+            flow=self.flow,
             progress=self.host.progress,
             written=self._room.set,
             failed=self._doubt,
@@ -240,7 +240,7 @@ class Runner:
         """Give back what was leased beside jobs; where that fails, the worker's own end frees it."""
         try:
             async with asyncio.timeout(LAST_CLAIM_S_MAX), self._pool.connection() as conn:
-                await self._flow.close(conn)
+                await self.flow.close(conn)
         except MAY_PASS as error:
             log.warning("tokens.kept", error=str(error) or repr(error))
 
@@ -279,7 +279,7 @@ class Runner:
             if self._buffer and monotonic_s() - self._buffer[0][0] > BUFFER_S_MAX:
                 self._give_back()
             wanted = self._wanted()
-            if wanted <= 0 and not self._in_doubt() and not self._flow.due:
+            if wanted <= 0 and not self._in_doubt() and not self.flow.due:
                 self.asked_s = monotonic_s()
                 self._room.clear()
                 await _set_within(self._room, READ_S)
@@ -308,7 +308,7 @@ class Runner:
                 continue
             # What came into a lane that the plan does not have yet is found by the next look; while something
             # waits for its turn under a limit, claims come oftener than there is need to look.
-            wake_s, now_s = self._flow.wake_s, monotonic_s()
+            wake_s, now_s = self.flow.wake_s, monotonic_s()
             if wake_s is None or now_s - looked_s >= self._poll_s:
                 self._plan.expire()
                 looked_s = now_s
@@ -321,7 +321,7 @@ class Runner:
                 await self._give_back_unknown(conn)
             if wanted <= 0:
                 await self._plan.heed(conn)
-                await self._flow.tidy(conn)
+                await self.flow.tidy(conn)
                 return []
             if self._only is not None:
                 return await self._only.claim(conn, n=wanted, worker_id=self._worker_id)
@@ -329,7 +329,7 @@ class Runner:
 
     def _obey(self) -> None:
         """Take as many jobs at once as the operator says now, else as the worker was started for."""
-        said = self._flow.overrides.concurrency
+        said = self.flow.overrides.concurrency
         wanted = self._chosen if said is None else min(said, CONCURRENCY_MAX)
         if wanted != self._concurrency:
             log.info("worker.resized", before=self._concurrency, now=wanted, overridden=said is not None)
@@ -370,7 +370,7 @@ class Runner:
         # A full batch is worth waiting for: small claims cost as much as large ones.
         if self._buffer and want < min(CLAIM_MAX, ahead) // 2:
             return 0
-        most = self._flow.overrides.batch
+        most = self.flow.overrides.batch
         return min(CLAIM_MAX, want) if most is None else min(most, want)
 
     async def _slot(self) -> None:
@@ -392,7 +392,7 @@ class Runner:
             if self._admission is not None:
                 self._admission.ended(job.type)
                 self._ready.set()  # what did not fit may fit now
-            if self._flow.wake_s is not None:
+            if self.flow.withholds:
                 self._announced.set()
             self.finisher.take(outcome)
             if outcome.ending == "returned":

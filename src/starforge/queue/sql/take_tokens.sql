@@ -10,12 +10,12 @@ INSERT INTO limit_tokens (scope, name, key, slot, worker_id, taken_at)
 SELECT want.scope, want.name, want.key, free.slot, $6, sf_now()
 FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[]) AS want (scope, name, key, most, more)
 CROSS JOIN LATERAL (
-    SELECT slot
+    SELECT place.slot
     FROM generate_series(0, want.most - 1) AS step,
          LATERAL (SELECT 1 + (step + ($7::bigint % want.most)::int) % want.most AS slot) AS place
     WHERE NOT EXISTS (
         SELECT 1 FROM limit_tokens AS held
-        WHERE held.scope = want.scope AND held.name = want.name AND held.key = want.key AND held.slot = slot
+        WHERE held.scope = want.scope AND held.name = want.name AND held.key = want.key AND held.slot = place.slot
           AND EXISTS (SELECT 1 FROM workers AS w WHERE w.id = held.worker_id AND w.state IN ('running', 'stopping'))
     )
     LIMIT want.more
