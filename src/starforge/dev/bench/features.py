@@ -18,10 +18,10 @@ from starforge.errors import InvalidInputError
 from starforge.queue.declare import Limit, Rate
 from starforge.queue.job import Key
 
-TENANTS = 8
+TENANTS = 4
 PRIORITIES = 3
-KEYS = 100
-ROOM = 10_000
+KEYS = 10
+ROOM = 1000
 """Limits that are high enough never to hold a job back: what is measured is what they cost."""
 
 RATE = 1_000_000
