@@ -104,8 +104,8 @@ async def test_a_share_is_free_again_when_its_worker_has_ended_or_gives_no_sign(
     async def buried(worker_id: UUID) -> object:
         return await bury(few, worker_id, "gone")
 
-    async def stopped(worker_id: UUID) -> object:
-        return await stop(few, worker_id, ended=True, reason="told")
+    async def stopped(worker_id: UUID) -> None:
+        await stop(few, worker_id, ended=True, reason="told")
 
     async def silent(_worker_id: UUID) -> object:
         return await few.execute("UPDATE workers SET lease_expires_at = sf_now()")
