@@ -195,9 +195,7 @@ async def test_the_leaders_page_and_the_servers_show_the_same_state_and_no_other
             await prometheus.until(f'starforge_queue_oldest_job_age_seconds{{job="{job}"}} > 0')
         # A type that is declared starts at 0, before its first job.
         await prometheus.until(f'{waiting}{{type="busy.work",job="server"}} == 0')
-        await prometheus.until(
-            'starforge_upkeep_last_success_age_seconds{task="schedules"} < 60'
-        )
+        await prometheus.until('starforge_upkeep_last_success_age_seconds{task="schedules"} < 60')
         await prometheus.until('starforge_upkeep_runs_total{task="schedules",result="success"} > 0')
         await prometheus.until('starforge_worker_restarts_total{cause="signal"} == 0')
         # Another leads: the worker's page leaves the state to the other's.
