@@ -101,14 +101,14 @@ async def test_workers_get_what_they_ask_for_then_what_is_left_and_then_the_sum_
 async def test_a_share_is_free_again_when_its_worker_has_ended_or_gives_no_sign(
     few: Connection,
 ) -> None:
-    async def buried(worker_id: UUID) -> object:
-        return await bury(few, worker_id, "gone")
+    async def buried(worker_id: UUID) -> None:
+        await bury(few, worker_id, "gone")
 
     async def stopped(worker_id: UUID) -> None:
         await stop(few, worker_id, ended=True, reason="told")
 
-    async def silent(_worker_id: UUID) -> object:
-        return await few.execute("UPDATE workers SET lease_expires_at = sf_now()")
+    async def silent(_worker_id: UUID) -> None:
+        await few.execute("UPDATE workers SET lease_expires_at = sf_now()")
 
     for end in (buried, stopped, silent):
         first, _ = await admit(few, REGISTRATION, lease_s=30, wanted=8)

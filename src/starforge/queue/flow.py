@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection
+from starforge.queue.bound import Batch, Bound, Bounds, Pace, Share, Slots, counted, names_of
 from starforge.queue.declare import Rate
 from starforge.queue.gate import Gate, closed_gates
 from starforge.queue.handler import JobTypes
@@ -32,45 +32,6 @@ READ_S = 1.0
 SETTLE_S = 2 * READ_S
 """Under a limit that is new to it a worker starts nothing for this long: others take tokens for what they
 run, and what runs already counts."""
-
-RULES_MAX = 10_000
-"""So many lanes' rules are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """A limit over all workers: so many jobs of this run at once."""
-
-    limited: Limited
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A limit per worker: so many jobs of the type are in hand here at once."""
-
-    limited: Limited
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """So many jobs of the type are claimed at a time."""
-
-    type: str
-    jobs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """So many jobs of this start per second, over all workers."""
-
-    bucket: Limited
-    rate: Rate
-
-
-Bound = Slots | Share | Batch | Pace
-"""One thing that restricts a lane."""
 
 
 def _nothing() -> Iterable[LeasedJob]:
@@ -95,20 +56,13 @@ class Flow:
         self._worker_id, self._types, self._in_hand = worker_id, types or JobTypes(), in_hand
         self._tokens = None if worker_id is None else Tokens(worker_id)
         self._permits = Permits()
-        self._rules: dict[LaneKey, tuple[Bound, ...]] = {}
         self._limits: dict[Limited, int] = {}  # by override
         self._unsettled_s: dict[Limited, float] = {}  # those that are new or lowered, and since when
-        self._read_at_s = -math.inf
-        self.gates: list[Gate] = []
-        self.overrides: Overrides = NONE
-        self.closed: frozenset[tuple[str, str]] = frozenset()
-        """(scope, name) of what may not start at all."""
-
-        self._first_only: frozenset[tuple[str, str]] = frozenset()
-        self._trickles: dict[tuple[str, str], list[Pace]] = {}
-        self._restricts = False
         self._withheld: set[tuple[Bound, ...]] = set()  # what kept lanes out of the last claim
-        self._restrict()
+        self._read_at_s = -math.inf
+        self._gates: list[Gate] = []
+        self.overrides: Overrides = NONE
+        self._heed()
 
     @property
     def due(self) -> bool:
@@ -122,97 +76,40 @@ class Flow:
     async def read(self, conn: Connection) -> bool:
         """Read gates and overrides; return whether one opened that may have held jobs back within a lane."""
         gates = await closed_gates(conn)
-        chosen = NONE if self._worker_id is None else await overrides_for(conn, self._worker_id)
+        overrides = NONE if self._worker_id is None else await overrides_for(conn, self._worker_id)
         self._read_at_s = monotonic_s() + READ_S
-        if (gates, chosen) == (self.gates, self.overrides):
+        if (gates, overrides) == (self._gates, self.overrides):
             return False
-        self._note_limits({Limited(*key): limit for key, limit in chosen.limit.items()})
-        withheld = self._first_only, {name for scope, name in self.closed if scope == "tag"}
-        self.gates, self.overrides = gates, chosen
-        self._types.lay_over(overlaid(self._types, chosen))
-        self._restrict()
-        tags = {name for scope, name in self.closed if scope == "tag"}
-        return bool(withheld[0] - self._first_only or withheld[1] - tags)
+        before = self._within_lanes
+        self._gates, self.overrides = gates, overrides
+        self._types.lay_over(overlaid(self._types, overrides))
+        self._note_limits({Limited(*key): limit for key, limit in overrides.limit.items()})
+        self._heed()
+        return bool(before - self._within_lanes)
 
-    def _note_limits(self, limits: dict[Limited, int]) -> None:
-        """Take note of which limits came or were lowered at run time: too much may run under them now."""
-        now_s = monotonic_s()
-        for limited, limit in limits.items():
-            if limit < self._limits.get(limited, math.inf):
-                self._unsettled_s[limited] = now_s
-        for limited in self._unsettled_s.keys() - limits.keys():
-            del self._unsettled_s[limited]
-        self._limits = limits
-
-    def _restrict(self) -> None:
-        """Work out what the gates, the overrides and the types' declarations restrict."""
-        shut = [gate for gate in self.gates if gate.cause != "retries"]
+    def _heed(self) -> None:
+        """Work out what the gates close, and what bounds what they leave."""
+        shut = [gate for gate in self._gates if gate.cause != "retries"]
         # A tag is no part of a lane: what is to be let through of it cannot be counted beforehand.
         trickling = [gate for gate in shut if gate.rate_per_s and gate.scope != "tag"]
-        self.closed = frozenset((gate.scope, gate.name) for gate in shut if gate not in trickling)
+        self._closed = frozenset((gate.scope, gate.name) for gate in shut if gate not in trickling)
         self._first_only = frozenset(
-            (gate.scope, gate.name) for gate in self.gates if gate.cause == "retries"
+            (gate.scope, gate.name) for gate in self._gates if gate.cause == "retries"
         )
-        self._trickles = {}
-        for gate in trickling:
-            bucket = Limited("gate", f"{gate.scope}:{gate.name}", gate.cause)
-            pace = Pace(bucket, Rate(gate.rate_per_s or 1.0))
-            self._trickles.setdefault((gate.scope, gate.name), []).append(pace)
-        self._rules.clear()
-        declared = [self._types.get(name) for name in self._types.names()]
-        self._restricts = bool(
-            self._trickles
-            or self.overrides.limit
-            or self.overrides.batches
-            or any(known.limit is not None or known.rate is not None for known in declared if known)
-        )
-
-    @property
-    def closed_tags(self) -> list[str] | None:
+        tags = {("tag", name) for scope, name in self._closed if scope == "tag"}
+        self._within_lanes = {("retries", *name) for name in self._first_only} | tags
+        self.closed_tags = sorted(name for _, name in tags) or None
         """The tags whose jobs may not start; None where all may."""
-        return [name for scope, name in self.closed if scope == "tag"] or None
+
+        self._bounds = Bounds(self._types, self.overrides, trickling)
 
     def open(self, key: LaneKey) -> bool:
         """Tell whether a lane's jobs may start."""
-        return not self.closed or self.closed.isdisjoint(_names(key))
+        return not self._closed or self._closed.isdisjoint(names_of(key))
 
     def first_only(self, key: LaneKey) -> bool:
         """Tell whether only those of the lane's jobs may start that never failed."""
-        return bool(self._first_only) and not self._first_only.isdisjoint(_names(key))
-
-    def restricts(self) -> bool:
-        """Tell whether any lane has a limit, a rate or a batch of its own."""
-        return self._restricts
-
-    def bounds(self, key: LaneKey) -> tuple[Bound, ...]:
-        """Return what restricts a lane."""
-        found = self._rules.get(key)
-        if found is None:
-            if len(self._rules) >= RULES_MAX:
-                self._rules.clear()
-            found = self._rules[key] = tuple(self._bounds_of(key))
-        return found
-
-    def _bounds_of(self, key: LaneKey) -> Iterator[Bound]:
-        known = self._types.get(key.type)
-        limit = None if known is None else known.limit
-        if (of_queue := self.overrides.limit.get(("queue", key.queue))) is not None:
-            yield Slots(Limited("queue", key.queue), of_queue)
-        of_type = self.overrides.limit.get(("type", key.type))
-        if of_type is None and limit is not None:
-            of_type = limit.total
-        if of_type is not None:
-            yield Slots(Limited("type", key.type), of_type)
-        if limit is not None and limit.per_key is not None and key.limit_key:
-            yield Slots(Limited("type", key.type, key.limit_key), limit.per_key)
-        if limit is not None and limit.per_worker is not None:
-            yield Share(Limited("worker", key.type), limit.per_worker)
-        if (jobs := self.overrides.batches.get(key.type)) is not None:
-            yield Batch(key.type, jobs)
-        if known is not None and known.rate is not None:
-            yield Pace(Limited("type", key.type), known.rate)
-        for name in _names(key):
-            yield from self._trickles.get(name, ())
+        return bool(self._first_only) and not self._first_only.isdisjoint(names_of(key))
 
     def may_have_room(self) -> Callable[[LaneKey], bool]:
         """Return a function that tells of a lane whether asking for tokens and permits may be worth it.
@@ -220,9 +117,9 @@ class Flow:
         It asks nobody, so that lanes at their limits crowd no others out of a claim.
         """
         self._withheld.clear()
-        if not self._restricts:
+        if not self._bounds.any:
             return lambda _key: True
-        used = _counted(self._in_hand())
+        used = counted(self._in_hand())
         known: dict[Bound, bool] = {}
 
         def may(bound: Bound) -> bool:
@@ -231,7 +128,7 @@ class Flow:
             return known[bound]
 
         def have_room(key: LaneKey) -> bool:
-            blocking = tuple(bound for bound in self.bounds(key) if not may(bound))
+            blocking = tuple(bound for bound in self._bounds.of(key) if not may(bound))
             if blocking:
                 self._withheld.add(blocking)
             return not blocking
@@ -252,18 +149,18 @@ class Flow:
             n: Most jobs that the claim takes.
             jobs: Claimed already, and not yet among those in hand.
         """
-        if not self._restricts:
+        if not self._bounds.any:
             return list(scans)
-        used = _counted([*self._in_hand(), *jobs])
+        used = counted([*self._in_hand(), *jobs])
         need: Counter[Bound] = Counter()
         for scan in scans:
-            for bound in self.bounds(scan.lane.key):
+            for bound in self._bounds.of(scan.lane.key):
                 need[bound] = min(n, need[bound] + scan.most)
         await self._lease(conn, need, used)
         room = {bound: self._room(bound, used) for bound in need}
         allotted = []
         for scan in scans:
-            bounds = self.bounds(scan.lane.key)
+            bounds = self._bounds.of(scan.lane.key)
             most = min([scan.most, *(room[bound] for bound in bounds)])
             if most <= 0:
                 self._withheld.add(tuple(bound for bound in bounds if room[bound] <= 0))
@@ -274,7 +171,58 @@ class Flow:
             allotted.append(scan)
         return allotted
 
-    async def _lease(self, conn: Connection, need: Counter[Bound], used: Counter[Limited]) -> None:
+    async def settle(self, conn: Connection, scans: Sequence[Scan], jobs: Sequence[LeasedJob]) -> None:
+        """Learn what a claim took: permits are spent, and where there were too few jobs the rest go back.
+
+        Args:
+            conn: Where permits go back.
+            scans: Those that `allot` returned.
+            jobs: What was claimed and is not yet among the jobs in hand.
+        """
+        if not self._bounds.any:
+            return
+        dry, taken = set(), set()
+        for scan in scans:
+            for bound in self._bounds.of(scan.lane.key):
+                if isinstance(bound, Pace):
+                    self._permits.spend(bound.bucket, scan.taken)
+                    if scan.dry:
+                        dry.add(bound.bucket)
+                elif isinstance(bound, Slots) and scan.taken:
+                    taken.add(bound.limited)
+        if self._tokens is not None and taken:
+            used = counted([*self._in_hand(), *jobs])
+            for limited in taken:
+                self._tokens.need(limited, used[limited])
+        await self._permits.give_back(conn, sorted(dry))
+
+    @property
+    def withholds(self) -> bool:
+        """Whether the last claim had to leave jobs that wait."""
+        return bool(self._withheld)
+
+    @property
+    def wake_s(self) -> float | None:
+        """Seconds until some of what the last claim had to leave may start; None where it left nothing."""
+        if not self._withheld:
+            return None
+        return min(max(map(self._free_in_s, blocking), default=0.0) for blocking in self._withheld)
+
+    async def tidy(self, conn: Connection) -> None:
+        """Give back what was not needed lately, and take tokens for what runs under a new limit."""
+        if self._tokens is not None:
+            if self._unsettled_s:
+                await self._settle_limits(conn, self._tokens)
+            await self._tokens.tidy(conn, lambda: counted(self._in_hand()))
+        await self._permits.tidy(conn)
+
+    async def close(self, conn: Connection) -> None:
+        """Give everything back: the worker has ended its jobs."""
+        if self._tokens is not None:
+            await self._tokens.give_back(conn)
+        await self._permits.give_back(conn)
+
+    async def _lease(self, conn: Connection, need: Mapping[Bound, int], used: Counter[Limited]) -> None:
         """Ask for the tokens and permits that lack, one question for each kind."""
         tokens: dict[Limited, tuple[int, int]] = {}
         permits: dict[Limited, tuple[Rate, int]] = {}
@@ -294,15 +242,17 @@ class Flow:
 
     def _room(self, bound: Bound, used: Counter[Limited]) -> int:
         """Return how many more jobs a bound allows with what is held."""
-        if isinstance(bound, Slots):
-            if self._tokens is None or self._settles(bound):
-                return 0
-            return self._tokens.held(bound.limited, bound.limit) - used[bound.limited]
-        if isinstance(bound, Share):
-            return bound.limit - used[bound.limited]
-        if isinstance(bound, Batch):
-            return bound.jobs
-        return self._permits.good(bound.bucket, bound.rate)
+        match bound:
+            case Slots(limited, limit):
+                if self._tokens is None or self._settles(bound):
+                    return 0
+                return self._tokens.held(limited, limit) - used[limited]
+            case Share(limited, limit):
+                return limit - used[limited]
+            case Batch():
+                return bound.jobs
+            case Pace(bucket, rate):
+                return self._permits.good(bucket, rate)
 
     def _worth_asking(self, bound: Bound) -> bool:
         if isinstance(bound, Slots):
@@ -311,93 +261,34 @@ class Flow:
             return self._tokens.could_hold(bound.limited, bound.limit) > 0
         return isinstance(bound, Pace) and self._permits.worth_asking(bound.bucket, bound.rate)
 
-    def _settles(self, slots: Slots) -> bool:
-        """Tell whether more than the limit may still run, from before it came or was lowered."""
-        return slots.limited in self._unsettled_s
-
-    @property
-    def withholds(self) -> bool:
-        """Whether the last claim had to leave jobs that wait."""
-        return bool(self._withheld)
-
-    @property
-    def wake_s(self) -> float | None:
-        """Seconds until some of what the last claim had to leave may start; None where it left nothing."""
-        if not self._withheld:
-            return None
-        return min(max(map(self._free_in_s, blocking), default=0.0) for blocking in self._withheld)
-
     def _free_in_s(self, bound: Bound) -> float:
         if isinstance(bound, Pace):
             return self._permits.next_s(bound.bucket)
         return 0.0 if isinstance(bound, Batch) else ASK_AGAIN_S
 
-    async def settle(self, conn: Connection, scans: Sequence[Scan], jobs: Sequence[LeasedJob]) -> None:
-        """Learn what a claim took: permits are spent, and where there were too few jobs the rest go back.
+    def _note_limits(self, limits: dict[Limited, int]) -> None:
+        """Take note of which limits came or were lowered at run time: too much may run under them now."""
+        now_s = monotonic_s()
+        for limited, limit in limits.items():
+            if limit < self._limits.get(limited, math.inf):
+                self._unsettled_s[limited] = now_s
+        for limited in self._unsettled_s.keys() - limits.keys():
+            del self._unsettled_s[limited]
+        self._limits = limits
 
-        Args:
-            conn: Where permits go back.
-            scans: Those that `allot` returned.
-            jobs: What was claimed and is not yet among the jobs in hand.
-        """
-        if not self._restricts:
-            return
-        dry, slots = set(), set()
-        for scan in scans:
-            for bound in self.bounds(scan.lane.key):
-                if isinstance(bound, Pace):
-                    self._permits.spend(bound.bucket, scan.taken)
-                    if scan.dry:
-                        dry.add(bound.bucket)
-                elif isinstance(bound, Slots) and scan.taken:
-                    slots.add(bound.limited)
-        if self._tokens is not None and slots:
-            used = _counted([*self._in_hand(), *jobs])
-            for limited in slots:
-                self._tokens.need(limited, used[limited])
-        await self._permits.give_back(conn, sorted(dry))
-
-    async def tidy(self, conn: Connection) -> None:
-        """Give back what was not needed lately, and take tokens for what runs under a new limit."""
-        if self._tokens is not None:
-            if self._unsettled_s:
-                await self._settle_limits(conn, self._tokens)
-            await self._tokens.tidy(conn, lambda: _counted(self._in_hand()))
-        await self._permits.tidy(conn)
+    def _settles(self, slots: Slots) -> bool:
+        """Tell whether more than the limit may still run, from before it came or was lowered."""
+        return slots.limited in self._unsettled_s
 
     async def _settle_limits(self, conn: Connection, tokens: Tokens) -> None:
         """Take tokens for what runs already, beyond the limit if need be; see whether anybody has such.
 
         A limit is settled once every worker had the time to do so and none holds a token beyond it.
         """
-        used, now_s = _counted(self._in_hand()), monotonic_s()
+        used, now_s = counted(self._in_hand()), monotonic_s()
         await tokens.cover(conn, {of: (self._limits[of], used[of]) for of in self._unsettled_s})
         waited = {
             of: self._limits[of] for of, since_s in self._unsettled_s.items() if now_s - since_s >= SETTLE_S
         }
         for limited in waited.keys() - await tokens.beyond(conn, waited):
             del self._unsettled_s[limited]
-
-    async def close(self, conn: Connection) -> None:
-        """Give everything back: the worker has ended its jobs."""
-        if self._tokens is not None:
-            await self._tokens.give_back(conn)
-        await self._permits.give_back(conn)
-
-
-def _names(key: LaneKey) -> tuple[tuple[str, str], ...]:
-    return ("queue", key.queue), ("type", key.type), ("tenant", key.tenant)
-
-
-def _counted(jobs: Iterable[LeasedJob]) -> Counter[Limited]:
-    """Count the jobs in hand under everything that may limit them."""
-    used: Counter[Limited] = Counter()
-    for (queue, job_type, key), count in Counter(
-        (job.queue, job.type, job.limit_key) for job in jobs
-    ).items():
-        used[Limited("queue", queue)] += count
-        used[Limited("type", job_type)] += count
-        used[Limited("worker", job_type)] += count
-        if key:
-            used[Limited("type", job_type, key)] += count
-    return used

@@ -56,6 +56,9 @@ class JobType:
     priority: int = 0
     retry: Retry = RETRY
     timeout_s: float | None = None
+    timeout_set: bool = False
+    """An operator set the timeout at run time: it wins over a job's own."""
+
     failed: Failed | None = None
     limit: Limit | None = None
     rate: Rate | None = None

@@ -161,6 +161,7 @@ def overlaid(types: JobTypes, chosen: Overrides) -> dict[str, JobType]:
             declared,
             retry=replace(declared.retry, base_s=base_s, max_s=max_s),
             timeout_s=chosen.timeout_s.get(name, declared.timeout_s),
+            timeout_set=name in chosen.timeout_s,
             rate=chosen.rate.get(name, declared.rate),
         )
     return changed

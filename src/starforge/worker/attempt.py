@@ -93,7 +93,7 @@ async def attempt(job: LeasedJob, job_type: JobType, host: Host) -> Outcome:
     started_s = monotonic_s()
     context = Context(job, host, asyncio.current_task(), started_s)
     host.attempts[job.id] = context
-    limit_s = job.timeout_s or job_type.timeout_s
+    limit_s = job_type.timeout_s if job_type.timeout_set else job.timeout_s or job_type.timeout_s
     deadline = None if limit_s is None else Deadline(context, limit_s)
     error: BaseException | None = None
     result: str | None = None
