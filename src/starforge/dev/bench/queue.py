@@ -133,5 +133,6 @@ async def _measure(server: Database, variant: Measured, jobs: int, pickups: int,
         variant.rss_mb.append(max(workers.rss_mb()))
     report(
         f"  {variant.setup.type}, {variant.setup.processes} worker process(es):"
-        f" {shown(enqueued):g} enqueued/s, {shown(drained):g} drained/s, pick-up p50 {variant.pickup_ms[-1]['p50']:g} ms"
+        f" {shown(enqueued):g} enqueued/s, {shown(drained):g} drained/s,"
+        f" pick-up p50 {variant.pickup_ms[-1]['p50']:g} ms"
     )
