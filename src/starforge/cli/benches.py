@@ -59,6 +59,7 @@ def queue(
     features: Annotated[
         list[str] | None, typer.Option(help="all, none, or the name of a feature; may be repeated.")
     ] = None,
+    sync: Annotated[bool, typer.Option("--sync", help="Measure sync handlers, in threads, too.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Measure memory over 1 M jobs too.")] = False,
     pgbouncer: Annotated[
         bool, typer.Option("--pgbouncer", help="Through a PgBouncer in transaction mode.")
@@ -80,7 +81,7 @@ def queue(
     def measure(server: Database) -> Awaitable[dict[str, Any]]:
         return bench_queue(
             server, setup, jobs=jobs, processes=processes or [1], rounds=rounds, report=progress,
-            pooled=pgbouncer, memory_jobs=JOBS if memory else 0,
+            sync=sync, pooled=pgbouncer, memory_jobs=JOBS if memory else 0,
         )  # fmt: skip
 
     _run(measure, role=role, postgres=postgres, as_json=as_json)

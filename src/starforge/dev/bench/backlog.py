@@ -22,7 +22,8 @@ DELAYED_S = 24 * 3600.0
 AHEAD = 10
 """The priority of what lies in front; the jobs that can run have 0."""
 
-PAUSED_TYPE, UNKNOWN_TYPE, HIGH_MEMORY_TYPE = "bench.noop_paused", "bench.unknown", "bench.high_memory"
+PAUSED_TYPE, UNKNOWN_TYPE = "bench.noop_paused", "bench.unknown"
+HIGH_MEMORY_TYPE = "bench.noop_high_memory"
 
 Lay = Callable[[Connection], Awaitable[None]]
 

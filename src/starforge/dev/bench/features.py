@@ -71,6 +71,9 @@ ALWAYS = {
     "history": "every completed job is kept, in daily partitions",
     "rollups": "finished attempts are counted by minute, in the transactions that finish them",
     "leases": "30 s, renewed by the supervisor; every acknowledgement fenced by worker and epoch",
+    "breaker": "a type of which half the attempts fail is held",
+    "log capture": "what the children write is the workers' log, kept in the database",
+    "crash attribution": "every start and end of a handler is marked for the supervisor",
     "row security": "the workers are bound by it, with --role engine",
 }
 """What no setting switches off."""
@@ -88,6 +91,8 @@ FEATURES = (
         "a unique key of its own on every job",
         job=lambda _: {"unique": Key(str(new_id()))},
     ),
+    Feature("results", "every job returns an object, which its history keeps"),
+    Feature("middleware", "one that does nothing, around every attempt"),
     Feature("timeout", "60 s for every attempt, by its type", type={"timeout": 60.0}),
     Feature("limit_total", f"at most {ROOM} jobs of the type at once", limit={"total": ROOM}, flow=True),
     Feature(
@@ -143,10 +148,10 @@ def chosen(names: Sequence[str]) -> tuple[Feature, ...]:
 
 def shown(features: Sequence[Feature]) -> dict[str, str]:
     """Return every feature with its setting, as the figures list it."""
-    on = {feature.name for feature in features}
+    wanted = {feature.name for feature in features}
     return {
         **ALWAYS,
-        **{feature.name: feature.setting if feature.name in on else "off" for feature in FEATURES},
+        **{feature.name: feature.setting if feature.name in wanted else "off" for feature in FEATURES},
     }
 
 
@@ -161,6 +166,11 @@ def environment(features: Sequence[Feature]) -> dict[str, str]:
         FEATURES_ENV: json.dumps([feature.name for feature in features]),
         **{name: value for feature in features for name, value in feature.environment.items()},
     }
+
+
+def on(name: str) -> bool:
+    """Tell a worker of a benchmark whether a feature is switched on that only its app can switch."""
+    return name in json.loads(os.environ.get(FEATURES_ENV, "[]"))
 
 
 def declared() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from starforge.queue.job import NewJob
 
 BULK = 10_000
 WARM_JOBS = 1000
-TYPE = "bench.noop"
+TYPE, SYNC_TYPE = "bench.noop", "bench.noop_sync"
 PAYLOAD = {"n": 0}
 TOLD_S = 0.3
 PLAN_S = 1.5

@@ -8,27 +8,49 @@ from functools import wraps
 from typing import Any
 
 from starforge.app import StarForge
-from starforge.dev.bench.features import declared
+from starforge.dev.bench.features import declared, on
 from starforge.dev.bench.marks import CLAIM, PICKUP, counter, first_start, note, now_s
+from starforge.queue.handler import Context
 from starforge.queue.job import LeasedJob
 from starforge.worker import run
 
 app = StarForge("bench")
 count, first = counter(), first_start()
+result = {"ok": True} if on("results") else None
+
+
+if on("middleware"):
+
+    @app.middleware
+    async def around(ctx: Context, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Do nothing before and after."""
+        return await call()
 
 
 @app.job("bench.noop", **declared())
-async def noop(n: int, text: str = "") -> None:
+async def noop(n: int, text: str = "") -> dict[str, bool] | None:
     """Do nothing but be counted: what is left is the queue's own cost."""
     count[0] += 1
     if not first[0]:
         first[0] = now_s()
+    return result
+
+
+@app.job("bench.noop_sync", **declared())
+def noop_sync(n: int, text: str = "") -> dict[str, bool] | None:
+    """Do nothing, in a thread."""
+    count[0] += 1
+    return result
 
 
 @app.job("bench.noop_paused")
-async def noop_paused(n: int, text: str = "") -> None:
+async def noop_paused(n: int) -> None:
     """Do nothing: its type is paused where it is used."""
-    count[0] += 1
+
+
+@app.job("bench.noop_high_memory", high_memory=True)
+async def noop_high_memory(n: int) -> None:
+    """Do nothing: workers without --high-memory do not know it."""
 
 
 @app.job("bench.pickup")

@@ -16,6 +16,7 @@ from starforge.dev.bench.bouncer import pgbouncer
 from starforge.dev.bench.calibrate import calibrate
 from starforge.dev.bench.features import shown as settings
 from starforge.dev.bench.figures import Report, conditions, ratios, shown, spread
+from starforge.dev.bench.load import SYNC_TYPE
 from starforge.dev.bench.memory import memory
 from starforge.dev.bench.pickup import PICKUPS, pickups_ms
 from starforge.dev.bench.setup import Setup, enqueue_and_drain, running
@@ -58,6 +59,7 @@ async def bench_queue(
     pickups: int = PICKUPS,
     single_blocks: int = BLOCKS,
     wal_jobs: int = WAL_JOBS,
+    sync: bool = False,
     pooled: bool = False,
     memory_jobs: int = 0,
 ) -> dict[str, Any]:
@@ -73,6 +75,7 @@ async def bench_queue(
         pickups: Jobs whose pick-up is timed.
         single_blocks: Blocks of 100 single enqueues on one connection.
         wal_jobs: Jobs over which the write-ahead log is measured.
+        sync: Measure handlers in threads in every round too, with one process.
         pooled: Let producer and workers go through a PgBouncer in transaction mode.
         memory_jobs: Jobs over which memory is measured; 0: it is not.
     """
@@ -82,10 +85,11 @@ async def bench_queue(
         if pooled:
             setup = replace(setup, through=await stack.enter_async_context(pgbouncer(server, setup.role)))
         variants = [Measured(replace(setup, processes=number)) for number in processes]
+        blocking = Measured(replace(setup, processes=1, type=SYNC_TYPE))
         for number in range(1, rounds + 1):
             report(f"round {number} of {rounds}: calibrating")
             calibration.append(await calibrate(server))
-            for variant in variants:
+            for variant in (*variants, blocking) if sync else variants:
                 await _measure(server, variant, jobs, pickups, report)
         report("measuring single enqueues and the write-ahead log")
         async with running(server, variants[0].setup) as (here, workers):
@@ -102,6 +106,7 @@ async def bench_queue(
         "drain_to_calibration": first["drain_to_calibration"]["median"],
         "pickup_ms": {name: value["median"] for name, value in first["pickup_ms"].items()},
         "by_processes": every,
+        **({"sync_per_s": spread(blocking.drain_per_s)} if sync else {}),
         "calibration": spread(calibration),
         **single,
         **wal,
@@ -111,7 +116,6 @@ async def bench_queue(
             else {}
         ),
         "features": settings(setup.features),
-        "type": setup.type,
         "pgbouncer": "transaction mode" if pooled else "none",
         "rounds": rounds,
         "concurrency": setup.concurrency,
@@ -128,6 +132,7 @@ async def _measure(server: Database, variant: Measured, jobs: int, pickups: int,
         variant.pickup_ms.append(await pickups_ms(here, workers, pickups, variant.setup.pickup))
         variant.rss_mb.append(max(workers.rss_mb()))
     report(
-        f"  {variant.setup.processes} worker process(es): {shown(enqueued):g} enqueued/s,"
-        f" {shown(drained):g} drained/s, pick-up p50 {variant.pickup_ms[-1]['p50']:g} ms"
+        f"  {variant.setup.type}, {variant.setup.processes} worker process(es):"
+        f" {shown(enqueued):g} enqueued/s, {shown(drained):g} drained/s,"
+        f" pick-up p50 {variant.pickup_ms[-1]['p50']:g} ms"
     )
