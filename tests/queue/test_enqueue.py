@@ -12,8 +12,9 @@ import asyncpg
 import pytest
 
 from starforge.db.pool import Connection, Pool, connect
-from starforge.queue import enqueue as room
-from starforge.queue.enqueue import BULK_ROWS, enqueue, enqueue_many
+from starforge.queue import chunk as room
+from starforge.queue.chunk import BULK_ROWS, chunks
+from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.entry import PRIORITY_MAX, TAG_CHARS_MAX, TAGS_MAX
 from starforge.queue.errors import JobOptionError, PayloadError, PayloadTooLargeError
 from starforge.queue.job import Accepted, Key, NewJob
@@ -100,7 +101,7 @@ async def test_a_bulk_of_large_payloads_is_sent_in_bounded_pieces(
 ) -> None:
     monkeypatch.setattr(room, "BULK_BYTES_MAX", 1000)
     jobs = [NewJob("t", {"text": "x" * 600}) for _ in range(9)]
-    assert [len(chunk.ids) for chunk in room._chunks(jobs)] == [2, 2, 2, 2, 1]
+    assert [len(chunk.ids) for chunk in chunks(jobs)] == [2, 2, 2, 2, 1]
     await enqueue_many(conn, jobs)
     assert await conn.fetchval("SELECT count(*) FROM queue_jobs") == 9
 

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
-from uuid import UUID
 
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.caller import AsyncCaller, Fetch, SyncCaller, async_fetch, is_asyncpg, sync_fetch
-from starforge.queue.entry import Kind, as_told, kind_of, payload_text
+from starforge.queue.chunk import Chunk, chunks
+from starforge.queue.entry import Kind, kind_of, payload_text
 from starforge.queue.errors import CallerConnectionError
 from starforge.queue.hint import CHANNEL, Debounce, Hint, hints_for
 from starforge.queue.job import Accepted, JobSettings, NewJob
 from starforge.queue.key import ask
-
-BULK_ROWS = 2000
-"""Jobs in one statement of a bulk: the next are encoded while the server is at these."""
-
-BULK_BYTES_MAX = 8_000_000
-"""Payloads in one statement of a bulk, and a last one."""
 
 _debounce = Debounce()
 
@@ -81,7 +74,7 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepte
     keyed = [job for job in jobs if job.unique is not None]
     plain = [job for job in jobs if job.unique is None] if keyed else jobs
     async with conn.transaction():
-        lanes = await _bulk(conn, _chunks(plain))
+        lanes = await _bulk(conn, chunks(plain))
         found = iter(await _unique(async_fetch(conn), keyed, None) if keyed else ())
         lanes |= {kind.lane for kind in map(kind_of, keyed) if kind.is_due}
         for hint in hints_for(lanes):
@@ -90,12 +83,12 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepte
     return [Accepted(job.id, True) if job.unique is None else next(found) for job in jobs]
 
 
-async def _bulk(conn: Connection, chunks: Iterator[Chunk]) -> set[Hint]:
+async def _bulk(conn: Connection, bulk: Iterator[Chunk]) -> set[Hint]:
     """Send each chunk, make the next one ready while the server works, and return the lanes with work."""
     lanes: set[Hint] = set()
     sent: asyncio.Task[str] | None = None
     try:
-        for chunk in chunks:
+        for chunk in bulk:
             if sent is not None:
                 await sent
             sent = asyncio.create_task(conn.execute(sql("queue", "enqueue_many"), *chunk.parameters()))
@@ -105,51 +98,6 @@ async def _bulk(conn: Connection, chunks: Iterator[Chunk]) -> set[Hint]:
         if sent is not None:
             await sent
     return lanes
-
-
-@dataclass(slots=True)
-class Chunk:
-    """The jobs of one statement: an id, a payload and the number of its kind for each, and the kinds."""
-
-    ids: list[UUID] = field(default_factory=list)
-    payloads: list[str] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
-
-    def parameters(self) -> tuple[Any, ...]:
-        """Return them in the order of enqueue_many."""
-        return (self.ids, self.payloads, self.numbers, *map(list, zip(*self.kinds, strict=True)))
-
-
-def _chunks(jobs: Sequence[NewJob]) -> Iterator[Chunk]:
-    """Encode the jobs, BULK_ROWS at a time."""
-    bytes_max = JobSettings.read().payload_bytes_max
-    chunk, size = Chunk(), 0
-    known: dict[object, int] = {}
-    for job in jobs:
-        text = payload_text(job, bytes_max)
-        chunk.ids.append(job.id)
-        chunk.payloads.append(text)
-        chunk.numbers.append(_number(job, chunk.kinds, known))
-        size += len(text)
-        if len(chunk.ids) == BULK_ROWS or size >= BULK_BYTES_MAX:
-            yield chunk
-            chunk, known, size = Chunk(), {}, 0
-    if chunk.ids:
-        yield chunk
-
-
-def _number(job: NewJob, kinds: list[Kind], known: dict[object, int]) -> int:
-    """Return the number of the job's kind, from 1; what is seen for the first time is checked and added."""
-    told = (as_told(job), *job.tags) if job.tags else as_told(job)
-    try:
-        number = known.get(told)
-    except TypeError:  # a list where a text belongs, or the like: refused with its field
-        number = None
-    if number is None:
-        kinds.append(kind_of(job))
-        number = known[told] = len(kinds)
-    return number
 
 
 async def _unique(fetch: Fetch, jobs: Sequence[NewJob], hint: str | None) -> list[Accepted]:
