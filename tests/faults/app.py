@@ -35,6 +35,16 @@ async def effect(ctx: Context) -> None:
     _note(ctx, "ended")
 
 
+@app.job("faults.once")
+async def once(ctx: Context) -> None:
+    """Write an effect in the transaction that completes the job."""
+    _note(ctx, "started")
+    async with ctx.transaction() as conn:
+        await conn.execute(EFFECT, ctx.job.id, ctx.job.lease_epoch)
+        await asyncio.sleep(float(os.environ.get(EFFECT_S_ENV, "0")))
+    _note(ctx, "ended")
+
+
 @app.job("faults.nothing")
 async def nothing(ctx: Context, seconds: float = 0.0) -> None:
     """Leave no trace in the database."""

@@ -75,6 +75,11 @@ class Verdict:
     """Completed jobs of an effect's type without an effect."""
 
     effects_doubled: set[UUID] = field(default_factory=set)
+    """Effects in transactions of their own that were written again: allowed after a fault."""
+
+    promises_broken: set[UUID] = field(default_factory=set)
+    """Jobs of `ctx.transaction()` whose effect and completion are not there together, once."""
+
     attempts: Counter[int] = field(default_factory=Counter)
     """How many jobs have burnt how many attempts."""
 
@@ -91,6 +96,7 @@ class Verdict:
             "leases used twice": self.leases_used_twice,
             "effects missing": self.effects_missing,
             "effects doubled": self.effects_doubled,
+            "promises broken": self.promises_broken,
         }
         told = [
             f"{name} {len(found)}: {sorted(map(str, found))[:3]}" for name, found in counts.items() if found
@@ -183,6 +189,11 @@ class History:
 
     def _check_effects(self, verdict: Verdict, done: set[UUID], rows: Iterable[Any]) -> None:
         effects = Counter(row["job_id"] for row in rows)
-        wanted = {job.id for job in self.asked.values() if job.type == "faults.effect"}
-        verdict.effects_missing = (wanted & done) - effects.keys()
-        verdict.effects_doubled = {job_id for job_id, count in effects.items() if count > 1}
+        types: defaultdict[str, set[UUID]] = defaultdict(set)
+        for job in self.asked.values():
+            types[job.type].add(job.id)
+        verdict.effects_missing = (types["faults.effect"] & done) - effects.keys()
+        verdict.promises_broken = {
+            job_id for job_id in types["faults.once"] if effects[job_id] != (job_id in done)
+        }
+        verdict.effects_doubled = {job_id for job_id in types["faults.effect"] if effects[job_id] > 1}

@@ -23,6 +23,18 @@ class Row:
     epoch: int = 0
     attempts: int = 0
     worker: UUID | None = None
+    asked: bool = False
+    """Somebody asked for its cancellation while it ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One row of history."""
+
+    job: UUID
+    status: str
+    epoch: int
+    worker: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +53,7 @@ class Changes:
     rows: dict[UUID, Row | None] = field(default_factory=dict)
     """None: it left for history."""
 
-    completed: list[tuple[UUID, int, UUID | None]] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
     letters: Counter[tuple[UUID, int | None]] = field(default_factory=Counter)
     counted: Counter[str] = field(default_factory=Counter)
     leases: list[Lease] = field(default_factory=list)
@@ -53,7 +65,7 @@ class Model:
 
     now_s: float = 0.0
     rows: dict[UUID, Row] = field(default_factory=dict)
-    completed: list[tuple[UUID, int, UUID | None]] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
     letters: Counter[tuple[UUID, int | None]] = field(default_factory=Counter)
     counted: Counter[str] = field(default_factory=Counter)
     leases: list[Lease] = field(default_factory=list)
@@ -82,7 +94,7 @@ class Model:
                 self.rows.pop(job, None)
             else:
                 self.rows[job] = row
-        self.completed += changes.completed
+        self.ended += changes.ended
         self.leases += changes.leases
         self.letters += changes.letters
         self.counted += changes.counted
@@ -131,9 +143,21 @@ class Model:
             and (row.status, row.epoch, row.worker) == ("running", lease.epoch, worker)
         }
 
-    def change(self, session: str, jobs: dict[UUID, Row], to: Callable[[Row], Row | None]) -> None:
+    def change(self, session: str, jobs: dict[UUID, Row], to: Callable[[Row], Row]) -> None:
         """Let the session's transaction change these jobs."""
         self.open[session].rows.update({job: to(row) for job, row in jobs.items()})
+
+    def let_go(self, session: str, jobs: dict[UUID, Row], to: Callable[[Row], Row]) -> None:
+        """Let a worker let go of these jobs: those that were asked to end are cancelled instead."""
+        self.change(session, jobs, to)
+        rows = self.seen(session)
+        self.end(session, {job: rows[job] for job in jobs if rows[job].asked}, "cancelled")
+
+    def end(self, session: str, jobs: dict[UUID, Row], status: str) -> None:
+        """Let these jobs leave for history."""
+        changes = self.open[session]
+        changes.ended += [Ended(job, status, row.epoch, row.worker) for job, row in jobs.items()]
+        changes.rows.update(dict.fromkeys(jobs))
 
 
 def given_back(row: Row) -> Row:

@@ -95,7 +95,7 @@ async def test_a_child_killed_at_any_statement_of_a_jobs_path_loses_nothing_and_
 ) -> None:
     async def life(scene: Scene, killed_at: set[Step]) -> bool:
         scene.proxy.rule = killer = Killer("starforge worker", kill, killed_at)
-        await scene.history.enqueue(scene.conn, NewJob("faults.effect"))
+        await scene.history.enqueue(scene.conn, NewJob("faults.effect"), NewJob("faults.once"))
         async with scene.worker(WORKER_CONCURRENCY="1"):
             await scene.drained()
         return killer.fired
@@ -117,7 +117,7 @@ async def test_a_group_killed_at_any_commit_of_a_jobs_path_loses_nothing_and_bur
 ) -> None:
     async def life(scene: Scene, killed_at: set[Step]) -> bool:
         scene.proxy.rule = killer = Killer("starforge worker", kill_group, killed_at, commits_only=True)
-        await scene.history.enqueue(scene.conn, NewJob("faults.effect"))
+        await scene.history.enqueue(scene.conn, NewJob("faults.effect"), NewJob("faults.once"))
         async with scene.worker(WORKER_CONCURRENCY="1") as worker:
             await over(scene, worker, DRAINED)
         await rescued(scene)
@@ -135,7 +135,7 @@ async def test_a_supervisor_killed_at_any_of_its_own_statements_loses_nothing_an
 
     async def life(scene: Scene, killed_at: set[Step]) -> bool:
         scene.proxy.rule = killer = Killer("starforge supervisor", kill, killed_at)
-        await scene.history.enqueue(scene.conn, NewJob("faults.effect"))
+        await scene.history.enqueue(scene.conn, NewJob("faults.effect"), NewJob("faults.once"))
         async with scene.worker(
             WORKER_CONCURRENCY="1", STARFORGE_LEASE_S="1", STARFORGE_GRACE_S="0.1", FAULTS_EFFECT_S="30"
         ) as worker:

@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from starforge.clock import SEED_ENV
 from starforge.db.pool import Connection, connect
+from starforge.queue.cancel import cancel, cancel_running, release
 from starforge.queue.claim import claim
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue_many
@@ -37,11 +38,12 @@ from starforge.queue.reclaim import reclaim
 from starforge.queue.retry import give_back, give_back_unknown, retry
 from starforge.worker.registry import Registration, bury, expire, extend, register
 from tests.covers import covers
-from tests.faults.model import Lease, Model, Row, given_back
+from tests.faults.model import Ended, Lease, Model, Row, given_back
 from tests.postgres import TestServer
 
 T = TypeVar("T")
 
+COUNTED = ("complete", "retry", "fail", "quarantine", "cancel_running")
 SESSIONS = ("a", "b", "c")
 QUEUES = ("default", "mail")
 ERROR = {"reason": "it broke"}
@@ -50,27 +52,27 @@ LEASE_S = 100.0
 WORKERS_MAX = 2
 
 VERBS = {
-    "begin": 3, "commit": 4, "rollback": 1,
-    "enqueue": 8,
+    "claim": 9, "enqueue": 6, "complete": 5, "retry": 4, "fail": 3, "quarantine": 2, "give_back": 3,
+    "give_back_unknown": 1, "reclaim": 4, "cancel": 4, "cancel_running": 2, "release": 2,
+    "begin": 2, "commit": 4, "rollback": 1,
     "a_worker_registers": 1, "a_worker_beats": 2, "a_worker_dies": 1, "the_dead_are_declared": 1,
-    "claim": 10, "complete": 5, "retry": 4, "fail": 3, "quarantine": 2, "give_back": 3,
-    "give_back_unknown": 1, "reclaim": 4,
     "pause": 1, "resume": 3, "set_by_hand": 3, "bury_by_hand": 1,
     "time_passes": 2,
 }  # fmt: skip
-"""What may happen at each step, and how often beside the others."""
+"""What may happen at each step, and how often beside the others; examples tend towards the first ones."""
 
 
 TABLES = """
 SELECT
     (SELECT coalesce(jsonb_agg(jsonb_build_array(id, status, lease_epoch, attempts)), '[]')
      FROM queue_jobs) AS live,
-    (SELECT coalesce(jsonb_agg(jsonb_build_array(id, lease_epoch, worker_id)), '[]')
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(id, status, lease_epoch, worker_id)), '[]')
      FROM job_history) AS done,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(original_job_id, generation)), '[]')
      FROM queue_jobs_dlq) AS letters,
     (SELECT jsonb_build_array(coalesce(sum(completed), 0), coalesce(sum(retried), 0),
-                              coalesce(sum(failed), 0), coalesce(sum(quarantined), 0))
+                              coalesce(sum(failed), 0), coalesce(sum(quarantined), 0),
+                              coalesce(sum(cancelled), 0))
      FROM job_minutes) AS counted
 """
 
@@ -109,7 +111,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize()
     def clean(self) -> None:
-        tables = "queue_jobs, job_history, queue_jobs_dlq, workers, gates, job_minutes"
+        tables = "queue_jobs, job_history, queue_jobs_dlq, workers, gates, job_minutes, job_progress"
         self.run(self.place.observer.execute(f"TRUNCATE {tables}"))
         self.run(self._set_clock())
         for _ in range(2):
@@ -131,7 +133,7 @@ class QueueMachine(RuleBasedStateMachine):
         match verb:
             case "begin" | "commit" | "rollback":
                 getattr(self, f"_{verb}")(session)
-            case "complete" | "retry" | "fail" | "quarantine" | "give_back":
+            case "complete" | "retry" | "fail" | "quarantine" | "give_back" | "cancel_running":
                 self._finish(session, draw, verb)
             case "a_worker_registers" | "the_dead_are_declared":
                 getattr(self, f"_{verb}")()
@@ -274,15 +276,18 @@ class QueueMachine(RuleBasedStateMachine):
                 return await fail(conn, jobs, errors, worker_id=worker)
             case "quarantine":
                 return await quarantine(conn, jobs, errors, worker_id=worker)
+            case "cancel_running":
+                times = [1.0 for _ in jobs]
+                return await cancel_running(conn, jobs, ["unwanted"] * len(jobs), times, worker_id=worker)
         return await give_back(conn, jobs, worker_id=worker)
 
     def _learn(self, session: str, verb: str, held: dict[UUID, Row]) -> None:
         changes, later_s = self.model.open[session], self.model.now_s + 30
+        if held and verb != "give_back":
+            changes.counted[verb] += len(held)
 
-        def after(row: Row) -> Row | None:
+        def after(row: Row) -> Row:
             match verb:
-                case "complete":
-                    return None
                 case "retry":
                     tried = row.attempts + 1
                     return replace(row, status="pending", attempts=tried, worker=None, due_s=later_s)
@@ -292,17 +297,15 @@ class QueueMachine(RuleBasedStateMachine):
                     return replace(row, status="quarantined", worker=None)
             return given_back(row)
 
-        if verb == "complete":
-            changes.completed += [(job, row.epoch, row.worker) for job, row in held.items()]
+        if verb in ("complete", "cancel_running"):
+            self.model.end(session, held, "completed" if verb == "complete" else "cancelled")
+            return
         if verb == "fail":
             # A job that somebody set to `running` again by hand can be failed twice under one lease.
             known = self.model.letters + changes.letters
-            changes.letters.update(
-                (job, row.epoch) for job, row in held.items() if (job, row.epoch) not in known
-            )
-        if held:
-            changes.counted[verb] += len(held)
-        self.model.change(session, held, after)
+            letters = [(job, row.epoch) for job, row in held.items() if not row.asked]
+            changes.letters.update(letter for letter in letters if letter not in known)
+        self.model.let_go(session, held, after)
 
     def _give_back_unknown(self, session: str, draw: Random) -> None:
         worker = draw.choice(list(self.model.workers))
@@ -317,7 +320,7 @@ class QueueMachine(RuleBasedStateMachine):
             }
             assert count == len(unknown)
             self.place.seen["give_back_unknown"] += bool(unknown)
-            self.model.change(session, unknown, given_back)
+            self.model.let_go(session, unknown, given_back)
 
     def _reclaim(self, session: str, _draw: Random) -> None:
         with self._in(session, waits=False) as conn:
@@ -325,7 +328,7 @@ class QueueMachine(RuleBasedStateMachine):
             orphans = self.model.orphans(session)
             assert count == len(orphans)
             self.place.seen["reclaim"] += bool(orphans)
-            self.model.change(session, orphans, given_back)
+            self.model.let_go(session, orphans, given_back)
 
     # --- what people do, and time
 
@@ -339,6 +342,38 @@ class QueueMachine(RuleBasedStateMachine):
             queue = draw.choice(sorted(self.model.closed))
             self.run(end(self.place.observer, "queue", queue))
             self.model.closed.remove(queue)
+
+    def _cancel(self, session: str, draw: Random) -> None:
+        if not self.model.rows:
+            return
+        jobs = {draw.choice(sorted(self.model.rows)) for _ in range(2)}
+        with self._in(session) as conn:
+            before = self.run(cancel(conn, list(jobs), reason="unwanted"))
+            rows = self.model.seen(session)
+            found = {job: rows[job] for job in jobs if job in rows}
+            assert before == {
+                job: "cancelling" if row.asked and row.status == "running" else row.status
+                for job, row in found.items()
+            }
+            running = {job: row for job, row in found.items() if row.status == "running"}
+            self.place.seen["cancel"] += bool(running)
+            self.model.change(session, running, lambda row: replace(row, asked=True))
+            self.model.end(session, {job: found[job] for job in found if job not in running}, "cancelled")
+
+    def _release(self, session: str, draw: Random) -> None:
+        held = [job for job, row in self.model.rows.items() if row.status == "quarantined"]
+        if not (some := held or list(self.model.rows)):
+            return
+        job = draw.choice(some)
+        with self._in(session) as conn:
+            was = self.run(release(conn, job))
+            rows, now_s = self.model.seen(session), self.model.now_s
+            found = {job: rows[job]} if job in rows and rows[job].status == "quarantined" else {}
+            assert (was is not None) == bool(found)
+            self.place.seen["release"] += bool(found)
+            self.model.change(
+                session, found, lambda row: replace(row, status="pending", due_s=now_s, worker=None)
+            )
 
     def _set_by_hand(self, session: str, draw: Random) -> None:
         """The runbooks set `failed`; a person may set whatever the CHECK allows."""
@@ -396,12 +431,15 @@ class QueueMachine(RuleBasedStateMachine):
         assert live == {job: (row.status, row.epoch, row.attempts) for job, row in model.rows.items()}
         assert all(epoch >= self.epochs.get(job, 0) for job, (_, epoch, _) in live.items()), "an epoch fell"
         self.epochs.update({job: epoch for job, (_, epoch, _) in live.items()})
-        done = [(UUID(job), epoch, UUID(worker)) for job, epoch, worker in found["done"]]
-        assert Counter(done) == Counter(model.completed)
-        assert len({job for job, _, _ in done}) == len(done), "completed twice"
-        assert not live.keys() & {job for job, _, _ in done}, "in two places"
+        done = [
+            Ended(UUID(job), status, epoch, worker and UUID(worker))
+            for job, status, epoch, worker in found["done"]
+        ]
+        assert Counter(done) == Counter(model.ended)
+        assert len({row.job for row in done}) == len(done), "ended twice"
+        assert not live.keys() & {row.job for row in done}, "in two places"
         assert Counter((UUID(job), epoch) for job, epoch in found["letters"]) == model.letters
-        counted = dict(zip(("complete", "retry", "fail", "quarantine"), found["counted"], strict=True))
+        counted = dict(zip(COUNTED, found["counted"], strict=True))
         assert counted == {verb: model.counted[verb] for verb in counted}
 
 
@@ -458,6 +496,9 @@ def test_any_order_of_verbs_on_three_connections_leaves_what_the_model_says(serv
         "quarantine",
         "give_back",
         "reclaim",
+        "cancel",
+        "cancel_running",
+        "release",
         "set_by_hand",
         "refused",
     }

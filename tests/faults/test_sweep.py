@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,7 +47,7 @@ class World:
     """A database whose clock and a plan whose stopwatch the test moves."""
 
     conn: Connection
-    late: list[Connection]
+    late: Sequence[Connection]
     draw: random.Random
     worker: UUID
     plan: Plan
@@ -129,8 +129,10 @@ class World:
     async def set_by_hand(self) -> None:
         back = self.draw.choice(["pending", "paused", "pending"])
         await self.conn.execute(
-            "UPDATE queue_jobs SET status = $1 WHERE status IN ('failed', 'paused', 'pending') AND random() < 0.3",
+            "UPDATE queue_jobs SET status = $1"
+            " WHERE status IN ('failed', 'paused', 'pending') AND id::text < $2",
             back,
+            str(self.draw.choice([job.id for job in self.held] or [self.worker])),
         )
 
     async def gate(self) -> None:
@@ -168,8 +170,8 @@ class World:
 
 STEP_WEIGHTS = {
     "enqueue": 4, "enqueue_announced": 3, "insert_and_commit_later": 3, "commit_late": 3,
-    "claim": 8, "complete": 2, "give_back": 2, "retry": 2, "another_worker_dies": 1, "set_by_hand": 1, "gate": 1, "open_gates": 1,
-    "time_passes": 6, "clock_steps": 1,
+    "claim": 8, "complete": 2, "give_back": 2, "retry": 2, "another_worker_dies": 1,
+    "set_by_hand": 1, "gate": 1, "open_gates": 1, "time_passes": 6, "clock_steps": 1,
 }  # fmt: skip
 
 
