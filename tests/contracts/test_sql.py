@@ -8,20 +8,26 @@ from typing import Any, TypeVar
 
 import pytest
 
-from starforge.db.pool import Connection, connect
+from starforge.app import StarForge
+from starforge.db.pool import Connection, Pool, connect
+from starforge.etl.reads import last_snapshots
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import LeasedJob, NewJob
 from tests.contracts.contract import filled, statements
 from tests.covers import covers
+from tests.etl.test_ingest import offer
 from tests.queue.jobs import a_worker, claimed
+from tests.stories.test_path_of_a_job import run_until
+from tests.worker.processes import a_worker as a_process
+from tests.worker.processes import until
 
 pytestmark = pytest.mark.shared
 
 ENTRIES = {entry["id"]: entry for entry in statements()}
 EFFECTS = {name for name, entry in ENTRIES.items() if "effect" in entry}
 
-NOT_YET = ("Q-SQL-5", "Q-SQL-6", "Q-SQL-7", "O-SQL-4", "O-SQL-6", "B-SQL-1", "B-SQL-7")
+NOT_YET = ("Q-SQL-5", "Q-SQL-6", "Q-SQL-7", "B-SQL-1", "B-SQL-7")
 """Effects whose behaviour is not built yet; whoever builds one writes its test and takes it out here."""
 
 SHOWN: dict[str, str] = {}
@@ -162,6 +168,54 @@ async def test_a_snapshot_marked_by_hand_is_one_row_with_one_error_more(scene: S
     assert row is not None
     assert (row["processing"], row["error_count"]) == (False, 1)
     assert row["last_error"].startswith("Quarantined")
+
+
+LISTED = "SELECT status FROM hero_snapshots WHERE id = $1"
+BUILT_IN = "starforge.app:app"
+
+
+@shows_effect("O-SQL-4")
+@covers("O-25", "O-26")
+async def test_a_snapshot_held_by_hand_is_listed_so_and_no_ordinary_worker_runs_it_until_it_is_released(
+    scene: Scene, pool: Pool
+) -> None:
+    await scene.engine.execute("DELETE FROM queue_jobs")
+    snapshot_id = await offer(pool)
+    await scene.run("O-SQL-4", snapshot_id=snapshot_id)
+    assert await scene.operator.fetchval(LISTED, snapshot_id) == "quarantined"
+    assert [one.status for one in await last_snapshots(scene.operator, 1)] == ["quarantined"]
+    types = StarForge().job_types().known_to(high_memory=False)
+    await run_until(pool, types, "SELECT count(*) FROM queue_jobs WHERE status = 'quarantined'", 1)
+    assert await scene.operator.fetchval("SELECT count(*) FROM users") == 0
+    await scene.operator.execute("UPDATE snapshot_quarantine SET released_at = now()")
+    assert await scene.operator.fetchval(LISTED, snapshot_id) == "received"
+    await scene.operator.execute("UPDATE queue_jobs SET status = 'pending'")
+    await run_until(pool, types, "SELECT count(*) FROM job_history", 1)
+    assert await scene.operator.fetchval(LISTED, snapshot_id) == "processed"
+
+
+@shows_effect("O-SQL-6")
+@covers("O-44", "O-45")
+async def test_a_high_memory_job_made_by_hand_runs_on_a_high_memory_worker_though_its_snapshot_is_held(
+    scene: Scene, pool: Pool, database: str
+) -> None:
+    await scene.engine.execute("DELETE FROM queue_jobs")
+    snapshot_id = await offer(pool)
+    await scene.run("O-SQL-4", snapshot_id=snapshot_id)
+    await scene.run("O-SQL-6", snapshot_id=snapshot_id)
+    status = "SELECT status FROM queue_jobs WHERE type = $1"
+    async with a_process(database, app=BUILT_IN):
+        await until(scene.operator, status, "quarantined", "process_snapshot")
+        assert await scene.operator.fetchval(status, "process_snapshot_highmem") == "pending"
+        async with a_process(database, "--high-memory", app=BUILT_IN):
+            await until(scene.operator, "SELECT count(*) FROM job_history", 1)
+    assert await scene.operator.fetchval(LISTED, snapshot_id) == "processed"
+    assert await scene.operator.fetchval("SELECT count(*) FROM users") == 1
+    # It is held all the same: for whoever comes with another job of it.
+    assert (
+        await scene.operator.fetchval("SELECT count(*) FROM snapshot_quarantine WHERE released_at IS NULL")
+        == 1
+    )
 
 
 async def test_rows_made_by_hand_take_the_tenant_of_what_they_name(database: str) -> None:

@@ -83,6 +83,19 @@ async def die(ctx: Context) -> None:
     os._exit(9)
 
 
+@app.job("hungry.fail_first")
+async def fail_first(ctx: Context) -> None:
+    """Fail on the first attempt."""
+    if ctx.attempt == 1:
+        raise ValueError("not yet")
+
+
+@app.job("hungry.feast_highmem")
+async def feast(ctx: Context) -> None:
+    """Ask for a high-memory worker, by name."""
+    await mark(ctx, "end")
+
+
 @app.job("hungry.hang_first")
 async def hang_first(ctx: Context, seconds: float) -> None:
     """Hold the loop on the first run, end well on the second."""

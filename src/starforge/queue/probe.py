@@ -17,9 +17,10 @@ from starforge.queue.enqueue import enqueue
 from starforge.queue.gate import closed_gates
 from starforge.queue.handler import Context, JobType
 from starforge.queue.job import NewJob
+from starforge.settings import HomeSettings
 
 PROBE_TYPE = "starforge.probe"
-PRIORITY = 1_000_000
+PRIORITY = 1000
 """It passes what waits: whether the queue is served is asked, and not how long it is."""
 
 LOOK_S = 0.02
@@ -78,12 +79,10 @@ async def _why(conn: Connection, queue: str, row: asyncpg.Record) -> list[str]:
     """Say what stands in the way, likeliest first."""
     why = []
     for gate in await closed_gates(conn):
-        shut = (gate.scope, gate.name) in (("queue", queue), ("type", PROBE_TYPE))
-        if shut and gate.cause != "retries":
+        before = (("queue", queue), ("type", PROBE_TYPE), ("tenant", HomeSettings.read().tenant))
+        if (gate.scope, gate.name) in before and gate.cause != "retries":
             until = f"until {gate.expires_at:%Y-%m-%d %H:%M} UTC"
-            why.append(
-                f"{gate.scope} {gate.name!r} is held ({gate.cause}) by {gate.owner} {until}: {gate.reason}"
-            )
+            why.append(f"{gate.scope} {gate.name!r} {gate.told} by {gate.owner} {until}: {gate.reason}")
     workers = row["workers"]
     if not workers:
         return [*why, f"no living worker serves queue {queue!r}"]

@@ -43,6 +43,9 @@ class Charge:
         self.previous_id: UUID | None = None
         """The worker whose child ended before."""
 
+        self.was_ready = False
+        """Whether the child that ended last had ever got as far as to work."""
+
         self._answered_since_s: float | None = None
         self._page: Page | None = None
 
@@ -117,5 +120,6 @@ class Charge:
         """The child of this worker has ended, and nothing is asked of its page any more."""
         self.previous_id = worker_id
         if self._page is not None:
+            self.was_ready = self._page.fare() is not None
             self._page.close()
             self._page = None

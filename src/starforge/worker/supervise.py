@@ -205,7 +205,7 @@ class Supervisor:
                 continue
             log.error("child.died", exit_status=status, quick_deaths=quick)
             WORKER_RESTARTS.labels(cause="signal" if status < 0 else "exit").inc()
-            if quick and charge.sources is not None:
+            if charge.sources is not None and not charge.was_ready:
                 log.error("child.broken", waits_for=f"a change below {charge.sources.folder}")
                 await charge.sources.changed(self._stop)
                 quick = faults = 0
