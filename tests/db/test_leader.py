@@ -208,8 +208,12 @@ async def test_losing_every_connection_costs_a_leader_no_more_than_its_term(
     await other.close()
 
 
-async def test_no_two_lead_at_once_however_often_their_questions_fail_or_hang(pool: Pool) -> None:
+async def test_no_two_lead_at_once_however_often_their_questions_fail_or_hang(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each notes on one clock when it led; terms overlap by no more than a busy loop takes to cancel."""
+    monkeypatch.setattr("starforge.db.leader.FAILED_S", 0.02)
+    monkeypatch.setattr("starforge.db.leader.FAILED_S_MAX", 0.05)
     dice = random.Random(7)
     terms: list[tuple[float, float]] = []
     stop = asyncio.Event()
@@ -217,9 +221,9 @@ async def test_no_two_lead_at_once_however_often_their_questions_fail_or_hang(po
     @asynccontextmanager
     async def lend() -> AsyncIterator[Connection]:
         fate = dice.random()
-        if fate < 0.3:
+        if fate < 0.6:
             raise ConnectionResetError("the network")
-        if fate < 0.5:
+        if fate < 0.8:
             await asyncio.sleep(dice.uniform(0, 0.05))
         async with pool.connection() as conn:
             yield conn
