@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -204,6 +206,43 @@ async def test_losing_every_connection_costs_a_leader_no_more_than_its_term(
         await _until(lambda: len(terms.leading) > len(terms.ended))
         assert await other.fetchval(HOLDER) == terms.leading[-1].holder
     await other.close()
+
+
+async def test_no_two_lead_at_once_however_often_their_questions_fail_or_hang(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each notes on one clock when it led; terms overlap by no more than a busy loop takes to cancel."""
+    monkeypatch.setattr("starforge.db.leader.FAILED_S", 0.02)
+    monkeypatch.setattr("starforge.db.leader.FAILED_S_MAX", 0.05)
+    dice = random.Random(7)
+    terms: list[tuple[float, float]] = []
+    stop = asyncio.Event()
+
+    @asynccontextmanager
+    async def lend() -> AsyncIterator[Connection]:
+        fate = dice.random()
+        if fate < 0.6:
+            raise ConnectionResetError("the network")
+        if fate < 0.8:
+            await asyncio.sleep(dice.uniform(0, 0.05))
+        async with pool.connection() as conn:
+            yield conn
+        if fate > 0.9:
+            raise ConnectionResetError("the answer was lost")
+
+    async def work(_lease: Lease) -> None:
+        started_s = monotonic_s()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            terms.append((started_s, monotonic_s()))
+
+    many = [asyncio.create_task(lead(lend, NAME, work, stop, lease_s=0.2)) for _ in range(4)]
+    await _until(lambda: len(terms) >= 10, within_s=60)
+    stop.set()
+    await asyncio.wait_for(asyncio.gather(*many), 10)
+    terms.sort()
+    assert all(ended <= started + 0.05 for (_, ended), (started, _) in pairwise(terms))
 
 
 LEADER = """

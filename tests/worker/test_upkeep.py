@@ -281,6 +281,27 @@ async def test_a_leading_worker_killed_between_fetch_and_insert_leaves_each_tick
     assert await db.fetchval("SELECT count(*) FROM queue_jobs") == 0
 
 
+async def test_a_leader_whose_connections_are_cut_again_and_again_loses_and_doubles_no_tick(
+    db: Connection, database: str
+) -> None:
+    """FAULTS 11: both of the leader's back ends, its lease's and its tasks'."""
+    async with a_worker(database, CLOCKED):
+        await until(db, "SELECT count(*) FROM schedules", 1)
+        await _who(db)
+        for days in range(3, 13, 3):
+            await db.execute("UPDATE schedules SET next_at = next_at - make_interval(days => $1)", days)
+            for _ in range(3):
+                await db.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name IN ('starforge upkeep', 'starforge supervisor')"
+                )
+                await asyncio.sleep(0.05)
+            await until(db, "SELECT next_at > sf_now() FROM schedules", True)
+        await until(db, "SELECT count(*) FROM job_history", 12)
+    assert await db.fetchval("SELECT count(DISTINCT what) FROM marks") == 12
+    assert await db.fetchval("SELECT count(*) FROM marks") == 12
+
+
 USED = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
     " AND application_name LIKE 'starforge %'"

@@ -36,7 +36,7 @@ END_S_MAX = 5.0
 """Longest that work which was told to end is waited for."""
 
 FAILED_S = 1.0
-FAILED_S_MAX = 30.0
+FAILED_S_MAX = 5.0
 
 TROUBLE: tuple[type[Exception], ...] = (asyncpg.PostgresError, *MAY_PASS)
 
