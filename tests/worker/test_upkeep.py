@@ -293,7 +293,8 @@ async def test_a_leader_whose_connections_are_cut_again_and_again_loses_and_doub
             for _ in range(3):
                 await db.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND application_name IN ('starforge upkeep', 'starforge supervisor')"
+                    " WHERE datname = current_database()"
+                    " AND application_name IN ('starforge upkeep', 'starforge supervisor')"
                 )
                 await asyncio.sleep(0.05)
             await until(db, "SELECT next_at > sf_now() FROM schedules", True)

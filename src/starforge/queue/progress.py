@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -34,22 +35,21 @@ class Progress:
         self._pool, self._worker_id = pool, worker_id
         self._loop = asyncio.get_running_loop()
         self._said: dict[UUID, Said] = {}
+        self._lock = threading.Lock()
         self._wake = asyncio.Event()
         self.used: set[UUID] = set()
         """The jobs that have a row, or may have: it goes when they are through."""
 
     def note(self, job: LeasedJob, done: float, total: float | None, message: str | None) -> None:
         """Take what a job says, from any thread; the newest word counts."""
-        idle = not self._said
         text = None if message is None else storable(message[:MESSAGE_CHARS_MAX])
-        self._said[job.id] = (job, float(done), None if total is None else float(total), text)
-        self.used.add(job.id)
+        said = (job, float(done), None if total is None else float(total), text)
+        with self._lock:
+            idle = not self._said
+            self._said[job.id] = said
+            self.used.add(job.id)
         if idle:
             self._loop.call_soon_threadsafe(self._wake.set)
-
-    def ended(self, job_id: UUID) -> None:
-        """Forget what was not written yet of a job that is through: nobody is going to read it."""
-        self._said.pop(job_id, None)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write what was said until `stop`; while the database is away, keep the newest."""
@@ -57,21 +57,19 @@ class Progress:
         while not stop.is_set():
             await self._wake.wait()
             self._wake.clear()
-            said, self._said = self._said, {}
+            with self._lock:
+                said, self._said = self._said, {}
             try:
                 await self._write(list(said.values()))
                 failures = 0
             except MAY_PASS as error:
                 failures += 1
-                self._said = {**said, **self._said}
+                with self._lock:
+                    self._said = {**said, **self._said}
                 self._wake.set()
                 log.warning("progress.failed", jobs=len(said), error=str(error) or repr(error))
             pause_s = backoff_s(failures, first_s=WRITE_S, most_s=RETRY_S_MAX) if failures else WRITE_S
             await wait(stop, pause_s)
-
-    def wake(self) -> None:
-        """Let `run` see that it is told to stop."""
-        self._wake.set()
 
     async def _write(self, said: Sequence[Said]) -> None:
         if not said:

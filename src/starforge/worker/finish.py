@@ -204,7 +204,7 @@ class Finisher:
                 burns=[plan.burns for plan in plans],
             )
         for outcome in (*gone, *again):
-            if outcome.job.id in accepted and outcome.ending == "failed":
+            if outcome.job.id in accepted and outcome.ending in ("failed", "spared"):
                 await self._record(conn, outcome)
         return accepted
 
@@ -233,7 +233,6 @@ class Finisher:
     async def _forget(self, conn: Connection, accepted: set[UUID]) -> None:
         """Remove what completed jobs said of themselves; what is missed here is pruned with the rest."""
         if through := list(accepted & self._progress.used):
-            self._progress.used.difference_update(through)
             await forget(conn, through)
 
     async def _record(self, conn: Connection, outcome: Outcome) -> None:
@@ -274,8 +273,12 @@ class Finisher:
                 log.warning("job.lease_lost", job_id=str(job.id), type=job.type, lease_epoch=job.lease_epoch)
                 continue
             self.finished += 1
-            status = STATUSES.get(outcome.ending)
+            if self._progress.used:
+                self._progress.used.discard(job.id)
+            status = STATUSES.get(outcome.ending) or ("failed" if self._final(outcome) else None)
             if status is None:
+                if outcome.ending == "spared":
+                    self._tell(outcome)
                 continue
             ended[status, job.type] += 1
             _durations(job.type).observe(outcome.ran_ms / 1000)
@@ -291,8 +294,10 @@ class Finisher:
             event = "job.quarantined"
         elif outcome.ending == "cancelled":
             event, level = "job.cancelled", log.info
+        elif self._final(outcome):
+            event = "job.failed"
         else:
-            event = "job.failed" if self._final(outcome) else "job.retry"
+            event = "job.spared" if outcome.ending == "spared" else "job.retry"
         error = f"{type(outcome.error).__name__}: {outcome.reason}"[:500]
         level(event, job_id=str(job.id), type=job.type, attempt=job.attempt, error=error)
 
