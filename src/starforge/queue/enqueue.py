@@ -48,18 +48,16 @@ async def enqueue(conn: AsyncCaller, job: NewJob) -> Accepted:
 def enqueue_sync(conn: SyncCaller, job: NewJob) -> Accepted:
     """Accept one job on a connection of psycopg, SQLAlchemy or Django; for the rest see enqueue."""
     fetch, kind = sync_fetch(conn), kind_of(job)
-    hint = kind.lane.text()
     if job.unique is None:
-        fetch(sql("queue", "enqueue"), _row(job, kind, hint))
+        fetch(sql("queue", "enqueue"), _row(job, kind, kind.lane.text()))
         return Accepted(job.id, True)
-    talk = ask([job], hint)
+    talk = ask([job], kind.lane.text())
     rows: Any = None
     try:
         while True:
             rows = fetch(sql("queue", "enqueue_unique"), (talk.send(rows),))
     except StopIteration as said:
-        (accepted,) = said.value
-        return cast("Accepted", accepted)
+        return cast("list[Accepted]", said.value)[0]
 
 
 async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepted]:
