@@ -25,7 +25,7 @@ ROOMS = {
     "5": {"backfill"},
     "6": {"ops"},
     "7": {"web"},
-    "8": {"dev", "cli"},
+    "8": {"cli", "dev", "testing"},
 }
 """The first figure of a code → the rooms that may use it."""
 
