@@ -130,8 +130,8 @@ class StarForge:
 
         Args:
             name: Name of the type; the function's where not given. `@app.job` without parentheses will do.
-            declared: What `Declared` holds: queue, priority, retry, timeout, isolated, high_memory, unique,
-                limit, rate, owner, critical.
+            declared: What `Declared` holds: queue, priority, retry, timeout, isolated, memory_bytes_max,
+                high_memory, unique, limit, rate, owner, critical.
         Raises: DuplicateTypeError, DeclarationError.
         """
         # Annotations may name what is local to whoever declares the handler.

@@ -75,6 +75,11 @@ class Failpoints:
                 )
             self._wanted[name] = (action, int(count or 0))
 
+    @property
+    def armed(self) -> bool:
+        """Whether any is named: the hottest paths ask once and pass none where not."""
+        return bool(self._wanted)
+
     def hit(self, name: str) -> None:
         """Pass the failpoint `name`: nothing happens unless the environment names it."""
         if not self._wanted or name not in self._wanted:

@@ -356,3 +356,47 @@ async def test_behind_a_pooler_jobs_are_enqueued_claimed_and_completed(database:
     async with pool.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM job_history") == 1200
     await pool.close()
+
+
+async def test_a_connection_that_is_lent_out_is_not_opened_here_meanwhile(database: str) -> None:
+    """The other process opens one in its stead: together they hold no more than the pool's size."""
+    pool = await Pool.open(database, size=2, application="lender")
+    admin = await connect(database)
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lender'"
+    async with pool.connection(), pool.connection():
+        assert await admin.fetchval(count) == 2
+    await pool.lend()
+    async with asyncio.timeout(5):
+        while await admin.fetchval(count) > 1:
+            await asyncio.sleep(0.01)
+    async with pool.connection() as conn:
+        assert await conn.fetchval("SELECT 1") == 1
+        assert await admin.fetchval(count) == 1
+    await pool.lend()
+    async with asyncio.timeout(5):
+        while await admin.fetchval(count):
+            await asyncio.sleep(0.01)
+    pool.take_back()
+    pool.take_back()
+    async with pool.connection(), pool.connection():
+        assert await admin.fetchval(count) == 2
+    await admin.close()
+    await pool.close()
+
+
+async def test_what_cannot_be_lent_is_refused_and_what_is_lent_is_missed(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARFORGE_PG_ACQUIRE_S", "0.05")
+    pool = await Pool.open(database, size=1)
+    async with pool.connection():
+        with pytest.raises(PoolExhaustedError):
+            await pool.lend()
+    await pool.lend()
+    with pytest.raises(PoolExhaustedError):
+        async with pool.connection():
+            pass
+    pool.take_back()
+    async with pool.connection():
+        pass
+    await pool.close()

@@ -21,11 +21,15 @@ LINES = "SELECT count(*) > 0 FROM log_lines WHERE line LIKE $1"
 
 @asynccontextmanager
 async def a_worker(
-    database: str, *words: str, app: str = APP, level: str = "info", **environment: str
+    database: str, *words: str, app: str = APP, level: str = "info", within: str = "", **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `starforge worker` in a group of its own; kill what is left of it in the end."""
+    """Run `starforge worker` in a process group of its own; kill what is left of it in the end.
+
+    `within` is the folder of a control group that it joins first.
+    """
+    joined = ("sh", "-c", f'echo $$ > {within}/cgroup.procs && exec "$@"', "sh") if within else ()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "starforge", "worker", "--app", app, "--log-level", level, *words,
+        *joined, sys.executable, "-m", "starforge", "worker", "--app", app, "--log-level", level, *words,
         env={**os.environ, "DATABASE_URL": database, "STARFORGE_GRACE_S": "10", **environment},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
@@ -38,7 +42,7 @@ async def a_worker(
         await process.communicate()
 
 
-async def until(conn: Connection, query: str, wanted: Any, *args: object, within_s: float = 30) -> None:
+async def until(conn: Connection, query: str, wanted: Any, *args: object, within_s: float = 60) -> None:
     """Wait until a query gives what is wanted."""
     async with asyncio.timeout(within_s):
         while await conn.fetchval(query, *args) != wanted:

@@ -11,10 +11,12 @@ import psutil
 import pytest
 
 from starforge.db.pool import Connection
-from starforge.worker.registry import bury_the_gone, prune, stop
+from starforge.worker.burial import bury_the_gone
+from starforge.worker.registry import prune, stop
 from tests.queue.jobs import a_worker
 
 STATE = "SELECT state FROM workers"
+URL = "postgresql://nobody@127.0.0.1:1/none"
 
 
 async def test_a_worker_that_ended_is_kept_a_week_and_then_forgotten(
@@ -37,7 +39,7 @@ async def _registered(conn: Connection, **changed: object) -> None:
 
 async def test_a_worker_whose_process_lives_is_not_buried(conn: Connection) -> None:
     await _registered(conn)
-    assert await bury_the_gone(conn) == 0
+    assert await bury_the_gone(conn, URL) == 0
 
 
 @pytest.mark.parametrize("step_s", [7200, -7200])
@@ -49,32 +51,32 @@ async def test_setting_the_machines_clock_buries_nobody(
     boot_s = psutil.boot_time()
     monkeypatch.setattr("psutil.boot_time", lambda: boot_s + step_s)
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot_s + step_s)
-    assert await bury_the_gone(conn) == 0
+    assert await bury_the_gone(conn, URL) == 0
 
 
 async def test_a_worker_whose_process_ended_is_buried(conn: Connection) -> None:
     ended = _ended()
     ended.wait()
     await _registered(conn, pid=ended.pid)
-    assert await bury_the_gone(conn) == 1
+    assert await bury_the_gone(conn, URL) == 1
     assert await conn.fetchval(STATE) == "dead"
 
 
 async def test_a_worker_whose_process_waits_to_be_reaped_is_buried(conn: Connection) -> None:
     zombie = _ended()
     await _registered(conn, pid=zombie.pid, pid_started_s=_started_s(zombie.pid))
-    assert await bury_the_gone(conn) == 1
+    assert await bury_the_gone(conn, URL) == 1
     zombie.wait()
 
 
 async def test_another_process_with_the_number_of_a_worker_is_not_the_worker(conn: Connection) -> None:
     await _registered(conn, pid=1)
-    assert await bury_the_gone(conn) == 1
+    assert await bury_the_gone(conn, URL) == 1
 
 
 async def test_a_worker_of_another_machine_or_container_is_not_judged_by_its_number(conn: Connection) -> None:
     await _registered(conn, pid=2**22 + 1, machine="another boot:4026531836")
-    assert await bury_the_gone(conn) == 0
+    assert await bury_the_gone(conn, URL) == 0
 
 
 def _started_s(pid: int) -> float:

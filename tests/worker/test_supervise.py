@@ -73,7 +73,7 @@ async def test_a_job_whose_process_is_killed_runs_again_at_once_with_no_attempt_
     assert row["lease_epoch"] == 3  # claim, reclaim, claim
     assert await db.fetchval("SELECT count(DISTINCT worker_id) FROM marks") == 2
     assert await db.fetchval("SELECT stop_reason FROM workers WHERE state = 'dead'") == (
-        "its child ended with status -9"
+        "its process was killed by signal 9 (SIGKILL), by whom is not known"
     )
 
 
@@ -232,7 +232,7 @@ async def test_jobs_of_a_killed_group_go_to_the_next_worker_of_the_machine_witho
         await until(db, HISTORY, 1)
     assert (
         await db.fetchval("SELECT stop_reason FROM workers WHERE state = 'dead' LIMIT 1")
-        == "its process is gone"
+        == "its process is gone, supervisor and all"
     )
 
 

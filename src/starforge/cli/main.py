@@ -16,6 +16,7 @@ from starforge.cli import (
     development,
     explaining,
     history,
+    kills,
     settings,
     snapshots,
     tasks,
@@ -57,6 +58,7 @@ tasks.add(app)
 settings.add(app)
 capacity.add(app)
 workers.add(app)
+kills.add(app)
 database.add(app)
 snapshots.add(app)
 explaining.add(app)

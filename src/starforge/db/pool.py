@@ -96,6 +96,8 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
+CLOSE_S_MAX = 2.0
+
 JSONB_FORMAT = b"\x01"
 """jsonb travels in binary as a format number and the text; COPY takes binary only."""
 
@@ -185,49 +187,89 @@ class Pool:
         self.lost_at_s = -math.inf
         """When the pool last lost a connection or could not make one, on the monotonic clock."""
 
+        self._application = "starforge"
+        self._free = asyncio.Semaphore(size)
+        self._lent = 0
+
     @classmethod
     async def open(cls, url: str, *, size: int | None = None, application: str = "starforge") -> Self:
         """Open a pool of at most `size` connections (PG_POOL_MAX where not given)."""
-        settings = PoolSettings.read()
-        size = size or settings.pool_max
         first = await connect(url, application=application)
         pooled = await behind_pooler(first)
         await first.close()
-        pool = await asyncpg.create_pool(
-            url,
-            # No floor: asyncpg would try to restore it during an outage, with a traceback each time.
-            min_size=0,
-            max_size=size,
-            timeout=settings.connect_s,
-            statement_cache_size=0 if pooled else 100,
-            max_inactive_connection_lifetime=300,
-            server_settings={"application_name": application},
-            init=_prepare,
-            reset=_leave,
-        )
-        return cls(pool, url, size, pooled, settings.acquire_s)
+        size = size or PoolSettings.read().pool_max
+        return await cls.unopened(url, size=size, pooled=pooled, application=application)
+
+    @classmethod
+    async def unopened(cls, url: str, *, size: int, pooled: bool, application: str = "starforge") -> Self:
+        """Make a pool that has not looked whether the database is there."""
+        pool = await _driver_pool(url, size, pooled, application)
+        made = cls(pool, url, size, pooled, PoolSettings.read().acquire_s)
+        made._application = application
+        return made
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection; raise PoolExhaustedError or DatabaseUnreachableError where there is none."""
+        await self._slot()
         try:
-            conn = await self._pool.acquire(timeout=self._acquire_s)
+            try:
+                conn = await self._pool.acquire(timeout=self._acquire_s)
+            except CONNECT_ERRORS as error:
+                self.lost_at_s = monotonic_s()
+                raise DatabaseUnreachableError(
+                    f"{shown(self.url)} cannot be reached: {_why(error)}"
+                ) from None
+            try:
+                yield conn
+            finally:
+                if _ended(conn):
+                    self.lost_at_s = monotonic_s()
+                # What goes wrong now is this connection's affair, and asyncpg has ended it then: it must
+                # neither undo what the borrower did nor hide what the borrower met.
+                with suppress(OSError, TimeoutError, asyncpg.PostgresError):
+                    await self._pool.release(conn)
+        finally:
+            self._free.release()
+
+    async def _slot(self) -> None:
+        """Wait for the right to one connection."""
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._acquire_s):
+                await self._free.acquire()
         except TimeoutError:
             raise PoolExhaustedError(
                 f"all {self.size} connections were busy for {self._acquire_s:g} s"
             ) from None
-        except CONNECT_ERRORS as error:
-            self.lost_at_s = monotonic_s()
-            raise DatabaseUnreachableError(f"{shown(self.url)} cannot be reached: {_why(error)}") from None
+
+    async def lend(self) -> None:
+        """Give up the right to one connection, for another process to open one, until `take_back`.
+
+        Raises: PoolExhaustedError when all stay busy.
+        """
+        await self._slot()
+        self._lent += 1
         try:
-            yield conn
-        finally:
-            if _ended(conn):
-                self.lost_at_s = monotonic_s()
-            # What goes wrong now is this connection's affair, and asyncpg has ended it then: it must
-            # neither undo what the borrower did nor hide what the borrower met.
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError):
-                await self._pool.release(conn)
+            while self._pool.get_size() > self.size - self._lent and self._pool.get_idle_size():
+                idle = await self._pool.acquire(timeout=self._acquire_s)
+                # What is closed is released by that.
+                await idle.close(timeout=CLOSE_S_MAX)
+        except BaseException:
+            self.take_back()
+            raise
+
+    @property
+    def lent(self) -> int:
+        """Connections that other processes may have open in this one's stead."""
+        return self._lent
+
+    def take_back(self) -> None:
+        """Take back the right that `lend` gave up: the other process's connection is closed."""
+        self._lent -= 1
+        self._free.release()
 
     @asynccontextmanager
     async def transaction(self, *, tenant: str | None = None) -> AsyncIterator[Connection]:
@@ -236,6 +278,11 @@ class Pool:
             if tenant is not None:
                 await set_tenant(conn, tenant)
             yield conn
+
+    async def reopen(self) -> None:
+        """Close every connection, and have those to come in a new pool."""
+        old, self._pool = self._pool, await _driver_pool(self.url, self.size, self.pooled, self._application)
+        await old.close()
 
     async def close(self) -> None:
         """Close every connection; one that does not end in time is cut."""
@@ -251,6 +298,22 @@ def _ended(conn: Connection) -> bool:
         return conn.is_closed()
     except asyncpg.InterfaceError:
         return True
+
+
+async def _driver_pool(url: str, size: int, pooled: bool, application: str) -> asyncpg.Pool:
+    settings = PoolSettings.read()
+    return await asyncpg.create_pool(
+        url,
+        # No floor: asyncpg would try to restore it during an outage, with a traceback each time.
+        min_size=0,
+        max_size=size,
+        timeout=settings.connect_s,
+        statement_cache_size=0 if pooled else 100,
+        max_inactive_connection_lifetime=300,
+        server_settings={"application_name": application},
+        init=_prepare,
+        reset=_leave,
+    )
 
 
 async def set_tenant(conn: Connection, tenant: str) -> None:

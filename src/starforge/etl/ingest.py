@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from starforge.etl.errors import MalformedError, MappingError, UnknownSourceErro
 from starforge.etl.mapping import Mappings
 from starforge.etl.parse import read_document
 from starforge.etl.receive import JOB_TYPE
-from starforge.etl.rejects import reject, reject_of
+from starforge.etl.rejects import Reject, reject, reject_of
 from starforge.etl.upsert import Written, write
 from starforge.queue.handler import HIGH_MEMORY_SUFFIX, Context, JobType, PermanentError, Quarantined
 from starforge.queue.job import LeasedJob
@@ -33,7 +34,7 @@ def process_snapshot_type(mappings: Mappings) -> JobType:
     async def run(context: Context, payload: Mapping[str, Any]) -> None:
         await process_snapshot(context, payload, mappings)
 
-    return JobType(name=JOB_TYPE, run=run, failed=_failed)
+    return JobType(name=JOB_TYPE, run=run, failed=_failed, lost=_lost)
 
 
 def process_snapshot_highmem_type(mappings: Mappings) -> JobType:
@@ -95,21 +96,52 @@ def _ids(payload: Mapping[str, Any]) -> tuple[UUID, UUID | None]:
 async def _failed(conn: Connection, job: LeasedJob, error: BaseException, final: bool) -> None:
     """Record a failed attempt beside the job's own retry or end, in the same transaction."""
     found = reject_of(error)
-    try:
-        snapshot_id, _ = _ids(job.payload)
-    except PermanentError:
-        snapshot_id = None
-    row = None
+    snapshot_id, row = _snapshot_of(job), None
     if snapshot_id is not None:
-        last_error = {"reason": found.message, "error_type": found.error_type, "job_id": str(job.id)}
-        row = await conn.fetchrow(sql("etl", "failed"), snapshot_id, last_error, final, job.tenant)
-    await reject(
-        conn,
-        found,
-        tenant=job.tenant,
-        source=row["source"] if row else "",
-        snapshot_id=snapshot_id,
-        job_id=job.id,
-    )
+        row = await conn.fetchrow(
+            sql("etl", "failed"), snapshot_id, _last_error(found, job), final, job.tenant
+        )
+    await _count(conn, found, job, snapshot_id, row["source"] if row else "")
+
+
+async def _lost(conn: Connection, job: LeasedJob, evidence: Mapping[str, Any]) -> None:
+    """Record an attempt that ended with its process.
+
+    Each such attempt failed, whoever was to blame for it; only the guilty one's snapshot is marked, and is
+    held back together with its job.
+    """
+    words = f"its process {evidence.get('exit', 'died')}"
+    out_of_memory = evidence.get("cause") == "oom"
+    found = reject_of(MemoryError(words) if out_of_memory else RuntimeError(words))
+    said = {
+        name: evidence.get(name) for name in ("cause", "verdict", "kills", "ran_s", "ran_beside", "worker_id")
+    }
+    found = replace(found, details=said)
+    snapshot_id, row = _snapshot_of(job), None
+    if snapshot_id is not None and evidence.get("verdict") == "guilty":
+        last_error = _last_error(found, job)
+        if evidence.get("quarantined"):
+            reason = f"its job has killed {evidence.get('kills')} worker processes; the last one: {words}"
+            row = await conn.fetchrow(sql("etl", "contain"), snapshot_id, last_error, reason, job.tenant)
+        else:
+            row = await conn.fetchrow(sql("etl", "failed"), snapshot_id, last_error, False, job.tenant)
+    await _count(conn, found, job, snapshot_id, row["source"] if row else "")
+
+
+def _snapshot_of(job: LeasedJob) -> UUID | None:
+    try:
+        return _ids(job.payload)[0]
+    except PermanentError:
+        return None
+
+
+def _last_error(found: Reject, job: LeasedJob) -> dict[str, Any]:
+    return {"reason": found.message, "error_type": found.error_type, "job_id": str(job.id)}
+
+
+async def _count(
+    conn: Connection, found: Reject, job: LeasedJob, snapshot_id: UUID | None, source: str
+) -> None:
+    await reject(conn, found, tenant=job.tenant, source=source, snapshot_id=snapshot_id, job_id=job.id)
     SNAPSHOTS_PROCESSED.labels(result="failure").inc()
     SNAPSHOTS_FAILED.labels(error_type=found.error_type, env=LABELS.env, service=LABELS.service).inc()

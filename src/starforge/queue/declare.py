@@ -186,7 +186,10 @@ class Declared(TypedDict, total=False):
     """Longest attempt, seconds or a timedelta."""
 
     isolated: bool
-    """Each attempt runs in a process of its own."""
+    """Each attempt runs in a process of its own, which is killed where it takes longer than the timeout."""
+
+    memory_bytes_max: int
+    """What that process may take of memory, interpreter and imports included."""
 
     high_memory: bool
     """Only workers with --high-memory run it."""

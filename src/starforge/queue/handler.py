@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from starforge.db.pool import Connection
 from starforge.queue.call import Middleware, Run, around
@@ -36,6 +37,7 @@ __all__ = [
 HIGH_MEMORY_SUFFIX = "_highmem"
 
 Failed = Callable[[Connection, LeasedJob, BaseException, bool], Awaitable[None]]
+Lost = Callable[[Connection, LeasedJob, Mapping[str, Any]], Awaitable[None]]
 
 
 RETRY = Retry()
@@ -70,7 +72,15 @@ class JobType:
     """It goes on when everything that is not critical is paused."""
 
     isolated: bool = False
-    """Each attempt runs in a process of its own."""
+    """Each attempt runs in a process of its own, which is killed where it takes longer than the timeout."""
+
+    memory_bytes_max: int | None = None
+    """What that process may take of memory, interpreter and imports included."""
+
+    lost: Lost | None = None
+    """Called once for each time that a process died while a job of the type ran in it: by a process that
+    lives, in the transaction that notes that it was told. Its last argument is the evidence: cause (oom,
+    signal, exit, stalled), verdict (guilty, or suspect where others ran beside it), kills, quarantined."""
 
     high_memory: bool = False
     """Known only to workers that were started with --high-memory."""

@@ -136,7 +136,7 @@ CATALOGUE: dict[str, Named] = {
 RESULTS = ("success", "failure")
 ERROR_TYPES = ("PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN")
 JOB_STATUSES = ("completed", "failed", "quarantined", "cancelled")
-RESTART_CAUSES = ("exit", "signal")
+RESTART_CAUSES = ("exit", "signal", "oom", "stalled", "unknown")
 TICK_RESULTS = ("run", "held", "skipped")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -28,6 +28,21 @@ def share_counters(folder: Path) -> None:
     os.environ[FOLDER_ENV] = str(folder)
 
 
+def count_as(name: str) -> None:
+    """Let this process count where an earlier one of that name stopped; there is one of a name at a time.
+
+    Short-lived processes would leave files behind without end otherwise.
+    Raises: RuntimeError when the metrics were imported already.
+    """
+    if not os.environ.get(FOLDER_ENV):
+        return
+    if "prometheus_client" in sys.modules:
+        raise RuntimeError("count_as comes too late: prometheus_client is imported")
+    from prometheus_client import values
+
+    values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
+
+
 def usable_files(folder: str) -> list[Path]:
     """Return the files that count: one that a process has just created is still empty.
 

@@ -36,10 +36,10 @@ OURS: tuple[type[Exception], ...] = (DatabaseUnreachableError, PoolExhaustedErro
 AWAY: tuple[type[Exception], ...] = (*DATABASE_AWAY, asyncpg.ReadOnlySQLTransactionError)
 """What a handler may meet while the database is away, or is being taken over by its standby."""
 
-Ending = Literal["done", "written", "failed", "spared", "putoff", "held", "cancelled", "returned"]
+Ending = Literal["done", "written", "failed", "spared", "putoff", "held", "cancelled", "returned", "killed"]
 """done: it returned. written: it committed its completion itself. failed: it raised. spared: the database was
 away from under it. putoff: it is to run again later. held: until it is released. cancelled: nobody wants it
-any more. returned: its worker stops."""
+any more. returned: its worker stops. killed: the process that it had to itself died."""
 
 
 class Outcome(msgspec.Struct):
@@ -79,6 +79,8 @@ class Outcome(msgspec.Struct):
         if self.attempts_max is not None:
             document["attempts_lowered_to"] = self.attempts_max
         if self.error is not None and self.ending in ("failed", "spared"):
+            # Some errors bring more than their words.
+            document |= getattr(self.error, "evidence", None) or {}
             trace = "".join(traceback.format_exception(self.error))
             document["trace"] = storable(trace[-TRACE_CHARS_MAX:])
         return document

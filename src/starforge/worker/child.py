@@ -1,13 +1,14 @@
 """The child: the process that runs jobs. Its supervisor starts it, feeds it nothing, and outlives it.
 
 Started as `python -m starforge.worker.child` with a JSON document of `ChildOrders` in its environment.
-Its standard input is a pipe whose other end only the supervisor holds: when that closes, the supervisor
-is gone, nobody renews the lease any more, and the child ends at once.
+When the supervisor is gone nobody renews the lease any more, and the child ends at once: the kernel kills
+it. Where there is no such kernel it ends itself: its standard input closes, which only the supervisor held.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import importlib
 import os
@@ -39,12 +40,16 @@ from starforge.worker.admit import Admission
 from starforge.worker.chosen import LOOK_S, Chosen
 from starforge.worker.collect import collect
 from starforge.worker.errors import AppNotFoundError
+from starforge.worker.inflight import InFlight
+from starforge.worker.isolation import Isolation
 from starforge.worker.limit import MemorySettings
 from starforge.worker.need import needs
 from starforge.worker.overdue import RECYCLED, note
 from starforge.worker.page import Page
+from starforge.worker.process import BEFORE_ITS_PARENT, ORPHANED, die_with, goes_before_others
 from starforge.worker.run import Runner
 from starforge.worker.signs import Signs
+from starforge.worker.tell import tell_losses
 from starforge.worker.upkeep import Task
 from starforge.worker.watch import RecycleSettings
 
@@ -60,6 +65,7 @@ LAST_S_MAX = 86400.0
 NEEDS_S = 5.0
 """How often what the types need of memory is read, where there is a limit."""
 
+BEAT_S = 0.5
 CONNECTIONS_FOR_LISTENER = 4
 """Below this many connections the listener's is worth more to the handlers."""
 
@@ -87,6 +93,15 @@ class ChildOrders(msgspec.Struct, frozen=True):
 
     chosen: list[UUID] = []
     """Where any are given: the jobs that it runs, no others."""
+
+    inflight: str = ""
+    """Where it marks what runs."""
+
+    supervisor: int = 0
+    """The process that it ends with."""
+
+    progress_s: float = 60.0
+    isolated_max: int = 1
 
 
 class App(Protocol):
@@ -127,7 +142,7 @@ def _die_with_supervisor() -> None:
     def watch() -> None:
         while os.read(0, 4096):
             pass
-        os._exit(75)
+        os._exit(ORPHANED)
 
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
 
@@ -144,7 +159,14 @@ async def _declare(pool: Pool, app: App) -> None:
         log.info("schedules.declared", app=app.name, changed=changed)
 
 
-async def work(orders: ChildOrders) -> int:
+async def _beat(record: InFlight) -> None:
+    """Give the supervisor a sign of life for as long as the loop goes round."""
+    while True:
+        record.beat()
+        await asyncio.sleep(BEAT_S)
+
+
+async def work(orders: ChildOrders, record: InFlight) -> int:
     """Run jobs until the supervisor says stop, or a new process has to take over; return the exit status."""
     app = load_app(orders.app)
     types = app.job_types().known_to(high_memory=orders.high_memory)
@@ -156,6 +178,14 @@ async def work(orders: ChildOrders) -> int:
     await _declare(pool, app)
     admission = _admission(orders) if orders.limit_bytes else None
     chosen = Chosen(orders.chosen, types.names()) if orders.chosen else None
+    isolation = Isolation(
+        pool,
+        worker_id=orders.worker_id,
+        app=orders.app,
+        log_level=orders.log_level,
+        most=orders.isolated_max,
+        progress_s=orders.progress_s,
+    )
     runner = Runner(
         pool,
         types,
@@ -166,6 +196,8 @@ async def work(orders: ChildOrders) -> int:
         admission=admission,
         chosen=chosen,
         tell_overdue=lambda overdue: note(orders.overdue_fd, overdue),
+        inflight=record,
+        isolation=isolation,
     )
 
     def heard(hint: str) -> None:
@@ -176,7 +208,9 @@ async def work(orders: ChildOrders) -> int:
 
     hurry, quiet = _stopped_by_signals(runner, orders.grace_s), asyncio.Event()
     beside = [
-        asyncio.create_task(collect(lambda: runner.finisher.finished, debug=orders.log_level == "debug"))
+        asyncio.create_task(collect(lambda: runner.finisher.finished, debug=orders.log_level == "debug")),
+        asyncio.create_task(tell_losses(pool, types, quiet)),
+        asyncio.create_task(_beat(record)),
     ]
     if listens and not pool.pooled:
         beside.append(asyncio.create_task(listen(orders.url, CHANNEL, heard, quiet)))
@@ -199,9 +233,12 @@ async def work(orders: ChildOrders) -> int:
             task.cancel()
         await asyncio.wait(beside)
         signs.end()
+        await isolation.close()
         await pool.close()
     event = "child.recycling" if runner.recycling else "child.done"
     log.info(event, finished=runner.finisher.finished, lost=runner.finisher.lost)
+    # Whatever still runs here is not what ends this process.
+    record.clear()
     if runner.stuck:
         # Waiting for what cannot be ended would be for ever: the process's end is what ends it.
         os._exit(RECYCLED)
@@ -270,7 +307,13 @@ def main() -> int:
     configure(orders.log_level)
     # Into a pipe Python would write a page at a time: what a job printed belongs beside what it logged.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    die_with(orders.supervisor)
     _die_with_supervisor()
+    goes_before_others(BEFORE_ITS_PARENT)
+    record = InFlight.open(orders.inflight)
+    # Where it was when it died, or when its supervisor asks because nothing moves any more.
+    faulthandler.enable(file=record.last_words())
+    faulthandler.register(signal.SIGQUIT, file=record.last_words(), all_threads=True)
     try:
         import uvloop
 
@@ -279,7 +322,7 @@ def main() -> int:
         runner = asyncio.Runner()
     try:
         with runner:
-            return runner.run(work(orders))
+            return runner.run(work(orders, record))
     except StarForgeError as error:
         log.error("child.refused", code=error.code, error=str(error), remedy=error.remedy)
         return error.exit_code

@@ -18,6 +18,7 @@ from starforge.queue.history import (
     drop_strays,
     make_partitions,
 )
+from starforge.queue.kill import prune_kills
 from starforge.queue.reclaim import reclaim
 from starforge.queue.tick import tick
 from starforge.telemetry.state import State
@@ -58,6 +59,7 @@ def duties() -> list[Task]:
         Task("gates", PRUNE_S, unfenced(prune.prune_gates)),
         Task("tokens", PRUNE_S, unfenced(prune.prune_tokens)),
         Task("workers", HOURLY_S, unfenced(registry.prune)),
+        Task("kills", HOURLY_S, unfenced(prune_kills)),
     ]
 
 

@@ -21,11 +21,13 @@ from starforge.queue.fail import fail, quarantine
 from starforge.queue.flow import Flow
 from starforge.queue.handler import RETRY, JobTypes, Retry
 from starforge.queue.job import LeasedJob
+from starforge.queue.kill import kill
 from starforge.queue.override import enqueued_since
 from starforge.queue.progress import Progress, forget
 from starforge.queue.retry import give_back, retry
 from starforge.telemetry.metrics import JOB_DURATION, JOBS_PROCESSED
 from starforge.worker.attempt import Outcome
+from starforge.worker.errors import ProcessKilledError
 from starforge.worker.verdict import Again, again_of, final
 
 log = structlog.get_logger("worker")
@@ -44,6 +46,7 @@ STATUSES = {
     "done": "completed",
     "written": "completed",
     "failed": "failed",
+    "killed": "failed",
     "held": "quarantined",
     "cancelled": "cancelled",
 }
@@ -203,6 +206,10 @@ class Finisher:
                 at=[plan.at for plan in plans],
                 burns=[plan.burns for plan in plans],
             )
+        for outcome in (o for o in rest if o.ending == "killed"):
+            assert isinstance(outcome.error, ProcessKilledError)
+            if await kill(conn, outcome.job, outcome.error.death, worker_id=me):
+                accepted.add(outcome.job.id)
         for outcome in (*gone, *again):
             if outcome.job.id in accepted and outcome.ending in ("failed", "spared"):
                 await self._record(conn, outcome)
@@ -294,6 +301,8 @@ class Finisher:
             event = "job.quarantined"
         elif outcome.ending == "cancelled":
             event, level = "job.cancelled", log.info
+        elif outcome.ending == "killed":
+            event = "job.killed"
         elif self._final(outcome):
             event = "job.failed"
         else:

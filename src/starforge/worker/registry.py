@@ -33,6 +33,8 @@ WORKER = Machine.of(
 
 CONCURRENCY_MAX = 1000
 
+GONE = "is gone"
+
 SAME_START_S = 2.0
 """Two looks at one process agree within this; another process with its number started longer ago or later."""
 
@@ -70,6 +72,22 @@ class WorkerSettings(Settings):
         meaning="Time that running jobs have to end after a stop was asked for.",
         ge=0,
         le=3600,
+    )
+    progress_s: float = setting(
+        60.0,
+        env="STARFORGE_PROGRESS_S",
+        unit="seconds",
+        meaning="A child whose event loop stands still for this long is killed and its jobs are judged.",
+        ge=1,
+        le=86400,
+    )
+    isolated_max: int = setting(
+        4,
+        env="STARFORGE_ISOLATED_MAX",
+        unit="processes",
+        meaning="Most processes that one worker keeps for jobs of isolated types.",
+        ge=1,
+        le=100,
     )
     poll_s: float = setting(
         0.5,
@@ -208,17 +226,10 @@ async def prune(conn: Connection) -> int:
     return len(await conn.fetch(sql("worker", "prune"), WorkerSettings.read().kept_days))
 
 
-async def bury_the_gone(conn: Connection) -> int:
-    """Declare dead the workers of this machine whose process no longer exists; return how many.
-
-    So the jobs of a killed worker need not wait for its lease. Should such a process live on in some
-    way, its writes are refused all the same: reclaiming raises the epoch.
-    """
-    buried = 0
-    for row in await conn.fetch(sql("worker", "living"), machine_key()):
-        if not _lives(row["pid"], row["pid_started_s"]):
-            buried += await bury(conn, row["id"], "its process is gone")
-    return buried
+async def gone(conn: Connection) -> list[UUID]:
+    """Return the workers of this machine that hold a lease and whose process no longer exists."""
+    rows = await conn.fetch(sql("worker", "living"), machine_key())
+    return [row["id"] for row in rows if not _lives(row["pid"], row["pid_started_s"])]
 
 
 def _lives(pid: int, started_s: float) -> bool:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from starforge.clock import monotonic_s, randomness
+from starforge.clock import failpoint, failpoints, monotonic_s, randomness
 from starforge.db.errors import PoolExhaustedError
 from starforge.db.pool import MAY_PASS, Connection, Pool
 from starforge.queue.claim import claim
@@ -30,6 +30,8 @@ from starforge.worker.cancelling import Cancelling
 from starforge.worker.chosen import Chosen
 from starforge.worker.deadline import CancelSettings
 from starforge.worker.finish import Finisher
+from starforge.worker.inflight import APART, InFlight
+from starforge.worker.isolation import Isolation
 from starforge.worker.overdue import Overdue
 from starforge.worker.registry import CONCURRENCY_MAX
 from starforge.worker.threads import Threads
@@ -52,6 +54,10 @@ MEASURE_S = 0.02
 
 BUFFER_S_MAX = 2.0
 """What was claimed ahead and found no slot for this long is given back: others may have one free."""
+
+ALONE_MAX = 8
+ALONE_S_MAX = 10.0
+"""Jobs that are run alone wait for one another, so many and so long; the rest is given back."""
 
 CLAIM_S_MAX = 30.0
 """A claim without an answer for this long is given up: its connection may have died without a word."""
@@ -82,8 +88,19 @@ class Runner:
         admission: Admission | None = None,
         chosen: Chosen | None = None,
         tell_overdue: Callable[[Overdue], None] = lambda _overdue: None,
+        inflight: InFlight | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
-        """Make a runner; `admission` where memory is limited, `chosen` where only some jobs are its own."""
+        """Make a runner; `admission` where memory is limited, `chosen` where only some jobs are its own.
+
+        Without `isolation` every job runs in this process; without `inflight` nobody else sees what runs.
+        """
+        self._inflight = inflight or InFlight.nowhere()
+        self._isolation = isolation
+        self._alone: deque[tuple[float, LeasedJob]] = deque()  # what may not run beside another such job
+        self._alone_ready = asyncio.Event()
+        self._alone_running = 0
+        self._points = failpoints().armed
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._concurrency = self._chosen = concurrency
         self._poll_s = poll_s
@@ -151,6 +168,7 @@ class Runner:
         self._announced.set()
         self._room.set()
         self._ready.set()
+        self._alone_ready.set()
 
     def recycle(self) -> None:
         """Stop so that a new process may take this one's place."""
@@ -178,11 +196,12 @@ class Runner:
         if (running := self.host.attempts.get(job_id)) is not None:
             running.cancel(reason)
             return True
-        for entry in self._buffer:
-            if entry[1].id == job_id:
-                self._buffer.remove(entry)
-                self.finisher.take(Outcome(entry[1], "cancelled", 0.0, Discard(reason)))
-                return True
+        for waiting in (self._buffer, self._alone):
+            for entry in waiting:
+                if entry[1].id == job_id:
+                    waiting.remove(entry)
+                    self.finisher.take(Outcome(entry[1], "cancelled", 0.0, Discard(reason)))
+                    return True
         return False
 
     async def run(self, *, grace_s: float, hurry: asyncio.Event, recycle_s: float | None = None) -> None:
@@ -192,6 +211,8 @@ class Runner:
         """
         written = asyncio.Event()
         self._resize(self._chosen)
+        alone = asyncio.create_task(self._alone_slot())
+        alone.add_done_callback(lambda _slot: self._slot_ended.set())
         finisher = asyncio.create_task(self.finisher.run(written))
         claimer = asyncio.create_task(self._claimer())
         others = self._others()
@@ -200,7 +221,7 @@ class Runner:
         ended = asyncio.create_task(self._slot_ended.wait())
         await asyncio.wait({claimer, finisher, stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
         self.stop()
-        slots = list(self._slots)
+        slots = [*self._slots, alone]
         hurried = asyncio.create_task(hurry.wait())
         everyone = asyncio.create_task(self._ended(slots))
         emptied = asyncio.create_task(self._end_claims(claimer))
@@ -247,14 +268,14 @@ class Runner:
     def _in_hand(self) -> Iterable[LeasedJob]:
         """Return the jobs that were claimed and have not ended: those running and those about to."""
         running = (context.job for context in self.host.attempts.values())
-        return chain(running, (job for _, job in self._buffer))
+        return chain(running, (job for _, job in self._buffer), (job for _, job in self._alone))
 
     def _others(self) -> list[asyncio.Task[None]]:
         """Start what goes on beside the jobs until the very end."""
         never = asyncio.Event()
         return [
             asyncio.create_task(self.host.progress.run(never)),
-            asyncio.create_task(self.cancelling.run(never, lambda: bool(self.host.attempts or self._buffer))),
+            asyncio.create_task(self.cancelling.run(never, lambda: any(True for _ in self._in_hand()))),
         ]
 
     async def _ended(self, slots: Sequence[asyncio.Task[None]]) -> None:
@@ -270,13 +291,14 @@ class Runner:
         self._give_back()
 
     def _give_back(self) -> None:
-        while self._buffer:
-            self.finisher.take(Outcome(self._buffer.popleft()[1], "returned", 0.0))
+        for waiting in (self._buffer, self._alone):
+            while waiting:
+                self.finisher.take(Outcome(waiting.popleft()[1], "returned", 0.0))
 
     async def _claimer(self) -> None:
         idle_s, looked_s = IDLE_S_MIN, -math.inf
         while not self._stop.is_set():
-            if self._buffer and monotonic_s() - self._buffer[0][0] > BUFFER_S_MAX:
+            if self._waits_too_long():
                 self._give_back()
             wanted = self._wanted()
             if wanted <= 0 and not self._in_doubt() and not self.flow.due:
@@ -291,6 +313,8 @@ class Runner:
                 log.warning("claim.failed", error=str(error) or repr(error))
                 if not isinstance(error, PoolExhaustedError):
                     self._doubt()
+                elif self._pool.lent:
+                    self.asked_s = monotonic_s()  # an isolated job has the connection: no room for any
                 idle_s = min(2.0, max(idle_s, 0.05) * 2)
                 await self._idle(idle_s)
                 continue
@@ -314,6 +338,12 @@ class Runner:
                 looked_s = now_s
             await self._idle(idle_s if wake_s is None else min(self._poll_s, max(IDLE_S_MIN, wake_s)))
             idle_s = min(self._poll_s, idle_s * 2)
+
+    def _waits_too_long(self) -> bool:
+        """Tell whether what was claimed finds no slot here; another worker may have one free."""
+        now_s = monotonic_s()
+        late = self._buffer and now_s - self._buffer[0][0] > BUFFER_S_MAX
+        return bool(late or (self._alone and now_s - self._alone[0][0] > ALONE_S_MAX))
 
     async def _claim(self, wanted: int) -> list[LeasedJob]:
         async with asyncio.timeout(CLAIM_S_MAX), self._pool.connection() as conn:
@@ -347,7 +377,7 @@ class Runner:
 
     async def _give_back_unknown(self, conn: Connection) -> None:
         """Give back the jobs that are ours by the database's word and that we do not know of."""
-        known = [*self.host.attempts, *self.finisher.held(), *(job.id for _, job in self._buffer)]
+        known = [*(job.id for job in self._in_hand()), *self.finisher.held()]
         jobs = await give_back_unknown(conn, known, worker_id=self._worker_id)
         self._doubts.pop(0)
         if jobs:
@@ -366,7 +396,7 @@ class Runner:
             self._give_back()
             return 0
         ahead = min(CLAIM_MAX * 2, int(self._rate * AHEAD_S))
-        want = self._concurrency - len(self.host.attempts) + ahead - len(self._buffer)
+        want = self._concurrency - self._busy + ahead - len(self._buffer)
         # A full batch is worth waiting for: small claims cost as much as large ones.
         if self._buffer and want < min(CLAIM_MAX, ahead) // 2:
             return 0
@@ -388,7 +418,16 @@ class Runner:
             self._taken += 1
             job_type = self._types.get(job.type)
             assert job_type is not None  # only known types are claimed
-            outcome = await attempt(job, job_type, self.host)
+            if job_type.isolated and self._isolation is not None:
+                outcome = await self._apart(job, self._isolation)
+            else:
+                mark = self._inflight.start(job)
+                if self._points:
+                    failpoint("handler_started")
+                outcome = await attempt(job, job_type, self.host)
+                self._inflight.end(mark)
+                if self._points:
+                    failpoint("handler_ended")
             if self._admission is not None:
                 self._admission.ended(job.type)
                 self._ready.set()  # what did not fit may fit now
@@ -405,13 +444,67 @@ class Runner:
                 self._room.set()
                 await asyncio.sleep(0)
 
+    @property
+    def _busy(self) -> int:
+        """Slots that run a job; the one for jobs that run alone is beside them."""
+        return len(self.host.attempts) - self._alone_running
+
     def _next(self) -> LeasedJob | None:
         """Take the next job that may start; None where there is none, and when all is to stop."""
-        if not self._buffer or self._stop.is_set() or len(self.host.attempts) >= self._concurrency:
-            return None
-        if self._admission is not None:
-            return self._admission.pick(self._buffer)
-        return self._buffer.popleft()[1]
+        while True:
+            if not self._buffer or self._stop.is_set() or self._busy >= self._concurrency:
+                return None
+            job = self._buffer.popleft()[1] if self._admission is None else self._admission.pick(self._buffer)
+            if job is None or not job.alone or self._isolation is None:
+                return job
+            if self._admission is not None:
+                self._admission.ended(job.type)
+            self._leave_alone(job)
+
+    def _leave_alone(self, job: LeasedJob) -> None:
+        """Let a job wait for the slot in which jobs run alone; it takes no other's."""
+        if len(self._alone) >= ALONE_MAX:
+            self.finisher.take(Outcome(job, "returned", 0.0))
+            return
+        self._alone.append((monotonic_s(), job))
+        self._alone_ready.set()
+
+    async def _alone_slot(self) -> None:
+        """The slot of the jobs that are run alone, each in a process of its own: one at a time."""
+        me = asyncio.current_task()
+        assert me is not None
+        while True:
+            while not self._alone:
+                if self._stop.is_set():
+                    return
+                self._alone_ready.clear()
+                await self._alone_ready.wait()
+            if self._stop.is_set():
+                return
+            assert self._isolation is not None
+            self._alone_running = 1
+            outcome = await self._apart(self._alone.popleft()[1], self._isolation)
+            self._alone_running = 0
+            if self.flow.withholds:
+                self._announced.set()
+            self.finisher.take(outcome)
+            if outcome.ending == "returned":
+                return
+            if me.cancelling():
+                await _forget_cancellation(me)
+
+    async def _apart(self, job: LeasedJob, isolation: Isolation) -> Outcome:
+        """Run a job in a process of its own."""
+        job_type = self._types.get(job.type)
+        assert job_type is not None  # only known types are claimed
+        context = Context(job, self.host, asyncio.current_task(), monotonic_s())
+        self.host.attempts[job.id] = context
+        mark = self._inflight.start(job, APART)
+        try:
+            return await isolation.attempt(context, job_type)
+        finally:
+            self._inflight.end(mark)
+            self.host.attempts.pop(job.id, None)
 
     def _measure(self) -> None:
         """Keep a moving average of how many jobs the slots take per second; it halves in MEASURE_S."""

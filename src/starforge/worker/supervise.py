@@ -1,50 +1,47 @@
 """The supervisor: holds the lease, keeps one child running, and never runs user code.
 
-It registers the worker, renews its lease, starts the child again when it dies, and tells it to stop.
-Because it runs nothing else, no handler can keep the heartbeat from beating.
+It registers the worker, renews its lease, starts the child again when it dies, says what was to blame for
+that, and tells it to stop. Because it runs nothing else, no handler can keep the heartbeat from beating.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 from uuid import UUID
 
-import asyncpg
-import msgspec
 import structlog
 
 from starforge.clock import monotonic_s
-from starforge.db.errors import BudgetError, DatabaseUnreachableError
+from starforge.db.errors import DatabaseUnreachableError
 from starforge.db.leader import LEASE_S
 from starforge.db.migrate import check_version
-from starforge.db.pool import MAY_PASS, Connection, PoolSettings, connect, require_bound_role, shown
+from starforge.db.pool import Connection, connect, require_bound_role, shown
 from starforge.errors import MisusedError, UnreachableError
 from starforge.loop import backoff_s, wait
 from starforge.queue.history import make_partitions
 from starforge.queue.reclaim import reclaim
 from starforge.telemetry.metrics import WORKER_RESTARTS
 from starforge.telemetry.state import State
-from starforge.worker import registry
+from starforge.worker.burial import bury_the_gone
 from starforge.worker.charge import Charge
-from starforge.worker.child import ORDERS_ENV, RETIRE, ChildOrders
+from starforge.worker.child import ChildOrders
 from starforge.worker.duties import Gauges, duties
 from starforge.worker.errors import ChildKeepsDyingError
+from starforge.worker.lease import START_S_MAX, Lease
+from starforge.worker.life import TELL_S_MAX, Life
 from starforge.worker.limit import Limit
 from starforge.worker.lines import Line
 from starforge.worker.log import kept
 from starforge.worker.logbook import Writer, keep
-from starforge.worker.overdue import RECYCLED, book, noted, settle
 from starforge.worker.registry import Registration, WorkerSettings
 from starforge.worker.reload import Sources, folder_of
 from starforge.worker.scrape import metrics_shown
 from starforge.worker.upkeep import TASK_S_MAX, Task, Upkeep
-from starforge.worker.watch import RecycleSettings
+from starforge.worker.wire import TROUBLE, Wire
 
 log = structlog.get_logger("worker")
 
@@ -52,16 +49,6 @@ QUICK_DEATH_S = 2.0
 QUICK_DEATHS_MAX = 8
 RESTART_S = 0.2
 RESTART_S_MAX = 10.0
-REGISTER_S = 0.2
-REGISTER_S_MAX = 5.0
-START_S_MAX = 30.0
-"""Longest that the database may take to answer the first questions."""
-
-ASK_S_MIN = 0.1
-TELL_S_MAX = 5.0
-"""Longest that the database may take to hear what became of the worker; its lease runs out otherwise."""
-
-KILL_AFTER_GRACE_S = 5.0
 UPKEEP_END_S_MAX = 10.0
 """Longest that the end of upkeep is waited for; its lease runs out otherwise."""
 
@@ -71,11 +58,6 @@ With fewer the tasks are short questions on the supervisor's."""
 
 CONNECTIONS_FOR_LOG = 8
 """From this many on the log has one of its own; with fewer it shares the supervisor's."""
-
-TROUBLE: tuple[type[Exception], ...] = (asyncpg.PostgresError, *MAY_PASS)
-"""Whatever the database says: no upkeep and no note may end a worker that holds its lease."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +87,14 @@ class Supervisor:
     def __init__(self, orders: WorkerOrders) -> None:
         self._orders = orders
         self._settings = WorkerSettings.read()
-        self._conn: Connection | None = None
-        self._overdue_fd = -1
-        self._child: asyncio.subprocess.Process | None = None
-        self._asking = asyncio.Lock()
+        self._wire = Wire(orders.url)
+        self._lease = Lease(self._wire, orders.registration, self._settings.lease_s)
+        self._life: Life | None = None
+        self._all_told = True  # that is, how the last child ended
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._leave = asyncio.Event()  # set when this process leads no more
         self._gauges = Gauges()
-        self._share = 0  # connections, as of the last registration
-        self._admitted = asyncio.Event()
-        self._held_s = 0.0  # when the lease was last asked for and granted
-        self._charge: Charge | None = None
         self._writer = Writer(orders.url)
 
     def stop(self) -> None:
@@ -125,25 +103,9 @@ class Supervisor:
             self._hurry.set()
         self._stop.set()
         self._leave.set()
-        self._admitted.set()
-        self._tell_child(signal.SIGTERM)
-
-    def _tell_child(self, number: signal.Signals) -> None:
-        if self._child is not None and self._child.returncode is None:
-            self._child.send_signal(number)
-
-    def last_lines(self) -> list[str]:
-        """Return the last lines of the child that runs or has just ended, oldest first."""
-        return self._charge.lines.last_lines() if self._charge else []
-
-    def memory_curve(self) -> list[tuple[float, int]]:
-        """Return what the worker used in the last minute, as (seconds ago, bytes)."""
-        return self._charge.governor.curve() if self._charge else []
-
-    @property
-    def connected(self) -> bool:
-        """Whether the supervisor has its connection: False from a heartbeat that failed to the next one."""
-        return self._conn is not None and not self._conn.is_closed()
+        self._lease.admitted.set()
+        if self._life is not None:
+            self._life.tell(signal.SIGTERM)
 
     async def run(self) -> None:
         """Work until told to stop.
@@ -156,19 +118,18 @@ class Supervisor:
             await self._check()
             sources = Sources(folder_of(orders.app)) if orders.reload else None
             async with kept(self._write_lines) as lines:
-                self._charge = Charge(lines, orders.limit, sources)
                 await self._prepare()
                 async with self._upkeep():
-                    await self._live(self._charge)
+                    await self._live(Charge(lines, orders.limit, sources))
         finally:
             self._writer.close()
-            self._drop_connection()
+            self._wire.drop()
 
     async def _write_lines(self, lines: Sequence[Line]) -> None:
-        if self._share >= CONNECTIONS_FOR_LOG:
+        if self._lease.share >= CONNECTIONS_FOR_LOG:
             await self._writer.write(lines)
         else:
-            await self._ask(lambda conn: keep(conn, lines), within_s=self._settings.lease_s / 3)
+            await self._wire.ask(lambda conn: keep(conn, lines), within_s=self._settings.lease_s / 3)
 
     async def _check(self) -> None:
         """Refuse a database that this worker cannot work with."""
@@ -178,7 +139,7 @@ class Supervisor:
             await require_bound_role(conn, "this worker")
 
         try:
-            await self._ask(check, within_s=START_S_MAX)
+            await self._wire.ask(check, within_s=START_S_MAX)
         except TimeoutError:
             where = shown(self._orders.url)
             raise DatabaseUnreachableError(f"{where} did not answer within {START_S_MAX:g} s") from None
@@ -188,23 +149,26 @@ class Supervisor:
         quick = faults = 0
         while not self._stop.is_set():
             started_s = monotonic_s()
-            status = await self._one_life(charge)
-            if self._stop.is_set() or (self._orders.chosen and status == 0):
+            life = await self._one_life(charge)
+            if life is None or self._stop.is_set() or (self._orders.chosen and life.status == 0):
                 return
             if charge.replaced:
                 quick = faults = 0
                 continue
-            if monotonic_s() - started_s >= QUICK_DEATH_S:
+            status, ending = life.status, life.ending
+            if life.recycled:
+                log.info("child.recycled")
+                quick = faults = 0
+                continue
+            if monotonic_s() - started_s >= QUICK_DEATH_S or ending.running:
+                # What ran is blamed for its end, and runs in a process of its own from now on.
                 quick = faults = 0
             else:
                 quick += 1
                 # A child that found no database is no fault of its own: that is waited out, however long.
                 faults += status != UnreachableError.exit_code
-            if status == RECYCLED:
-                log.info("child.recycled")
-                continue
-            log.error("child.died", exit_status=status, quick_deaths=quick)
-            WORKER_RESTARTS.labels(cause="signal" if status < 0 else "exit").inc()
+            log.error("child.died", exit_status=status, reason=ending.words, quick_deaths=quick)
+            WORKER_RESTARTS.labels(cause=ending.cause).inc()
             if charge.sources is not None and not charge.was_ready:
                 log.error("child.broken", waits_for=f"a change below {charge.sources.folder}")
                 await charge.sources.changed(self._stop)
@@ -217,128 +181,58 @@ class Supervisor:
             if quick:
                 await wait(self._stop, backoff_s(quick, first_s=RESTART_S, most_s=RESTART_S_MAX))
 
-    async def _one_life(self, charge: Charge) -> int:
-        """Register, run one child under the lease until it ends, and return its exit status."""
-        worker_id = await self._registered()
+    async def _one_life(self, charge: Charge) -> Life | None:
+        """Register and run one child under the lease until it ends; None when told to stop before."""
+        worker_id = await self._lease.take(self._stop, charge.previous_id)
         if worker_id is None:
-            return 0
-        self._overdue_fd = book()
-        child = await self._start_child(worker_id, charge)
-        ended = asyncio.create_task(child.wait())
-        stopping = asyncio.create_task(self._stop.wait())
-        lease = asyncio.create_task(self._keep_lease(worker_id, charge))
-        due = asyncio.create_task(charge.due(child.pid, self._stop))
-        await asyncio.wait({ended, stopping, lease, due}, return_when=asyncio.FIRST_COMPLETED)
-        if due.done() and not (self._stop.is_set() or ended.done() or lease.done()):
-            charge.replaced = due.result()
-            await self._retire(worker_id, charge, {ended, stopping, lease})
-        if self._stop.is_set() and not ended.done():
-            await self._drain(worker_id, ended, lease)
-        if not ended.done():
-            log.error("child.killed", worker_id=str(worker_id), reason="its lease is over or it did not stop")
-            child.kill()
-        status = await ended
-        for task in (stopping, lease, due):
-            task.cancel()
-        await asyncio.gather(stopping, lease, due, return_exceptions=True)
-        await charge.settle()
-        over = self._stop.is_set() or charge.replaced or (self._orders.chosen and status == 0)
-        await self._tell("end" if over else "bury", worker_id, status)
-        os.close(self._overdue_fd)
+            return None
+        if not self._all_told:
+            # The database is back: how the last child ended is in its record.
+            await self._look_around()
+        life = self._life = Life(worker_id, self._orders.url, charge, self._wire)
+        await life.begin(self._child_orders(worker_id, charge, life))
+        if self._stop.is_set():
+            # The stop came while there was no child to tell.
+            life.tell(signal.SIGTERM)
+        await life.run(self._lease.keep(worker_id, charge, self._renewed), self._stop, self._hurry)
+        done = bool(self._orders.chosen) and life.status == 0
+        await life.bury(in_order=self._stop.is_set() or bool(charge.replaced) or done)
+        self._all_told = life.told
         await self._note_needs(charge)
         charge.end(worker_id)
-        return status
+        return life
 
-    async def _retire(self, worker_id: UUID, charge: Charge, over: set[asyncio.Task[Any]]) -> None:
-        """Have the child end its jobs and then itself; another takes its place."""
-        log.info("child.replaced", worker_id=str(worker_id), reason=charge.replaced)
-        self._tell_child(RETIRE)
-        telling = asyncio.create_task(self._tell("stop", worker_id))
-        within_s = RecycleSettings.read().drain_s + KILL_AFTER_GRACE_S
-        await asyncio.wait(over, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({telling})
-
-    async def _start_child(self, worker_id: UUID, charge: Charge) -> asyncio.subprocess.Process:
-        settings, limit = self._settings, self._orders.limit
-        page = charge.begin(worker_id)
-        orders = ChildOrders(
+    def _child_orders(self, worker_id: UUID, charge: Charge, life: Life) -> ChildOrders:
+        settings, limit, registration = self._settings, self._orders.limit, self._orders.registration
+        return ChildOrders(
             worker_id=worker_id,
             url=self._orders.url,
             app=self._orders.app,
-            queues=list(self._orders.registration.queues),
-            concurrency=self._orders.registration.concurrency,
+            queues=list(registration.queues),
+            concurrency=registration.concurrency,
             connections=self._connections(),
             grace_s=settings.grace_s,
             poll_s=settings.poll_s,
-            overdue_fd=self._overdue_fd,
+            overdue_fd=life.overdue_fd,
             log_level=self._orders.log_level,
-            page_fd=page.fd,
-            high_memory=self._orders.registration.high_memory,
+            page_fd=charge.begin(worker_id).fd,
+            high_memory=registration.high_memory,
             limit_bytes=limit.bytes if limit else None,
             beside_bytes=charge.governor.sample().rss_bytes,
             chosen=list(self._orders.chosen),
         )
-        environment = {**os.environ, ORDERS_ENV: msgspec.json.encode(orders).decode()}
-        self._child = await charge.spawn("starforge.worker.child", environment, (self._overdue_fd,))
-        if self._stop.is_set():
-            # The stop came while there was no child to tell.
-            self._tell_child(signal.SIGTERM)
-        return self._child
 
-    async def _drain(self, worker_id: UUID, ended: asyncio.Task[int], lease: asyncio.Task[None]) -> None:
-        """Let the child end its jobs for the grace period, under the lease; when hurried, not for so long."""
-        telling = asyncio.create_task(self._tell("stop", worker_id))
-        hurried = asyncio.create_task(self._hurry.wait())
-        over = {ended, lease}
-        grace_s = self._settings.grace_s
-        await asyncio.wait({*over, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait(over, timeout=KILL_AFTER_GRACE_S, return_when=asyncio.FIRST_COMPLETED)
-        for task in (telling, hurried):
-            task.cancel()
-        await asyncio.gather(telling, hurried, return_exceptions=True)
-
-    async def _keep_lease(self, worker_id: UUID, charge: Charge) -> None:
-        """Renew the lease; return when it is over. The database may be away for less than the lease.
-
-        What cannot be renewed is over here before it is over there: the child is to have ended before
-        others run its jobs, or take its tokens of a limit.
-        """
-        lease_s = self._settings.lease_s
-        pause_s = lease_s / 3
-        charge.heard(True)
-        while True:
-            left_s = self._held_s + lease_s - monotonic_s()
-            await asyncio.sleep(max(0.0, min(pause_s, left_s)))
-            asked_s = monotonic_s()
-            left_s = self._held_s + lease_s - asked_s
-            try:
-                held = await self._ask(
-                    lambda conn: registry.extend(conn, worker_id, lease_s=lease_s, vitals=charge.vitals()),
-                    within_s=min(lease_s / 3, max(ASK_S_MIN, left_s)),
-                )
-            except MAY_PASS as error:
-                charge.heard(False)
-                away_s = monotonic_s() - self._held_s
-                log.warning("heartbeat.failed", away_s=round(away_s, 1), error=str(error) or repr(error))
-                if away_s >= lease_s:
-                    log.error("lease.lost", worker_id=str(worker_id))
-                    return
-                pause_s = lease_s / 15
-                continue
-            if not held:
-                log.error("lease.lost", worker_id=str(worker_id))
-                return
-            self._held_s, pause_s = asked_s, lease_s / 3
-            charge.heard(True)
-            await self._note_needs(charge)
-            await self._look_around()
+    async def _renewed(self, charge: Charge) -> None:
+        """Do what is done with every heartbeat."""
+        await self._note_needs(charge)
+        await self._look_around()
 
     async def _note_needs(self, charge: Charge) -> None:
         """Write down what the types were seen to need of memory, where that is news."""
         if not (news := charge.news()):
             return
         try:
-            await self._ask(lambda conn: charge.ledger.write(conn, news), within_s=TELL_S_MAX)
+            await self._wire.ask(lambda conn: charge.ledger.write(conn, news), within_s=TELL_S_MAX)
         except TROUBLE as error:
             log.warning("needs.unwritten", error=str(error) or repr(error))
 
@@ -350,7 +244,7 @@ class Supervisor:
                 await make_partitions(conn, table)
 
         try:
-            await self._ask(prepare, within_s=START_S_MAX)
+            await self._wire.ask(prepare, within_s=START_S_MAX)
         except TROUBLE as error:
             log.warning("partitions.late", error=str(error) or repr(error))
         await self._look_around()
@@ -358,13 +252,13 @@ class Supervisor:
     async def _look_around(self) -> None:
         """Bury those whose end only this machine can see; never at the price of the worker's own lease."""
         try:
-            await self._ask(self._bury_the_gone, within_s=self._settings.lease_s / 3)
+            await self._wire.ask(self._bury_the_gone, within_s=self._settings.lease_s / 3)
         except TROUBLE as error:
             log.warning("burial.failed", error=str(error) or repr(error))
 
     async def _bury_the_gone(self, conn: Connection) -> None:
-        """Declare dead whose process is gone, and make their jobs pending."""
-        if dead := await registry.bury_the_gone(conn):
+        """Declare dead whose process is gone, judge their jobs and make them pending."""
+        if dead := await bury_the_gone(conn, self._orders.url):
             log.warning("job.reclaimed", workers=dead, jobs=await reclaim(conn))
 
     @asynccontextmanager
@@ -375,20 +269,20 @@ class Supervisor:
             yield
         finally:
             self._leave.set()
-            self._admitted.set()
+            self._lease.admitted.set()
             await asyncio.wait({running}, timeout=UPKEEP_END_S_MAX)
             running.cancel()
 
     async def _keep_up(self) -> None:
         """Do upkeep whenever this process leads, once it is known how many connections it has."""
-        await self._admitted.wait()
+        await self._lease.admitted.wait()
         lease_s = self._settings.lease_s
         tasks = list(self._orders.upkeep)
         if self._settings.metrics_port:
             tasks.append(self._gauges.task())
-        own = self._share >= CONNECTIONS_FOR_UPKEEP
+        own = self._lease.share >= CONNECTIONS_FOR_UPKEEP
         upkeep = Upkeep(
-            self._lent,
+            self._wire.lent,
             tasks,
             lease_s=min(LEASE_S, lease_s),
             own=(lambda: connect(self._orders.url, application="starforge upkeep")) if own else None,
@@ -399,108 +293,12 @@ class Supervisor:
 
     def _connections(self) -> int:
         """Return how many connections are the child's: others are the supervisor's, upkeep's, the log's."""
-        share = self._share
+        share = self._lease.share
         return share - 1 - (share >= CONNECTIONS_FOR_UPKEEP) - (share >= CONNECTIONS_FOR_LOG)
 
     def state(self) -> State | None:
         """Return what this worker's page of metrics shows of the database, or None while that is away."""
-        return self._gauges.shown() if self.connected else None
-
-    async def _tell(self, verb: str, worker_id: UUID, status: int = 0) -> None:
-        """Record what became of the worker; where the database is away its lease runs out instead."""
-
-        async def tell(conn: Connection) -> None:
-            if verb != "stop":
-                await settle(conn, noted(self._overdue_fd), worker_id=worker_id)
-            if verb == "bury":
-                why = "was recycled" if status == RECYCLED else f"ended with status {status}"
-                await registry.bury(conn, worker_id, f"its child {why}")
-            else:
-                await registry.stop(conn, worker_id, ended=verb == "end", reason=self._why_it_stops())
-            if verb != "stop":
-                # What a child that was killed still held need not wait for another worker's sweep.
-                await reclaim(conn)
-
-        try:
-            await self._ask(tell, within_s=TELL_S_MAX)
-        except TROUBLE as error:
-            log.warning("worker.untold", verb=verb, error=str(error) or repr(error))
-
-    def _why_it_stops(self) -> str:
-        replaced = self._charge.replaced if self._charge else ""
-        return f"replaced: {replaced}" if replaced else "it was told to stop"
-
-    async def _registered(self) -> UUID | None:
-        """Register, waiting for the database as long as it takes; None when told to stop.
-
-        Raises: BudgetError where the server has no connections for a new worker; one that worked before
-            waits for its share.
-        """
-        failures = 0
-        while not self._stop.is_set():
-            try:
-                return await self._ask(self._admit, within_s=START_S_MAX)
-            except MAY_PASS as error:
-                log.warning("database.away", error=str(error) or repr(error))
-            except BudgetError as error:
-                if not self._admitted.is_set():
-                    raise
-                log.warning("worker.waits", error=str(error))
-            failures += 1
-            await wait(self._stop, backoff_s(failures, first_s=REGISTER_S, most_s=REGISTER_S_MAX))
-        return None
-
-    async def _admit(self, conn: Connection) -> UUID:
-        """Register with as many connections as the server has for this worker."""
-        wanted = PoolSettings.read().pool_max
-        if self._admitted.is_set():
-            # Upkeep was told for good whether it has a connection of its own.
-            wanted = self._share
-        asked_s = monotonic_s()
-        worker_id, self._share = await registry.admit(
-            conn,
-            self._orders.registration,
-            lease_s=self._settings.lease_s,
-            wanted=wanted,
-            previous_id=self._charge.previous_id if self._charge else None,
-        )
-        if self._share < wanted:
-            log.warning("connections.few", wanted=wanted, granted=self._share)
-        self._held_s = asked_s
-        self._admitted.set()
-        return worker_id
-
-    async def _ask(self, what: Callable[[Connection], Awaitable[T]], *, within_s: float) -> T:
-        """Ask something on the one connection, one question at a time; a failed one costs the connection.
-
-        Raises: TimeoutError when there is no answer within `within_s`: the connection may be half-open.
-        """
-        async with self._asking:
-            try:
-                async with asyncio.timeout(within_s):
-                    if self._conn is None or self._conn.is_closed():
-                        self._conn = await connect(self._orders.url, application="starforge supervisor")
-                    return await what(self._conn)
-            except BaseException:
-                self._drop_connection()
-                raise
-
-    @asynccontextmanager
-    async def _lent(self) -> AsyncIterator[Connection]:
-        """Lend the one connection for a question whose time the borrower limits; see `_ask`."""
-        async with self._asking:
-            try:
-                if self._conn is None or self._conn.is_closed():
-                    self._conn = await connect(self._orders.url, application="starforge supervisor")
-                yield self._conn
-            except BaseException:
-                self._drop_connection()
-                raise
-
-    def _drop_connection(self) -> None:
-        if self._conn is not None:
-            self._conn.terminate()
-            self._conn = None
+        return self._gauges.shown() if self._wire.connected else None
 
 
 async def supervise(orders: WorkerOrders) -> None:

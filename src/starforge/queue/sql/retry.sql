@@ -7,7 +7,7 @@
 --         jobs run, so that it never leaves the one probe per job
 WITH again AS (
     UPDATE queue_jobs AS job
-    SET status = 'pending', worker_id = NULL, suspect = false, updated_at = sf_now(),
+    SET status = 'pending', worker_id = NULL, suspect = false, reclaims = 0, updated_at = sf_now(),
         run_after = greatest(sf_now(), coalesce(back.at, sf_now() + make_interval(secs => back.delay_s))),
         attempts = job.attempts + CASE
             WHEN back.burns >= 0 THEN back.burns
