@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
 
 import structlog
 
@@ -36,6 +38,17 @@ def backoff_s(failures: int, *, first_s: float, most_s: float) -> float:
     """
     # No first wait above 0 is doubled 60 times within anybody's bound, and the power stays finite.
     return min(most_s, first_s * 2.0 ** min(failures - 1, 60))
+
+
+async def forget_cancellation(me: asyncio.Task[Any]) -> None:
+    """Let a cancellation that a handler left behind pass here: it was not meant for the next job.
+
+    Where it was the worker's own the slot ends all the same, because that comes after a stop.
+    """
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    while me.uncancel():
+        pass
 
 
 async def every(

@@ -6,7 +6,6 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -16,6 +15,7 @@ import structlog
 from starforge.clock import failpoint, failpoints, monotonic_s, randomness
 from starforge.db.errors import PoolExhaustedError
 from starforge.db.pool import MAY_PASS, Connection, Pool
+from starforge.loop import forget_cancellation
 from starforge.queue.claim import claim
 from starforge.queue.context import Context, Host
 from starforge.queue.flow import READ_S, Flow
@@ -25,6 +25,7 @@ from starforge.queue.job import LeasedJob
 from starforge.queue.plan import Plan
 from starforge.queue.retry import give_back_unknown
 from starforge.worker.admit import Admission
+from starforge.worker.alone import Alone
 from starforge.worker.attempt import Outcome, attempt
 from starforge.worker.cancelling import Cancelling
 from starforge.worker.chosen import Chosen
@@ -54,10 +55,6 @@ MEASURE_S = 0.02
 
 BUFFER_S_MAX = 2.0
 """What was claimed ahead and found no slot for this long is given back: others may have one free."""
-
-ALONE_MAX = 8
-ALONE_S_MAX = 10.0
-"""Jobs that are run alone wait for one another, so many and so long; the rest is given back."""
 
 CLAIM_S_MAX = 30.0
 """A claim without an answer for this long is given up: its connection may have died without a word."""
@@ -97,9 +94,6 @@ class Runner:
         """
         self._inflight = inflight or InFlight.nowhere()
         self._isolation = isolation
-        self._alone: deque[tuple[float, LeasedJob]] = deque()  # what may not run beside another such job
-        self._alone_ready = asyncio.Event()
-        self._alone_running = 0
         self._points = failpoints().armed
         self._pool, self._types, self._worker_id = pool, types, worker_id
         self._concurrency = self._chosen = concurrency
@@ -123,6 +117,7 @@ class Runner:
         self._taken = 0
         self._taken_at = (0, monotonic_s())
         self._stop = asyncio.Event()
+        self._alone = Alone(self._apart, self._over, self._stop)
         self._rate = 0.0
         self.finisher = Finisher(
             pool,
@@ -168,7 +163,7 @@ class Runner:
         self._announced.set()
         self._room.set()
         self._ready.set()
-        self._alone_ready.set()
+        self._alone.wake()
 
     def recycle(self) -> None:
         """Stop so that a new process may take this one's place."""
@@ -196,7 +191,7 @@ class Runner:
         if (running := self.host.attempts.get(job_id)) is not None:
             running.cancel(reason)
             return True
-        for waiting in (self._buffer, self._alone):
+        for waiting in (self._buffer, self._alone.waiting):
             for entry in waiting:
                 if entry[1].id == job_id:
                     waiting.remove(entry)
@@ -211,7 +206,7 @@ class Runner:
         """
         written = asyncio.Event()
         self._resize(self._chosen)
-        alone = asyncio.create_task(self._alone_slot())
+        alone = asyncio.create_task(self._alone.run())
         alone.add_done_callback(lambda _slot: self._slot_ended.set())
         finisher = asyncio.create_task(self.finisher.run(written))
         claimer = asyncio.create_task(self._claimer())
@@ -268,7 +263,7 @@ class Runner:
     def _in_hand(self) -> Iterable[LeasedJob]:
         """Return the jobs that were claimed and have not ended: those running and those about to."""
         running = (context.job for context in self.host.attempts.values())
-        return chain(running, (job for _, job in self._buffer), (job for _, job in self._alone))
+        return chain(running, (job for _, job in self._buffer), (job for _, job in self._alone.waiting))
 
     def _others(self) -> list[asyncio.Task[None]]:
         """Start what goes on beside the jobs until the very end."""
@@ -291,7 +286,7 @@ class Runner:
         self._give_back()
 
     def _give_back(self) -> None:
-        for waiting in (self._buffer, self._alone):
+        for waiting in (self._buffer, self._alone.waiting):
             while waiting:
                 self.finisher.take(Outcome(waiting.popleft()[1], "returned", 0.0))
 
@@ -341,9 +336,8 @@ class Runner:
 
     def _waits_too_long(self) -> bool:
         """Tell whether what was claimed finds no slot here; another worker may have one free."""
-        now_s = monotonic_s()
-        late = self._buffer and now_s - self._buffer[0][0] > BUFFER_S_MAX
-        return bool(late or (self._alone and now_s - self._alone[0][0] > ALONE_S_MAX))
+        late = self._buffer and monotonic_s() - self._buffer[0][0] > BUFFER_S_MAX
+        return bool(late) or self._alone.late
 
     async def _claim(self, wanted: int) -> list[LeasedJob]:
         async with asyncio.timeout(CLAIM_S_MAX), self._pool.connection() as conn:
@@ -419,7 +413,7 @@ class Runner:
             job_type = self._types.get(job.type)
             assert job_type is not None  # only known types are claimed
             if job_type.isolated and self._isolation is not None:
-                outcome = await self._apart(job, self._isolation)
+                outcome = await self._apart(job)
             else:
                 mark = self._inflight.start(job)
                 if self._points:
@@ -437,7 +431,7 @@ class Runner:
             if outcome.ending == "returned":
                 return
             if me.cancelling():
-                await _forget_cancellation(me)
+                await forget_cancellation(me)
             since += 1
             if since >= YIELD_EVERY or monotonic_s() - started_s > 0.005:
                 since, started_s = 0, monotonic_s()
@@ -447,7 +441,7 @@ class Runner:
     @property
     def _busy(self) -> int:
         """Slots that run a job; the one for jobs that run alone is beside them."""
-        return len(self.host.attempts) - self._alone_running
+        return len(self.host.attempts) - self._alone.running
 
     def _next(self) -> LeasedJob | None:
         """Take the next job that may start; None where there is none, and when all is to stop."""
@@ -459,49 +453,24 @@ class Runner:
                 return job
             if self._admission is not None:
                 self._admission.ended(job.type)
-            self._leave_alone(job)
+            self._alone.take(job)
 
-    def _leave_alone(self, job: LeasedJob) -> None:
-        """Let a job wait for the slot in which jobs run alone; it takes no other's."""
-        if len(self._alone) >= ALONE_MAX:
-            self.finisher.take(Outcome(job, "returned", 0.0))
-            return
-        self._alone.append((monotonic_s(), job))
-        self._alone_ready.set()
+    def _over(self, outcome: Outcome) -> None:
+        """A job that ran alone has ended, or is given back."""
+        if self.flow.withholds:
+            self._announced.set()
+        self.finisher.take(outcome)
 
-    async def _alone_slot(self) -> None:
-        """The slot of the jobs that are run alone, each in a process of its own: one at a time."""
-        me = asyncio.current_task()
-        assert me is not None
-        while True:
-            while not self._alone:
-                if self._stop.is_set():
-                    return
-                self._alone_ready.clear()
-                await self._alone_ready.wait()
-            if self._stop.is_set():
-                return
-            assert self._isolation is not None
-            self._alone_running = 1
-            outcome = await self._apart(self._alone.popleft()[1], self._isolation)
-            self._alone_running = 0
-            if self.flow.withholds:
-                self._announced.set()
-            self.finisher.take(outcome)
-            if outcome.ending == "returned":
-                return
-            if me.cancelling():
-                await _forget_cancellation(me)
-
-    async def _apart(self, job: LeasedJob, isolation: Isolation) -> Outcome:
+    async def _apart(self, job: LeasedJob) -> Outcome:
         """Run a job in a process of its own."""
         job_type = self._types.get(job.type)
         assert job_type is not None  # only known types are claimed
+        assert self._isolation is not None
         context = Context(job, self.host, asyncio.current_task(), monotonic_s())
         self.host.attempts[job.id] = context
         mark = self._inflight.start(job, APART)
         try:
-            return await isolation.attempt(context, job_type)
+            return await self._isolation.attempt(context, job_type)
         finally:
             self._inflight.end(mark)
             self.host.attempts.pop(job.id, None)
@@ -514,17 +483,6 @@ class Runner:
             newer = 1 - 0.5 ** (seconds / MEASURE_S)
             self._rate += newer * ((self._taken - taken) / seconds - self._rate)
             self._taken_at = (self._taken, monotonic_s())
-
-
-async def _forget_cancellation(me: asyncio.Task[Any]) -> None:
-    """Let a cancellation that a handler left behind pass here: it was not meant for the next job.
-
-    Where it was the worker's own the slot ends all the same, because that comes after a stop.
-    """
-    with suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)
-    while me.uncancel():
-        pass
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

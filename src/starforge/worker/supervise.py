@@ -174,7 +174,8 @@ class Supervisor:
                 await charge.sources.changed(self._stop)
                 quick = faults = 0
                 continue
-            if status == MisusedError.exit_code or faults >= QUICK_DEATHS_MAX:
+            refused = status == MisusedError.exit_code and not ending.running
+            if refused or faults >= QUICK_DEATHS_MAX:
                 raise ChildKeepsDyingError(
                     f"the worker's child ended {quick or 1} times with status {status}"
                 )
