@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,13 +27,13 @@ from starforge.telemetry.process import Memory, Tree, memory_of
 from starforge.telemetry.tree import usable_files
 from starforge.worker.admit import PASSED_S_MAX, Admission
 from starforge.worker.limit import Limit, group_limit, parse_size
-from starforge.worker.memory import Governor
+from starforge.worker.memory import SAMPLE_S, Governor
 from starforge.worker.need import NOISE_BYTES, Ledger, Needs, needs
 from starforge.worker.page import Fare, Page, RunningJob
 from starforge.worker.reload import Sources
 from tests.covers import covers
 from tests.worker.marks import TABLE
-from tests.worker.processes import ENDED, HISTORY, LINES, MARKS, a_worker, until
+from tests.worker.processes import APP, ENDED, HISTORY, LINES, MARKS, a_worker, until
 
 MB = 1_000_000
 UNTOUCHED = "SELECT count(*) FROM job_history WHERE attempts > 0"
@@ -266,11 +267,27 @@ def test_above_the_mark_memory_is_short_and_below_it_less_a_margin_no_longer() -
     seen = []
     with capture_logs() as lines:
         for used in (849, 850, 820, 801, 799, 849, 900):
-            governor.memory = Memory(used * MB)
+            governor.keep(monotonic_s(), Memory(used * MB))
             seen.append(governor.judge(None))
     assert seen == [False, True, True, True, False, False, True]
     assert [line["event"] for line in lines] == ["memory.pressure", "memory.calm", "memory.pressure"]
     assert lines[0]["source"] == "a test"
+
+
+@covers("O-03")
+def test_steady_growth_towards_the_limit_is_reported_before_there_is_pressure() -> None:
+    told = []
+    for per_sample, wobble in ((0.5 * MB, 0), (0.5 * MB, 20 * MB), (0.0, 20 * MB), (0.01 * MB, 0)):
+        governor = Governor(Limit(900 * MB, "a test"))
+        for n in range(120):
+            rss = int(300 * MB + per_sample * n + wobble * (n % 2))
+            governor.keep(monotonic_s() + n * SAMPLE_S, Memory(rss))
+        with capture_logs() as lines:
+            assert governor.judge(None) is False
+            governor.judge(None)  # said once, not twice a second
+        told.append([(line["event"], line["full_in_s"] // 100) for line in lines])
+    # 1 MB a second towards a limit 540 MB away; noise is no growth, and what takes hours is no news.
+    assert told == [[("memory.growing", 5)], [("memory.growing", 5)], [], []]
 
 
 # ---- a worker as a process
@@ -421,6 +438,67 @@ async def test_a_workers_page_and_row_show_the_memory_of_all_its_processes(
     assert 100 * MB < figures[heap] < figures[usage]
     assert figures[limit] == 2 * 2**30
     assert await db.fetchval("SELECT memory_limit_bytes FROM workers") == 2 * 2**30
+
+
+@covers("O-49", "O-PQL-5", "O-PQL-6")
+async def test_the_page_of_up_shows_the_memory_of_its_worker_and_its_own(
+    database: str, tmp_path: Path
+) -> None:
+    port = _free_port()
+    changed = {"DATABASE_URL": database, "STARFORGE_HOME": str(tmp_path), "STARFORGE_HTTP_PORT": str(port)}
+    up = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "starforge", "up", "--log-level", "error",
+        env={**os.environ, "STARFORGE_DISK_FREE_MB_MIN": "10", **changed},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    worker, server = (f'memory_usage_bytes{{process="{name}"}}' for name in ("worker", "server"))
+    try:
+        async with asyncio.timeout(40):
+            while (figures := await asyncio.to_thread(_figures, port)).get(worker, 0) < 80 * MB:
+                await asyncio.sleep(0.05)
+        assert 20 * MB < figures[server] < 500 * MB
+        assert 0 < figures['heap_used_bytes{process="worker"}'] < figures[worker]
+    finally:
+        up.terminate()
+        await asyncio.wait_for(up.wait(), 30)
+
+
+GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def a_group() -> Iterator[Path]:
+    """A control group of version 1 for processes of the test."""
+    group = GROUPS / f"starforge-test-{uuid4().hex[:8]}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("700000000")
+    except OSError:
+        pytest.skip("control groups of version 1 cannot be made here")
+    yield group
+    until_s = monotonic_s() + 5
+    while (group / "cgroup.procs").read_text().strip():
+        assert monotonic_s() < until_s
+    group.rmdir()
+
+
+@covers("O-36", "O-47")
+async def test_a_worker_in_a_control_group_takes_its_limit(
+    db: Connection, database: str, a_group: Path
+) -> None:
+    await enqueue(db, NewJob("hungry.hold", {"mb": 550, "seconds": 60.0}))
+    join = f"echo $$ > {a_group}/cgroup.procs && exec {sys.executable} -m starforge worker --app {APP}"
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", join, env={**os.environ, "DATABASE_URL": database}, start_new_session=True,
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        await until(db, LINES, True, '%control group memory/starforge-test-%"memory.pressure"%')
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    # The kernel counts in pages.
+    assert await db.fetchval("SELECT memory_limit_bytes FROM workers") == 700_000_000 // 4096 * 4096
 
 
 @covers("O-40")

@@ -47,10 +47,14 @@ class Governor:
 
     def sample(self, child: int | None = None) -> Memory:
         """Measure the worker's processes now, keep it on the curve, and show it on the page of metrics."""
-        self.memory = self._tree.memory(*([child] if child else ()))
-        self._curve.append((monotonic_s(), self.memory.rss_bytes))
+        self.keep(monotonic_s(), self._tree.memory(*([child] if child else ())))
         tell_memory("worker", self.memory, self.limit.bytes if self.limit else None)
         return self.memory
+
+    def keep(self, at_s: float, memory: Memory) -> None:
+        """Put what was measured on the curve."""
+        self.memory = memory
+        self._curve.append((at_s, memory.rss_bytes))
 
     def curve(self) -> list[tuple[float, int]]:
         """Return the last minute as (seconds ago, bytes), oldest first."""
