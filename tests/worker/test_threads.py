@@ -132,6 +132,18 @@ async def test_a_plain_function_may_ask_something_async_of_the_loop(pool: Pool) 
         assert (await ended(pool, job_id))["result"] == {"at": 3}
 
 
+async def test_a_coroutine_is_told_to_await_instead_of_waiting_for_itself(pool: Pool) -> None:
+    app = StarForge()
+
+    @app.job(retry=1)
+    async def waits(ctx: Context) -> None:
+        ctx.wait(ctx.checkpoint(1))
+
+    job_id = await accept(pool, waits.new())
+    async with at_work(pool, app):
+        assert (await ended(pool, job_id))["last_error"]["error"] == "NotInThreadError"
+
+
 async def test_a_coroutine_from_a_plain_function_is_refused_as_a_result(pool: Pool) -> None:
     """Somebody wrapped an async handler in a function that is not: it would never run."""
     app = StarForge()
