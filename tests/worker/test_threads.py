@@ -293,8 +293,9 @@ async def test_an_overdue_job_fails_once_its_process_is_dead_and_a_new_one_goes_
     assert await db.fetchval("SELECT count(DISTINCT worker_id) FROM marks") == 2
     assert await db.fetchval(MARKS, "start") == 2
     assert await db.fetchval("SELECT stop_reason FROM workers WHERE state = 'dead'") == (
-        "its child was recycled"
+        "its process was recycled"
     )
+    assert await db.fetchval("SELECT count(*) FROM job_kills") == 0  # nobody is blamed for it
 
 
 async def test_a_thread_that_goes_on_after_the_grace_period_is_killed_and_its_job_given_back(
