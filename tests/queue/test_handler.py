@@ -16,6 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from starforge.app import StarForge
+from starforge.db.pool import Connection
 from starforge.queue.context import Context
 from starforge.queue.declare import Limit, Rate, Retry, Unique
 from starforge.queue.depend import Depends
@@ -231,6 +232,17 @@ def test_a_payload_that_does_not_fit_is_refused_to_its_producer_with_the_field(
         app.new_job("welcome", payload)
     assert (refused.value.code, refused.value.field, refused.value.fault) == ("SF231", field, told)
     assert str(refused.value).startswith(f"job welcome: {field}: {told}")
+
+
+@pytest.mark.parametrize("thing", [{1, 2}, b"bytes", float("inf"), [float("nan")]])
+async def test_what_json_would_change_silently_is_refused_where_no_annotation_speaks_for_it(
+    conn: Connection, thing: object
+) -> None:
+    app = StarForge()
+    app.job("any")(lambda thing, **others: None)
+    for field in ("thing", "other"):
+        with pytest.raises(PayloadError, match=field):
+            await app.enqueue("any", {"thing": 1, field: thing}, conn=conn)
 
 
 def test_a_value_without_a_json_form_is_refused() -> None:

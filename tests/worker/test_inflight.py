@@ -39,12 +39,15 @@ def test_what_runs_is_marked_and_what_has_ended_is_not() -> None:
     jobs = [a_job() for _ in range(3)]
     first, _, last = [record.start(job, APART if job is jobs[1] else 1) for job in jobs]
     record.end(first)
-    record.overdue(last)
+    record.overdue(jobs[2].id)
     marks = {mark.job_id: mark for mark in record.marks()}
     assert set(marks) == {jobs[1].id, jobs[2].id}
     assert [marks[job.id].apart for job in jobs[1:]] == [True, False]
+    assert [marks[job.id].overdue for job in jobs[1:]] == [False, True]
     assert marks[jobs[1].id].lease_epoch == 7
     assert 0 <= marks[jobs[1].id].ran_s(record.beat_ns or 1) < 60
+    record.end(last)
+    assert {mark.job_id for mark in record.marks()} == {jobs[1].id}
 
 
 def test_more_handlers_than_there_are_marks_run_unmarked() -> None:

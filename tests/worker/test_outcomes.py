@@ -107,6 +107,22 @@ async def test_an_exception_that_is_never_tried_again_goes_to_the_dead_letters_a
     assert [row["reason"] for row in letters] == ["it is gone", "no such user"]
 
 
+@covers("F-47")
+async def test_a_failed_attempt_notes_the_version_of_the_code_that_ran_it(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARFORGE_CODE_VERSION", "2026.11.3")
+    app = StarForge()
+
+    @app.job(retry=1)
+    async def fails() -> None:
+        raise ValueError("no")
+
+    job_id = await accept(pool, fails.new())
+    async with at_work(pool, app):
+        assert (await ended(pool, job_id))["last_error"]["version"] == "2026.11.3"
+
+
 async def test_a_payload_that_no_longer_fits_goes_to_the_dead_letters_with_the_field(pool: Pool) -> None:
     app = StarForge()
 
@@ -297,13 +313,22 @@ async def test_nothing_that_follows_the_transaction_changes_what_it_did(pool: Po
     async with pool.connection() as conn:
         await conn.execute(EFFECTS)
     job_id = await accept(pool, writes.new())
+
+    @app.job
+    async def returns(ctx: Context) -> str:
+        async with ctx.transaction():
+            ctx.complete("said in time")
+        return "said too late"
+
+    other_id = await accept(pool, returns.new())
     with capture_logs() as lines:
         async with at_work(pool, app) as runner:
             assert (await ended(pool, job_id))["status"] == "completed"
+            assert (await ended(pool, other_id))["result"] == "said in time"
             async with asyncio.timeout(10):
-                while runner.finisher.finished == 0:
+                while runner.finisher.finished < 2:
                     await asyncio.sleep(0.01)
-    assert "job.failed_after_completion" in {line["event"] for line in lines}
+    assert {"job.failed_after_completion", "job.result_dropped"} <= {line["event"] for line in lines}
 
 
 @covers("Q-67", "D-12")

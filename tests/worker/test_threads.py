@@ -132,6 +132,18 @@ async def test_a_plain_function_may_ask_something_async_of_the_loop(pool: Pool) 
         assert (await ended(pool, job_id))["result"] == {"at": 3}
 
 
+async def test_a_coroutine_is_told_to_await_instead_of_waiting_for_itself(pool: Pool) -> None:
+    app = StarForge()
+
+    @app.job(retry=1)
+    async def waits(ctx: Context) -> None:
+        ctx.wait(ctx.checkpoint(1))
+
+    job_id = await accept(pool, waits.new())
+    async with at_work(pool, app):
+        assert (await ended(pool, job_id))["last_error"]["error"] == "NotInThreadError"
+
+
 async def test_a_coroutine_from_a_plain_function_is_refused_as_a_result(pool: Pool) -> None:
     """Somebody wrapped an async handler in a function that is not: it would never run."""
     app = StarForge()
@@ -281,8 +293,9 @@ async def test_an_overdue_job_fails_once_its_process_is_dead_and_a_new_one_goes_
     assert await db.fetchval("SELECT count(DISTINCT worker_id) FROM marks") == 2
     assert await db.fetchval(MARKS, "start") == 2
     assert await db.fetchval("SELECT stop_reason FROM workers WHERE state = 'dead'") == (
-        "its child was recycled"
+        "its process was recycled"
     )
+    assert await db.fetchval("SELECT count(*) FROM job_kills") == 0  # nobody is blamed for it
 
 
 async def test_a_thread_that_goes_on_after_the_grace_period_is_killed_and_its_job_given_back(

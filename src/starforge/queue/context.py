@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
 import msgspec
 
 from starforge.clock import monotonic_s
-from starforge.db.pool import Connection, Pool
+from starforge.db.pool import Connection, Pool, set_tenant
 from starforge.queue.complete import complete
 from starforge.queue.depend import Resources
-from starforge.queue.errors import AttemptEndedError, LeaseLostError
+from starforge.queue.errors import AttemptEndedError, LeaseLostError, NotInThreadError
 from starforge.queue.job import LeasedJob
 from starforge.queue.progress import Progress, forget, last_checkpoint, save_checkpoint
 from starforge.queue.results import encode_result
@@ -158,15 +158,20 @@ class Context(msgspec.Struct, eq=False):
         """
         if self.written:
             raise AttemptEndedError(f"job {self.job.id} is completed already")
-        async with self.host.pool.transaction(tenant=self.job.tenant) as conn:
-            yield conn
-            result = None if self.outcome is None else encode_result(self.outcome)
-            ran_ms = (monotonic_s() - self.started_s) * 1000
-            ours = await complete(conn, [self.job], [ran_ms], worker_id=self.host.worker_id, results=[result])
-            if not ours:
-                raise LeaseLostError(self.job.id, self.job.lease_epoch)
-            await forget(conn, [self.job.id])
-        self.written = True
+        async with self.host.pool.connection() as conn:
+            async with conn.transaction():
+                await set_tenant(conn, self.job.tenant)
+                yield conn
+                await self._complete(conn)
+            # Before the connection is handed back: a cancellation may come there.
+            self.written = True
+
+    async def _complete(self, conn: Connection) -> None:
+        result = None if self.outcome is None else encode_result(self.outcome)
+        ran_ms = (monotonic_s() - self.started_s) * 1000
+        if not await complete(conn, [self.job], [ran_ms], worker_id=self.host.worker_id, results=[result]):
+            raise LeaseLostError(self.job.id, self.job.lease_epoch)
+        await forget(conn, [self.job.id])
 
     def complete(self, result: Any) -> None:
         """Say inside `transaction()` what the job's result is."""
@@ -174,16 +179,17 @@ class Context(msgspec.Struct, eq=False):
             raise AttemptEndedError(f"job {self.job.id} is completed already")
         self.outcome = result
 
-    def wait(self, what: Awaitable[T]) -> T:
+    def wait(self, what: Coroutine[Any, Any, T]) -> T:
         """Run something async from a plain function's thread and return what it returns.
 
         `ctx.wait(ctx.checkpoint(…))`, `ctx.wait(app.enqueue(…))`.
+        Raises: NotInThreadError in a coroutine, which would wait for itself.
         """
-
-        async def awaited() -> T:
-            return await what
-
-        return asyncio.run_coroutine_threadsafe(awaited(), self.host.loop).result()
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            what.close()
+            raise NotInThreadError("ctx.wait(…) was called in a coroutine")
+        return asyncio.run_coroutine_threadsafe(what, self.host.loop).result()
 
 
 def current_context() -> Context | None:

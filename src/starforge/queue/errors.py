@@ -170,6 +170,13 @@ class AttemptEndedError(MisusedError):
     remedy = "Use `ctx.transaction()` once in an attempt, as the last thing that it does."
 
 
+class NotInThreadError(MisusedError):
+    """A coroutine asked to wait as only a thread can."""
+
+    code = "SF233"
+    remedy = "Use `await` instead."
+
+
 class JobFailedError(RefusedError):
     """A job that somebody waits for has ended without a result."""
 

@@ -57,12 +57,11 @@ class JobFunction(Generic[P, R]):
         Raises: PayloadMisfitError where they do not fit the function's parameters.
         """
         options = {name: value for name, value in self._options.items() if name != "conn"}
-        return self._new(self.name, self._signature.payload(args, kwargs), **options)
+        return self._new(self.name, self._signature.named(args, kwargs), **options)
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Accepted:
         """Enqueue a job of these arguments; the context and dependencies are left out.
 
         Raises: PayloadMisfitError where they do not fit the function's parameters.
         """
-        payload = self._signature.payload(args, kwargs)
-        return await self._accept(self.name, payload, **self._options)
+        return await self._accept(self.name, self._signature.named(args, kwargs), **self._options)

@@ -46,6 +46,9 @@ class Signature:
     fields: tuple[str, ...]
     """The payload's, in the handler's order."""
 
+    typed: frozenset[str]
+    """Those that an annotation says something of."""
+
     strict: type[msgspec.Struct]
     """What a producer's payload must be: nothing missing, nothing unknown."""
 
@@ -95,6 +98,7 @@ class Signature:
         return cls(
             name=name,
             fields=named,
+            typed=frozenset(field for field, hint, _ in fields if hint is not Any),
             strict=_struct(f"{name} payload", fields, forbid=not _open_ended(python)),
             lenient=_struct(f"{name} payload", fields, forbid=False),
             context=context,
@@ -119,10 +123,12 @@ class Signature:
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise PayloadError(f"the payload of a {self.name} job is not JSON: {error}") from None
         stored: dict[str, Any] = msgspec.json.decode(text)
+        # Of what no annotation speaks for, the enqueue itself refuses what JSON would change silently.
+        stored.update({field: value for field, value in payload.items() if field not in self.typed})
         return stored
 
-    def payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the payload of a call with these Python arguments, checked as `encode` does."""
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by the fields that they are for; `encode` checks them."""
         given = dict(kwargs)
         if args:
             if len(args) > len(self.fields):
@@ -133,7 +139,7 @@ class Signature:
                 if field in given:
                     raise PayloadMisfitError(self.name, field, "given twice", self.fields)
                 given[field] = value
-        return self.encode(given)
+        return given
 
     @cached_property
     def read(self) -> Callable[[Mapping[str, Any]], msgspec.Struct]:

@@ -21,6 +21,7 @@ from starforge.queue.handler import JobType
 from starforge.queue.job import LeasedJob
 from starforge.queue.outcome import Discard, PermanentError, PutOff, Quarantined
 from starforge.queue.results import encode_result
+from starforge.settings import Settings, setting
 from starforge.telemetry.trace import join, running
 from starforge.worker.deadline import Deadline
 
@@ -35,6 +36,19 @@ OURS: tuple[type[Exception], ...] = (DatabaseUnreachableError, PoolExhaustedErro
 
 AWAY: tuple[type[Exception], ...] = (*DATABASE_AWAY, asyncpg.ReadOnlySQLTransactionError)
 """What a handler may meet while the database is away, or is being taken over by its standby."""
+
+
+class CodeSettings(Settings):
+    """What the code is that runs the jobs."""
+
+    version: str = setting(
+        "",
+        env="STARFORGE_CODE_VERSION",
+        unit="name",
+        meaning="Version of the deployed code, noted in the error of every failed attempt; empty: none.",
+        max_length=100,
+    )
+
 
 Ending = Literal["done", "written", "failed", "spared", "putoff", "held", "cancelled", "returned", "killed"]
 """done: it returned. written: it committed its completion itself. failed: it raised. spared: the database was
@@ -76,6 +90,8 @@ class Outcome(msgspec.Struct):
             "attempt": self.job.attempt,
             "ran_ms": round(self.ran_ms, 1),
         }
+        if version := CodeSettings.read().version:
+            document["version"] = version
         if self.attempts_max is not None:
             document["attempts_lowered_to"] = self.attempts_max
         if self.error is not None and self.ending in ("failed", "spared"):
@@ -109,7 +125,9 @@ async def attempt(job: LeasedJob, job_type: JobType, host: Host) -> Outcome:
             value = end.value
         else:
             value = await _Rest(context, scope, waits_for)
-        if value is not None:
+        if value is not None and context.written:
+            log.warning("job.result_dropped", job_id=str(job.id), type=job.type)
+        elif value is not None:
             result = encode_result(value)
     except GeneratorExit:
         raise  # the loop itself is being taken down

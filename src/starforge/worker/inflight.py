@@ -68,6 +68,7 @@ class Mark:
     lease_epoch: int
     started_ns: int
     apart: bool
+    overdue: bool = False
 
     def ran_s(self, until_ns: int) -> float:
         """Seconds from its start to a moment on the same clock."""
@@ -151,10 +152,12 @@ class InFlight:
             self._memory[mark + STATE_AT] = FREE
             self._free.append(mark)
 
-    def overdue(self, mark: int) -> None:
-        """Mark that the handler goes on although its time is over; `end` it when it does."""
-        if mark:
-            self._memory[mark + STATE_AT] = OVERDUE
+    def overdue(self, job_id: UUID) -> None:
+        """Mark that a job's handler goes on although it was to end; its mark ends with it all the same."""
+        for at in range(HEADER_BYTES, SIZE, SLOT_BYTES):
+            marked, _, _, state = SLOT.unpack_from(self._memory, at)
+            if state == RUNNING and marked == job_id.bytes:
+                self._memory[at + STATE_AT] = OVERDUE
 
     def clear(self) -> None:
         """Unmark everything: this process ends because it wants to."""
@@ -212,7 +215,8 @@ class InFlight:
         for at in range(HEADER_BYTES, SIZE, SLOT_BYTES):
             job_id, lease_epoch, started_ns, state = SLOT.unpack_from(self._memory, at)
             if state != FREE:
-                marks.append(Mark(UUID(bytes=job_id), lease_epoch, started_ns, state == APART))
+                job = UUID(bytes=job_id)
+                marks.append(Mark(job, lease_epoch, started_ns, state == APART, state == OVERDUE))
         return marks
 
     def note(self, ending: bytes) -> None:

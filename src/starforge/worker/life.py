@@ -111,7 +111,8 @@ class Life:
     def _ending(self, vigil: Vigil, why: str | None) -> Ending:
         if why is not None and why != STALLED:
             return killed_by_us(why)
-        if self.status == RECYCLED and not self._record.marks():
+        if self.status == RECYCLED and all(mark.overdue for mark in self._record.marks()):
+            # It left for the sake of what went on past its time: nobody is to blame for that.
             return killed_by_us("was recycled")
         return ending_of(
             self.status,

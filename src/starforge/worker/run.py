@@ -182,6 +182,7 @@ class Runner:
         """
         assert context.task is not None
         self._stuck.add(context.task)
+        self._inflight.overdue(context.job.id)
         job_type = self._types.get(context.job.type)
         self._tell_overdue(overdue_of(context, job_type.retry if job_type else RETRY))
         self.recycle()
@@ -230,6 +231,8 @@ class Runner:
             {everyone, emptied}, timeout=CancelSettings.read().cancel_s if self.recycling else None
         )
         self._stuck.update(slot for slot in slots if not slot.done())
+        for job_id in self.host.attempts if self.recycling else ():
+            self._inflight.overdue(job_id)
         await self.host.resources.close()
         written.set()
         await asyncio.wait({finisher})
