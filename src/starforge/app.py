@@ -109,7 +109,6 @@ class StarForge:
         self._types = JobTypes(
             [process_snapshot_type(self.mappings), process_snapshot_highmem_type(self.mappings), PROBE]
         )
-        self._functions: dict[str, JobFunction[..., Any]] = {}
         self._schedules = Schedules()
         self._elsewhere: Callable[[NewJob], Awaitable[Accepted]] | None = None
 
@@ -150,11 +149,7 @@ class StarForge:
         run = plan(handler, signature, blocking=blocking)
         job_type = JobType(called, run, signature=signature, **read_declared(called, declared))
         self._types.add(job_type)
-        function: JobFunction[..., R] = JobFunction(
-            handler, job_type, signature, new=self.new_job, accept=self.enqueue
-        )
-        self._functions[called] = function
-        return function
+        return JobFunction(handler, job_type, signature, new=self.new_job, accept=self.enqueue)
 
     def resource(self, provider: Provider) -> Provider:
         """Have what this provider opens opened once for each worker process, and closed at its end.

@@ -22,6 +22,7 @@ from starforge.queue.reclaim import reclaim
 from starforge.queue.retry import give_back, give_back_unknown, retry
 from starforge.worker.registry import bury
 from tests.covers import covers
+from tests.postgres import TestServer
 from tests.queue.jobs import a_worker, claimed
 
 ERROR = {"reason": "it broke"}
@@ -201,3 +202,21 @@ async def test_a_tag_and_a_held_job_have_their_operations(pool: Pool) -> None:
     assert tagged.summary == "3 jobs with tag 'campaign' are cancelled (3 pending)"
     released = await ask(pool, "job release", job_id=str(held.id))
     assert released.after == {"status": "pending"}
+
+
+@pytest.mark.parametrize("role", ["starforge_operator", "starforge_app", "starforge_engine"])
+async def test_every_role_that_may_ask_for_it_has_the_rights(
+    pool: Pool, database: str, server: TestServer, role: str
+) -> None:
+    waiting, running, held = NewJob("t", tags=["x"]), NewJob("t"), NewJob("t")
+    async with pool.connection() as conn:
+        await enqueue_many(conn, [waiting, running, held])
+        await conn.execute("UPDATE queue_jobs SET status = 'quarantined' WHERE id = $1", held.id)
+        await conn.execute(
+            "UPDATE queue_jobs SET status = 'running', worker_id = $2 WHERE id = $1", running.id, UUID(int=1)
+        )
+    own = await Pool.open(server.url(database.rpartition("/")[2], role), size=2)
+    assert (await ask(own, "job cancel", job_id=str(running.id), reason="x")).after["status"] == "cancelling"
+    assert (await ask(own, "job cancel-tagged", tag="x", reason="x")).changed == 1
+    assert (await ask(own, "job release", job_id=str(held.id))).changed == 1
+    await own.close()

@@ -262,6 +262,40 @@ async def test_what_cannot_be_ended_stays_leased_while_the_others_end_and_its_pr
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("how", ["checks", "raises", "coroutine"])
+async def test_what_a_handler_makes_of_its_workers_stop_burns_no_attempt(pool: Pool, how: str) -> None:
+    app = StarForge()
+    started = threading.Event()
+
+    @app.job
+    def thread(ctx: Context) -> None:
+        started.set()
+        while not ctx.cancelled:
+            time.sleep(0.005)
+        if how == "checks":
+            ctx.check()
+        raise InterruptedError("stopped in the middle")
+
+    @app.job
+    async def coroutine() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise InterruptedError("stopped in the middle") from None
+
+    await accept(pool, (coroutine if how == "coroutine" else thread).new())
+    async with at_work(pool, app) as runner:
+        async with asyncio.timeout(10):
+            while not started.is_set():
+                await asyncio.sleep(0.01)
+        runner.stop()
+    async with pool.connection() as conn:
+        row = await conn.fetchrow("SELECT status, attempts, last_error FROM queue_jobs")
+    assert row is not None
+    assert tuple(row) == ("pending", 0, None)
+
+
 # With processes.
 
 APP = "tests.worker.marks:app"

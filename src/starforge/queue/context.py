@@ -122,6 +122,11 @@ class Context(msgspec.Struct, eq=False):
         """
         return self.expired or self.asked is not None or self.host.cut.is_set()
 
+    def check(self) -> None:
+        """End a plain function here if it should end now: raise CancelledError where `cancelled` is true."""
+        if self.cancelled:
+            raise asyncio.CancelledError
+
     def cancel(self, reason: str) -> None:
         """Have the attempt end as cancelled; a handler that completes all the same has completed."""
         if self.asked is None and self.task is not None:

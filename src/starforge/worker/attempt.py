@@ -210,8 +210,10 @@ def _ending(context: Context, error: BaseException | None) -> Ending:
             return "cancelled"
         case asyncio.CancelledError() if context.asked is not None:
             return "cancelled"
-        case asyncio.CancelledError() if context.host.cut.is_set():
-            # The worker stops: what was not finished is given back without an attempt burnt.
+        case PermanentError():
+            return "failed"
+        case _ if context.host.cut.is_set():
+            # The worker stops and has cancelled it: whatever it made of that, no attempt is burnt.
             return "returned"
     return "spared" if _database_was_away(context, error) else "failed"
 
