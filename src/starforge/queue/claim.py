@@ -33,27 +33,29 @@ async def claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> lis
     """
     await plan.refresh(conn)
     await plan.flow.tidy(conn)
+    plan.flow.begin()
     jobs: list[LeasedJob] = []
     if wanted := plan.sweep(n):
         started_s = monotonic_s()
-        scans = await plan.flow.allot(conn, wanted, n)
+        # A lane for which something would have to be asked first is swept by its next look and scan.
+        scans = plan.flow.allot_held(wanted)
         if len(scans) < len(wanted):
             swept = {id(scan) for scan in scans}
             plan.unswept(scan.lane for scan in wanted if id(scan) not in swept)
-        jobs = await _run(conn, plan, scans, n, worker_id, jobs)
+        jobs = await _run(conn, plan, scans, n, worker_id)
         plan.settle_sweep(scans, n, monotonic_s() - started_s)
     left = n - len(jobs)
     if left and (wanted := plan.scans(left)):
-        scans = await plan.flow.allot(conn, wanted, left, jobs)
-        jobs += await _run(conn, plan, scans, left, worker_id, jobs)
+        scans = await plan.flow.allot(conn, wanted, left)
+        jobs += await _run(conn, plan, scans, left, worker_id)
         plan.settle(scans)
     return jobs
 
 
 async def _run(
-    conn: Connection, plan: Plan, scans: Sequence[Scan], n: int, worker_id: UUID, before: Sequence[LeasedJob]
+    conn: Connection, plan: Plan, scans: Sequence[Scan], n: int, worker_id: UUID
 ) -> list[LeasedJob]:
-    """Run the one statement and tell each scan what it took; `before` are those claimed just now."""
+    """Run the one statement and tell each scan what it took."""
     if not scans:
         return []
     rows = await conn.fetch(
@@ -72,7 +74,7 @@ async def _run(
         rows.sort(key=_urgency)
     jobs = [leased(row) for row in rows]
     _tell(scans, rows, jobs, full=len(jobs) >= n)
-    await plan.flow.settle(conn, scans, [*before, *jobs])
+    await plan.flow.settle(conn, scans, jobs)
     return jobs
 
 

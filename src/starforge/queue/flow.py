@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -32,6 +32,13 @@ READ_S = 1.0
 SETTLE_S = 2 * READ_S
 """Under a limit that is new to it a worker starts nothing for this long: others take tokens for what they
 run, and what runs already counts."""
+
+
+LANE_JOBS_MIN = 16
+"""For a lane of its own limit, tokens for fewer jobs than this are not worth another lane."""
+
+AMPLE = 1.25
+"""Lanes are added to a claim until they might give so many times the jobs that it takes."""
 
 
 def _nothing() -> Iterable[LeasedJob]:
@@ -59,6 +66,7 @@ class Flow:
         self._limits: dict[Limited, int] = {}  # by override
         self._unsettled_s: dict[Limited, float] = {}  # those that are new or lowered, and since when
         self._withheld: set[tuple[Bound, ...]] = set()  # what kept lanes out of the last claim
+        self._used: Counter[Limited] = Counter()  # by what was in hand when the claim began
         self._read_at_s = -math.inf
         self._gates: list[Gate] = []
         self.overrides: Overrides = NONE
@@ -111,20 +119,23 @@ class Flow:
         """Tell whether only those of the lane's jobs may start that never failed."""
         return bool(self._first_only) and not self._first_only.isdisjoint(names_of(key))
 
+    def begin(self) -> None:
+        """Begin a claim: count what is in hand."""
+        self._withheld.clear()
+        self._used = counted(self._in_hand()) if self._bounds.any else Counter()
+
     def may_have_room(self) -> Callable[[LaneKey], bool]:
         """Return a function that tells of a lane whether asking for tokens and permits may be worth it.
 
         It asks nobody, so that lanes at their limits crowd no others out of a claim.
         """
-        self._withheld.clear()
         if not self._bounds.any:
             return lambda _key: True
-        used = counted(self._in_hand())
         known: dict[Bound, bool] = {}
 
         def may(bound: Bound) -> bool:
             if bound not in known:
-                known[bound] = self._room(bound, used) > 0 or self._worth_asking(bound)
+                known[bound] = self._possible(bound) > 0
             return known[bound]
 
         def have_room(key: LaneKey) -> bool:
@@ -135,35 +146,33 @@ class Flow:
 
         return have_room
 
-    async def allot(
-        self, conn: Connection, scans: Sequence[Scan], n: int, jobs: Sequence[LeasedJob] = ()
-    ) -> list[Scan]:
+    async def allot(self, conn: Connection, scans: Sequence[Scan], n: int) -> list[Scan]:
         """Return the scans of which at least one job may start, each with how many may.
 
         Tokens and permits are leased for up to `n` jobs. The scans' order decides where there are too few:
         one that takes less than it may leaves the rest to the next claim.
-
-        Args:
-            conn: Where tokens and permits are leased.
-            scans: In the order of the claim.
-            n: Most jobs that the claim takes.
-            jobs: Claimed already, and not yet among those in hand.
         """
         if not self._bounds.any:
             return list(scans)
-        used = counted([*self._in_hand(), *jobs])
-        need: Counter[Bound] = Counter()
-        for scan in scans:
-            for bound in self._bounds.of(scan.lane.key):
-                need[bound] = min(n, need[bound] + scan.most)
-        await self._lease(conn, need, used)
-        room = {bound: self._room(bound, used) for bound in need}
+        chosen, need = self._choose(scans, n)
+        await self._lease(conn, need)
+        return self._shared_out(chosen, self._withheld)
+
+    def allot_held(self, scans: Sequence[Scan]) -> list[Scan]:
+        """Return the scans of which at least one job may start with what is held, each with how many may."""
+        return self._shared_out(scans, set()) if self._bounds.any else list(scans)
+
+    def _shared_out(self, scans: Sequence[Scan], withheld: set[tuple[Bound, ...]]) -> list[Scan]:
+        room: dict[Bound, int] = {}
         allotted = []
         for scan in scans:
             bounds = self._bounds.of(scan.lane.key)
+            for bound in bounds:
+                if bound not in room:
+                    room[bound] = self._room(bound)
             most = min([scan.most, *(room[bound] for bound in bounds)])
             if most <= 0:
-                self._withheld.add(tuple(bound for bound in bounds if room[bound] <= 0))
+                withheld.add(tuple(bound for bound in bounds if room[bound] <= 0))
                 continue
             scan.most = most
             for bound in bounds:
@@ -171,29 +180,49 @@ class Flow:
             allotted.append(scan)
         return allotted
 
-    async def settle(self, conn: Connection, scans: Sequence[Scan], jobs: Sequence[LeasedJob]) -> None:
+    def _choose(self, scans: Sequence[Scan], n: int) -> tuple[list[Scan], Counter[Bound]]:
+        """Return scans that may well give `n` jobs, and for how many each of their bounds is needed.
+
+        Lanes with a limit of their own, which may be many, give a share each and are not all asked for at
+        once: a token is a row in a table.
+        """
+        equals = Counter(scan.lane.key.priority for scan in scans)
+        chosen: list[Scan] = []
+        need: Counter[Bound] = Counter()
+        hoped = 0
+        for scan in scans:
+            key = scan.lane.key
+            bounds = self._bounds.of(key)
+            if bounds:
+                if hoped >= AMPLE * n:
+                    continue
+                if key.limit_key:
+                    scan.most = min(scan.most, max(LANE_JOBS_MIN, math.ceil(n / equals[key.priority])))
+                wanted = max(0, min([scan.most, *map(self._possible, bounds)]))
+                hoped += wanted
+                for bound in bounds:
+                    need[bound] = min(n, need[bound] + wanted)
+            chosen.append(scan)
+        return chosen, need
+
+    async def settle(self, conn: Connection, scans: Sequence[Scan], jobs: Iterable[LeasedJob]) -> None:
         """Learn what a claim took: permits are spent, and where there were too few jobs the rest go back.
 
         Args:
             conn: Where permits go back.
-            scans: Those that `allot` returned.
-            jobs: What was claimed and is not yet among the jobs in hand.
+            scans: Those that were allotted.
+            jobs: What they took; it is not yet among the jobs in hand.
         """
         if not self._bounds.any:
             return
-        dry, taken = set(), set()
+        self._used += counted(jobs)
+        dry = set()
         for scan in scans:
             for bound in self._bounds.of(scan.lane.key):
                 if isinstance(bound, Pace):
                     self._permits.spend(bound.bucket, scan.taken)
                     if scan.dry:
                         dry.add(bound.bucket)
-                elif isinstance(bound, Slots) and scan.taken:
-                    taken.add(bound.limited)
-        if self._tokens is not None and taken:
-            used = counted([*self._in_hand(), *jobs])
-            for limited in taken:
-                self._tokens.need(limited, used[limited])
         await self._permits.give_back(conn, sorted(dry))
 
     @property
@@ -222,44 +251,53 @@ class Flow:
             await self._tokens.give_back(conn)
         await self._permits.give_back(conn)
 
-    async def _lease(self, conn: Connection, need: Mapping[Bound, int], used: Counter[Limited]) -> None:
+    async def _lease(self, conn: Connection, need: Counter[Bound]) -> None:
         """Ask for the tokens and permits that lack, one question for each kind."""
         tokens: dict[Limited, tuple[int, int]] = {}
         permits: dict[Limited, tuple[Rate, int]] = {}
         for bound, jobs in need.items():
-            if isinstance(bound, Slots) and self._tokens is not None and not self._settles(bound):
-                more = used[bound.limited] + jobs - self._tokens.held(bound.limited, bound.limit)
-                more = min(more, self._tokens.could_hold(bound.limited, bound.limit))
-                if more > 0:
+            if isinstance(bound, Slots) and self._tokens is not None:
+                room = self._room(bound)
+                # Half of what is needed at hand is enough for now: so most claims ask for nothing.
+                if 2 * room < jobs and (more := min(jobs - room, self._askable(bound))) > 0:
                     tokens[bound.limited] = bound.limit, more
-            elif isinstance(bound, Pace) and self._permits.worth_asking(bound.bucket, bound.rate):
+            elif isinstance(bound, Pace) and self._askable(bound):
                 lacking = jobs - self._permits.good(bound.bucket, bound.rate)
                 if lacking > 0:
                     permits[bound.bucket] = bound.rate, lacking
         if self._tokens is not None:
             await self._tokens.take(conn, tokens)
+            for bound, jobs in need.items():
+                if isinstance(bound, Slots):
+                    self._tokens.need(bound.limited, self._used[bound.limited] + jobs)
         await self._permits.take(conn, permits)
 
-    def _room(self, bound: Bound, used: Counter[Limited]) -> int:
+    def _possible(self, bound: Bound) -> int:
+        """Return how many more jobs a bound might allow if all that it asks for is given."""
+        return max(0, self._room(bound)) + self._askable(bound)
+
+    def _room(self, bound: Bound) -> int:
         """Return how many more jobs a bound allows with what is held."""
         match bound:
             case Slots(limited, limit):
-                if self._tokens is None or self._settles(bound):
+                if self._tokens is None or limited in self._unsettled_s:
                     return 0
-                return self._tokens.held(limited, limit) - used[limited]
+                return self._tokens.held(limited, limit) - self._used[limited]
             case Share(limited, limit):
-                return limit - used[limited]
+                return limit - self._used[limited]
             case Batch():
                 return bound.jobs
             case Pace(bucket, rate):
                 return self._permits.good(bucket, rate)
 
-    def _worth_asking(self, bound: Bound) -> bool:
-        if isinstance(bound, Slots):
-            if self._tokens is None or self._settles(bound):
-                return False
-            return self._tokens.could_hold(bound.limited, bound.limit) > 0
-        return isinstance(bound, Pace) and self._permits.worth_asking(bound.bucket, bound.rate)
+    def _askable(self, bound: Bound) -> int:
+        """Return for how many more jobs it is worth asking the database now."""
+        match bound:
+            case Slots(limited, limit) if self._tokens is not None and limited not in self._unsettled_s:
+                return self._tokens.could_hold(limited, limit)
+            case Pace(bucket, rate) if self._permits.worth_asking(bucket, rate):
+                return rate.burst + math.ceil(rate.per_s)
+        return 0
 
     def _free_in_s(self, bound: Bound) -> float:
         if isinstance(bound, Pace):
@@ -275,10 +313,6 @@ class Flow:
         for limited in self._unsettled_s.keys() - limits.keys():
             del self._unsettled_s[limited]
         self._limits = limits
-
-    def _settles(self, slots: Slots) -> bool:
-        """Tell whether more than the limit may still run, from before it came or was lowered."""
-        return slots.limited in self._unsettled_s
 
     async def _settle_limits(self, conn: Connection, tokens: Tokens) -> None:
         """Take tokens for what runs already, beyond the limit if need be; see whether anybody has such.

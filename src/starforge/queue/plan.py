@@ -48,6 +48,10 @@ AGED_SHARE = 4
 """In one claim of so many the lanes whose oldest job has waited too long go first: however much is old, the
 urgent and other tenants wait for no more than that one."""
 
+STRIDE = (5**0.5 - 1) / 2
+"""Of a tenant's lanes one at this part of the circle behind the last comes first: with a few of many in each
+claim, all of them come after about equally many claims."""
+
 T = TypeVar("T")
 
 
@@ -271,7 +275,7 @@ def in_turn(lanes: Iterable[Lane], turn: int, *, by_priority: bool = True) -> li
             of_tenants.setdefault(lane.key.tenant, []).append(lane)
         tenants = _rotated(list(of_tenants.values()), turn)
         own_turn = turn // len(tenants)
-        rows = zip_longest(*(_rotated(group, own_turn) for group in tenants))
+        rows = zip_longest(*(_rotated(group, int(own_turn * STRIDE * len(group))) for group in tenants))
         turned += [lane for row in rows for lane in row if lane is not None]
     return turned
 

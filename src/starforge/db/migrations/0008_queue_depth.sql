@@ -105,7 +105,6 @@ CREATE TABLE limit_tokens (
     taken_at   timestamptz NOT NULL DEFAULT sf_now(),
     PRIMARY KEY (scope, name, key, slot)
 );
-CREATE INDEX limit_tokens_worker ON limit_tokens (worker_id);
 
 CREATE TABLE rate_buckets (
     scope        text NOT NULL CONSTRAINT rate_buckets_scope CHECK (scope IN ('queue', 'type', 'gate')),
