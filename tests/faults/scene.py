@@ -115,6 +115,12 @@ class Scene:
             while await self.conn.fetchval(query, *args) != wanted:
                 await asyncio.sleep(0.01)
 
+    async def asked(self, part: str, *, after: int) -> None:
+        """Wait for a statement with these words, run later than the proxy's first `after` statements."""
+        async with asyncio.timeout(WAIT_S_MAX):
+            while not any(s.runs and part in s.text for s in list(self.proxy.statements)[after:]):
+                await asyncio.sleep(0.01)
+
     async def drained(self) -> None:
         """Wait until no job is pending or running."""
         await self.until(DRAINED)
