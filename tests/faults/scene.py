@@ -77,11 +77,17 @@ class Scene:
         self._workers = 0
 
     @asynccontextmanager
-    async def worker(self, *words: str, url: str | None = None, **environment: str) -> AsyncIterator[Worker]:
-        """Run a worker for the length of a `with` block; what is left of it is killed in the end."""
+    async def worker(
+        self, *words: str, url: str | None = None, output: int | None = None, **environment: str
+    ) -> AsyncIterator[Worker]:
+        """Run a worker for the length of a `with` block; what is left of it is killed in the end.
+
+        Its output goes into a file, or into the file descriptor `output`.
+        """
         self._workers += 1
         log = self._folder / f"worker-{self._workers}.log"
-        with log.open("wb") as stderr:
+        with log.open("wb") as file:
+            stderr = output or file.fileno()
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "starforge", "worker", "--app", APP, *words,
                 env={
