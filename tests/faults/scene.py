@@ -74,25 +74,23 @@ class Scene:
     def __init__(self, database: str, proxy: Proxy, conn: Connection, history: History, folder: Path) -> None:
         self.database, self.proxy, self.conn, self.history = database, proxy, conn, history
         self._folder = folder
+        self.output: int | None = None
+        """The file descriptor that workers print to; None: a file of each one's own."""
+
         self._workers = 0
 
     @asynccontextmanager
-    async def worker(
-        self, *words: str, url: str | None = None, output: int | None = None, **environment: str
-    ) -> AsyncIterator[Worker]:
-        """Run a worker for the length of a `with` block; what is left of it is killed in the end.
-
-        Its output goes into a file, or into the file descriptor `output`.
-        """
+    async def worker(self, *words: str, **environment: str) -> AsyncIterator[Worker]:
+        """Run a worker for the length of a `with` block; what is left of it is killed in the end."""
         self._workers += 1
         log = self._folder / f"worker-{self._workers}.log"
         with log.open("wb") as file:
-            stderr = output or file.fileno()
+            stderr = self.output or file.fileno()
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "starforge", "worker", "--app", APP, *words,
                 env={
                     **os.environ,
-                    "DATABASE_URL": url or self.proxy.url(self.database),
+                    "DATABASE_URL": self.proxy.url(self.database),
                     "STARFORGE_GRACE_S": "10",
                     "STARFORGE_POLL_S": "0.1",
                     FILE_ENV: str(self.history.path),

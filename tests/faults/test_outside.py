@@ -63,17 +63,25 @@ async def test_a_job_that_finds_the_disk_full_fails_with_that_reason_and_the_oth
 async def test_a_worker_whose_temporary_disk_is_full_runs_jobs_and_shows_its_metrics(
     scene: Scene, tiny_disk: Path, free_tcp_port: int
 ) -> None:
-    """Its processes count in files there."""
+    """Its processes count in mapped files there: one that finds no room would kill its process."""
     async with scene.worker(TMPDIR=str(tiny_disk), METRICS_PORT=str(free_tcp_port)) as worker:
         await scene.history.enqueue(scene.conn, NewJob("faults.effect"))
         await scene.drained()
         fill(tiny_disk)
-        await scene.history.enqueue(scene.conn, *(NewJob("faults.effect") for _ in range(20)))
+        await scene.history.enqueue(scene.conn, *(NewJob("faults.effect") for _ in range(10)))
         await scene.history.enqueue(scene.conn, NewJob("faults.fail", {"times": 9}, max_attempts=1))
         await scene.drained()
         page = await asyncio.to_thread(_page, free_tcp_port)
-        assert 'job_processed_total{status="completed",type="faults.effect"} 21.0' in page
+        assert 'job_processed_total{status="completed",type="faults.effect"} 11.0' in page
+        for child in worker.children():
+            child.kill()
+        # The next child does not count where it cannot.
+        await scene.history.enqueue(scene.conn, *(NewJob("faults.effect") for _ in range(10)))
+        await scene.drained()
+        assert await asyncio.to_thread(_page, free_tcp_port)
         assert worker.process.returncode is None
+    told = await scene.conn.fetch("SELECT stop_reason FROM workers WHERE state = 'dead'")
+    assert "SIGBUS" not in str(told)
     verdict = await scene.check()
     verdict.assert_sound()
     assert verdict.attempts == {0: 21, 1: 1}
@@ -88,17 +96,17 @@ def _page(port: int) -> str:
 
 async def test_a_worker_whose_output_nobody_reads_keeps_its_lease_and_runs_its_jobs(scene: Scene) -> None:
     """A pipe holds 64 KiB; these jobs print megabytes, and the worker logs at debug level beside them."""
-    unread, output = os.pipe()
+    unread, scene.output = os.pipe()
     await scene.history.enqueue(scene.conn, *(NewJob("faults.chatter", {"lines": 1000}) for _ in range(6)))
     try:
-        async with scene.worker("--log-level", "debug", output=output, STARFORGE_LEASE_S="2"):
+        async with scene.worker("--log-level", "debug", STARFORGE_LEASE_S="2"):
             await scene.drained()
             await scene.history.enqueue(scene.conn, NewJob("faults.effect"))
             await scene.drained()
             await scene.until("SELECT heartbeat_at - started_at > interval '3 s' FROM workers")
     finally:
         os.close(unread)
-        os.close(output)
+        os.close(scene.output)
     verdict = await scene.check()
     verdict.assert_sound()
     assert (verdict.statuses, verdict.ran_again) == ({"completed": 7}, set())
