@@ -115,7 +115,7 @@ class Lease:
             await renewed(charge)
 
     async def _extend(self, conn: Connection, worker_id: UUID, charge: Charge) -> bool:
-        """Renew the lease; say so where the database's clock has stepped: leases end by it, or last longer."""
+        """Renew the lease; say so where the database's clock has stepped: leases end or last longer by it."""
         asked_s = monotonic_s()
         ahead_s = await conn.fetchval(sql("worker", "now")) - asked_s
         took_s = monotonic_s() - asked_s
