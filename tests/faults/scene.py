@@ -137,17 +137,25 @@ class Scene:
 
 
 @asynccontextmanager
-async def a_scene(server: TestServer, folder: Path) -> AsyncIterator[Scene]:
-    """Make a scene of its own database; everything of it is gone in the end."""
+async def a_database(server: TestServer) -> AsyncIterator[str]:
+    """Make a migrated database of the test's own, and give its URL."""
     name = f"f_{uuid4().hex}"
     admin = await connect(server.url())
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE template_starforge")
-    conn = await connect(server.url(name))
-    await conn.execute(TABLE)
     try:
-        async with proxied(server.port) as proxy:
-            yield Scene(server.url(name), proxy, conn, History(folder / f"{name}.history"), folder)
+        yield server.url(name)
     finally:
-        await conn.close()
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
+
+
+@asynccontextmanager
+async def a_scene(server: TestServer, folder: Path) -> AsyncIterator[Scene]:
+    """Make a scene of its own database; everything of it is gone in the end."""
+    async with a_database(server) as database, proxied(server.port) as proxy:
+        conn = await connect(database)
+        await conn.execute(TABLE)
+        try:
+            yield Scene(database, proxy, conn, History(folder / f"{uuid4().hex}.history"), folder)
+        finally:
+            await conn.close()
