@@ -46,7 +46,7 @@ lock:              ## Pin every dependency again (needs uv)
 system-packages:   ## Install the Debian packages that some tests need (as root)
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	  postgresql chromium prometheus pgbouncer redis-server
+	  postgresql chromium prometheus pgbouncer redis-server faketime
 
 clean:             ## Remove .venv and the caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,6 +26,7 @@ PROGRAMS: dict[str, Path | str] = {
     "prometheus": "promtool",
     "pgbouncer": "pgbouncer",
     "redis-server": "redis-server",
+    "faketime": "faketime",
 }
 """Debian package → the program whose presence shows it."""
 

@@ -93,13 +93,13 @@ class Session:
         self._idle = True  # outside a transaction block
         self._previous = ""
 
-    def owner(self) -> psutil.Process:
-        """Return the process that holds the client's end."""
+    def owner(self) -> psutil.Process | None:
+        """Return the process that holds the client's end; None where it has hung up."""
         for held in psutil.net_connections("tcp"):
             ends = held.laddr and held.raddr and (held.laddr.port, held.raddr.port)
             if ends == (self.port, self.proxy.port) and held.pid:
                 return psutil.Process(held.pid)
-        raise LookupError(f"nobody holds port {self.port}")
+        return None
 
     def mute(self) -> None:
         """Let the connection be half-open from now on: nothing passes, and nobody is told."""
@@ -359,9 +359,11 @@ def mute(session: Session) -> None:
 
 def kill(session: Session) -> None:
     """Kill the process that holds the client's end."""
-    session.owner().kill()
+    if (owner := session.owner()) is not None:
+        owner.kill()
 
 
 def kill_group(session: Session) -> None:
     """Kill that process with its whole group: a worker's supervisor and all of its children."""
-    os.killpg(os.getpgid(session.owner().pid), signal.SIGKILL)
+    if (owner := session.owner()) is not None:
+        os.killpg(os.getpgid(owner.pid), signal.SIGKILL)

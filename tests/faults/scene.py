@@ -74,19 +74,23 @@ class Scene:
     def __init__(self, database: str, proxy: Proxy, conn: Connection, history: History, folder: Path) -> None:
         self.database, self.proxy, self.conn, self.history = database, proxy, conn, history
         self._folder = folder
+        self.output: int | None = None
+        """The file descriptor that workers print to; None: a file of each one's own."""
+
         self._workers = 0
 
     @asynccontextmanager
-    async def worker(self, *words: str, url: str | None = None, **environment: str) -> AsyncIterator[Worker]:
+    async def worker(self, *words: str, **environment: str) -> AsyncIterator[Worker]:
         """Run a worker for the length of a `with` block; what is left of it is killed in the end."""
         self._workers += 1
         log = self._folder / f"worker-{self._workers}.log"
-        with log.open("wb") as stderr:
+        with log.open("wb") as file:
+            stderr = self.output or file.fileno()
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "starforge", "worker", "--app", APP, *words,
                 env={
                     **os.environ,
-                    "DATABASE_URL": url or self.proxy.url(self.database),
+                    "DATABASE_URL": self.proxy.url(self.database),
                     "STARFORGE_GRACE_S": "10",
                     "STARFORGE_POLL_S": "0.1",
                     FILE_ENV: str(self.history.path),
@@ -115,6 +119,12 @@ class Scene:
             while await self.conn.fetchval(query, *args) != wanted:
                 await asyncio.sleep(0.01)
 
+    async def asked(self, part: str, *, after: int) -> None:
+        """Wait for a statement with these words, run later than the proxy's first `after` statements."""
+        async with asyncio.timeout(WAIT_S_MAX):
+            while not any(s.runs and part in s.text for s in list(self.proxy.statements)[after:]):
+                await asyncio.sleep(0.01)
+
     async def drained(self) -> None:
         """Wait until no job is pending or running."""
         await self.until(DRAINED)
@@ -127,17 +137,25 @@ class Scene:
 
 
 @asynccontextmanager
-async def a_scene(server: TestServer, folder: Path) -> AsyncIterator[Scene]:
-    """Make a scene of its own database; everything of it is gone in the end."""
+async def a_database(server: TestServer) -> AsyncIterator[str]:
+    """Make a migrated database of the test's own, and give its URL."""
     name = f"f_{uuid4().hex}"
     admin = await connect(server.url())
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE template_starforge")
-    conn = await connect(server.url(name))
-    await conn.execute(TABLE)
     try:
-        async with proxied(server.port) as proxy:
-            yield Scene(server.url(name), proxy, conn, History(folder / f"{name}.history"), folder)
+        yield server.url(name)
     finally:
-        await conn.close()
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
+
+
+@asynccontextmanager
+async def a_scene(server: TestServer, folder: Path) -> AsyncIterator[Scene]:
+    """Make a scene of its own database; everything of it is gone in the end."""
+    async with a_database(server) as database, proxied(server.port) as proxy:
+        conn = await connect(database)
+        await conn.execute(TABLE)
+        try:
+            yield Scene(database, proxy, conn, History(folder / f"{uuid4().hex}.history"), folder)
+        finally:
+            await conn.close()

@@ -1,29 +1,36 @@
 """Row 1: a worker is killed at every statement of a job's path, and of its supervisor's.
 
-A step is a statement, told apart by what came before it on its connection and by whether a claim had been
-made. There is one life, and one kill, for each: before the server hears of it and, where it commits, once
-more before the client hears of the answer. The loop ends with a life that has no step left to be killed at.
+A step is a statement, told apart by the process's role, and the begin and end of a transaction by what came
+before them. At each step somebody is killed once: before the server hears of it and, where it commits, once
+more before the client hears of the answer. The loop ends with a job on whose way nobody was left to kill.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGTERM
 
 from starforge.queue.job import NewJob
 from tests.covers import covers
+from tests.faults.app import EFFECT
 from tests.faults.scene import DRAINED, Scene, Worker, a_scene
 from tests.postgres import TestServer
-from tests.proxy import Fault, Session, Statement, When, kill, kill_group
+from tests.proxy import Fault, Session, Statement, When, kill, kill_group, nothing
 from tests.wire import COMMENT
 
 LANES = 2
 """Scenes side by side: most of a life is spent starting Python."""
 
 STEPS_MAX = 200
+KILLS_PER_WORKER = 3
+"""With each quick death a supervisor waits longer before it starts the next child."""
+
+RESCUE_EVERY = 3
+"""So many workers are killed before one may finish what they left."""
+
 CLAIM = "SET status = 'running'"
 
 EXTENDED = (
@@ -31,7 +38,7 @@ EXTENDED = (
     " WHERE heartbeat_at > started_at)"
 )
 
-Step = tuple[bool, str, str, bool, When]
+Step = tuple[str, str, bool, When]
 
 
 @dataclass
@@ -42,22 +49,26 @@ class Killer:
     do: Callable[[Session], None]
     killed_at: set[Step]
     commits_only: bool = False
+    from_claim: bool = False
     fired: bool = False
-    claimed: bool = False
 
     def __call__(self, statement: Statement) -> Fault | None:
         if self.fired or not statement.application.startswith(self.role):
             return None
+        if CLAIM in statement.text:
+            self.from_claim = False
+        if self.from_claim or (self.commits_only and not statement.commits):
+            return None
+        edge = statement.text.startswith(("BEGIN", "COMMIT"))
         ends: list[When] = ["before", "after"] if statement.commits else ["before"]
         for when in ends:
-            step = (self.claimed, statement.previous, statement.text, statement.runs, when)
-            if step not in self.killed_at and (statement.commits or not self.commits_only):
+            step = (statement.previous if edge else "", statement.text, statement.runs, when)
+            if step not in self.killed_at:
                 self.killed_at.add(step)
                 self.fired = True
                 what = "run" if statement.runs else "parsed"
                 print(f"killed {when} it is {what}: {COMMENT.sub('', statement.text).split()[:12]}")
                 return Fault(when, self.do)
-        self.claimed = self.claimed or (statement.runs and CLAIM in statement.text)
         return None
 
 
@@ -86,7 +97,7 @@ async def lived(server: TestServer, folder: Path, life: Life) -> set[Step]:
 
 
 def texts(steps: set[Step]) -> str:
-    return "\n".join(step[2] for step in steps)
+    return "\n".join(step[1] for step in steps)
 
 
 @covers("D-12", "D-19")
@@ -94,62 +105,77 @@ async def test_a_child_killed_at_any_statement_of_a_jobs_path_loses_nothing_and_
     server: TestServer, tmp_path: Path, seed: int
 ) -> None:
     async def life(scene: Scene, killed_at: set[Step]) -> bool:
-        scene.proxy.rule = killer = Killer("starforge worker", kill, killed_at)
-        await scene.history.enqueue(scene.conn, NewJob("faults.effect"), NewJob("faults.once"))
         async with scene.worker(WORKER_CONCURRENCY="1"):
-            await scene.drained()
-        return killer.fired
+            for _ in range(KILLS_PER_WORKER):
+                scene.proxy.rule = killer = Killer("starforge worker", kill, killed_at, from_claim=True)
+                await scene.history.enqueue(scene.conn, *some_jobs())
+                await scene.drained()
+                if not killer.fired:
+                    return False
+        return True
 
-    steps = await lived(server, tmp_path, life)
-    for part in (CLAIM, "INSERT INTO effects", "INSERT INTO job_history"):
-        assert part in texts(steps)
-
-
-async def rescued(scene: Scene) -> None:
-    """Let another worker of the machine finish what a dead one held."""
-    scene.proxy.rule = lambda _statement: None
-    async with scene.worker(WORKER_CONCURRENCY="1"):
-        await scene.drained()
+    steps = texts(await lived(server, tmp_path, life))
+    for part in (CLAIM, EFFECT, "INSERT INTO job_history"):
+        assert part in steps
 
 
 async def test_a_group_killed_at_any_commit_of_a_jobs_path_loses_nothing_and_burns_no_attempt(
     server: TestServer, tmp_path: Path, seed: int
 ) -> None:
     async def life(scene: Scene, killed_at: set[Step]) -> bool:
-        scene.proxy.rule = killer = Killer("starforge worker", kill_group, killed_at, commits_only=True)
-        await scene.history.enqueue(scene.conn, NewJob("faults.effect"), NewJob("faults.once"))
-        async with scene.worker(WORKER_CONCURRENCY="1") as worker:
-            await over(scene, worker, DRAINED)
+        for _ in range(RESCUE_EVERY):
+            killer = Killer("starforge worker", kill_group, killed_at, commits_only=True, from_claim=True)
+            scene.proxy.rule = killer
+            await scene.history.enqueue(scene.conn, *some_jobs())
+            async with scene.worker(WORKER_CONCURRENCY="1") as worker:
+                await over(scene, worker, DRAINED)
+            if not killer.fired:
+                return False
         await rescued(scene)
-        return killer.fired
+        return True
 
-    steps = await lived(server, tmp_path, life)
-    assert CLAIM in texts(steps)
+    assert CLAIM in texts(await lived(server, tmp_path, life))
 
 
 @covers("D-12")
 async def test_a_supervisor_killed_at_any_of_its_own_statements_loses_nothing_and_burns_no_attempt(
     server: TestServer, tmp_path: Path, seed: int
 ) -> None:
-    """From its start to the end of its stop: the job is still running when it is told to stop."""
+    """From its start to the end of its stop: a job is still running when it is told to stop."""
 
     async def life(scene: Scene, killed_at: set[Step]) -> bool:
-        scene.proxy.rule = killer = Killer("starforge supervisor", kill, killed_at)
-        await scene.history.enqueue(scene.conn, NewJob("faults.effect"), NewJob("faults.once"))
-        async with scene.worker(
-            WORKER_CONCURRENCY="1", STARFORGE_LEASE_S="1", STARFORGE_GRACE_S="0.1", FAULTS_EFFECT_S="30"
-        ) as worker:
-            await over(scene, worker, EXTENDED)
-            if worker.process.returncode is None:
-                worker.signal(signal.SIGTERM)
-            await worker.ended()
+        fired = False
+        for _ in range(RESCUE_EVERY):
+            scene.proxy.rule = killer = Killer("starforge supervisor", kill, killed_at)
+            await scene.history.enqueue(scene.conn, *some_jobs())
+            async with scene.worker(
+                WORKER_CONCURRENCY="2", STARFORGE_LEASE_S="1", STARFORGE_GRACE_S="0.1", FAULTS_EFFECT_S="30"
+            ) as worker:
+                await over(scene, worker, EXTENDED)
+                if worker.process.returncode is None:
+                    worker.signal(SIGTERM)
+                await worker.ended()
+            fired = killer.fired
+            if not fired:
+                break
         await rescued(scene)
-        return killer.fired
+        return fired
 
-    steps = await lived(server, tmp_path, life)
-    assert "INSERT INTO workers" in texts(steps)
-    assert "SET heartbeat_at" in texts(steps)
-    assert "SET state = $2" in texts(steps)
+    steps = texts(await lived(server, tmp_path, life))
+    for part in ("INSERT INTO workers", "SET heartbeat_at", "SET state = $2", "INSERT INTO leases"):
+        assert part in steps
+
+
+def some_jobs() -> list[NewJob]:
+    """Make a job whose effect is a transaction of its own, and one whose effect is its completion's."""
+    return [NewJob("faults.effect"), NewJob("faults.once")]
+
+
+async def rescued(scene: Scene) -> None:
+    """Let another worker of the machine finish what the dead ones held."""
+    scene.proxy.rule = nothing
+    async with scene.worker(WORKER_CONCURRENCY="1"):
+        await scene.drained()
 
 
 async def over(scene: Scene, worker: Worker, query: str) -> None:

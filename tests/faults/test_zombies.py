@@ -22,11 +22,13 @@ async def test_the_result_of_a_zombie_comes_too_late_is_refused_and_is_counted(s
         async with scene.worker(**short):
             await scene.drained()
         assert await scene.conn.fetchval(DEAD, zombie.pid) == 1
+        said = len(scene.proxy.statements)
         for child in zombie.children():
             child.send_signal(SIGCONT)
+        await scene.asked("DELETE FROM queue_jobs", after=said)
+        zombie.signal_group(SIGCONT)
         refused = await zombie.logged("job.lease_lost")
         assert refused["job_id"] == str(job_id)
-        zombie.signal_group(SIGCONT)
         # The supervisor finds its lease lost, ends that child, and goes on as another worker.
         await scene.until("SELECT count(*) FROM workers WHERE state = 'running' AND pid = $1", 1, zombie.pid)
         await scene.history.enqueue(scene.conn, NewJob("faults.effect"))

@@ -16,6 +16,7 @@ from starforge.clock import failpoint
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.ops.audit import Recorded, Result, first_result, record
+from starforge.ops.blockers import blockers_named
 from starforge.ops.errors import KeyReusedError, OutcomeUnknownError, RowsBusyError
 from starforge.ops.plan import take, use_up
 from starforge.ops.request import LOST, Request, admit, nothing_changed, require_key
@@ -90,7 +91,8 @@ async def _once(pool: Pool, request: Request, key: str | None, plan_id: UUID | N
     committing = False
     try:
         async with pool.transaction(tenant=request.tenant) as conn:
-            recorded = await _change_and_record(conn, request, key, plan_id)
+            async with blockers_named(pool, conn):
+                recorded = await _change_and_record(conn, request, key, plan_id)
             failpoint("perform_before_commit")
             committing = True
     except LOST as error:

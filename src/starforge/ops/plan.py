@@ -16,6 +16,7 @@ from starforge.db.pool import Connection, Pool, set_tenant
 from starforge.db.statement import sql
 from starforge.operation import Change
 from starforge.ops.audit import redacted
+from starforge.ops.blockers import blockers_named
 from starforge.ops.errors import (
     PlanAppliedError,
     PlanExpiredError,
@@ -135,7 +136,8 @@ async def rehearse(pool: Pool, request: Request) -> Change:
         await transaction.start()
         try:
             await set_tenant(conn, request.tenant)
-            return await request.act(conn)
+            async with blockers_named(pool, conn):
+                return await request.act(conn)
         finally:
             if not conn.is_closed():
                 await transaction.rollback()

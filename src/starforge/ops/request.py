@@ -17,6 +17,7 @@ from starforge.db.pool import CONNECT_ERRORS, Connection, Pool
 from starforge.errors import InvalidInputError
 from starforge.operation import ROLES, Caller, Change, Operation
 from starforge.ops.audit import DENIED, Entry, record, redacted
+from starforge.ops.blockers import GAVE_UP
 from starforge.ops.errors import ReasonMissingError, RoleDeniedError, RowsBusyError
 from starforge.ops.registry import find
 
@@ -108,12 +109,9 @@ def nothing_changed(name: str) -> Iterator[None]:
     """Say in StarForge's words what kept Postgres from running the operation's transaction."""
     try:
         yield
-    except (
-        asyncpg.LockNotAvailableError,
-        asyncpg.QueryCanceledError,
-        asyncpg.DeadlockDetectedError,
-    ) as error:
-        raise RowsBusyError(f"{name} waited too long for rows that others hold: {error}") from None
+    except GAVE_UP as error:
+        said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        raise RowsBusyError(f"{name} waited too long for rows that others hold: {said}") from None
     except LOST as error:
         told = str(error) or type(error).__name__
         raise DatabaseUnreachableError(

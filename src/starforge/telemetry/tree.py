@@ -10,7 +10,13 @@ import os
 import sys
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger("telemetry")
+
 FOLDER_ENV = "PROMETHEUS_MULTIPROC_DIR"
+ROOM_BYTES = 512 * 1024
+"""What the files of one process may come to need."""
 
 
 def share_counters(folder: Path) -> None:
@@ -41,6 +47,30 @@ def count_as(name: str) -> None:
     from prometheus_client import values
 
     values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
+
+
+def inherited() -> dict[str, str]:
+    """Return this process's environment for one that it starts: without the folder where its disk is full.
+
+    A mapped file that finds no room kills whoever writes to it (SIGBUS). Such a process works, and what it
+    counts is missing from the page.
+    """
+    environment = dict(os.environ)
+    folder = environment.get(FOLDER_ENV)
+    if not folder:
+        return environment
+    probe = Path(folder) / f"room_{os.getpid()}"
+    try:
+        fd = os.open(probe, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, ROOM_BYTES)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        log.warning("metrics.uncounted", folder=folder, error=str(error))
+        del environment[FOLDER_ENV]
+    probe.unlink(missing_ok=True)
+    return environment
 
 
 def usable_files(folder: str) -> list[Path]:

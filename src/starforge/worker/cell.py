@@ -19,6 +19,7 @@ from starforge.errors import storable
 from starforge.queue.context import Context
 from starforge.queue.handler import Discard, JobType
 from starforge.queue.kill import Cause, Death
+from starforge.telemetry.tree import inherited
 from starforge.worker.attempt import Ending, Outcome
 from starforge.worker.cgroup import memory_folder, oom_kills
 from starforge.worker.deadline import CancelSettings
@@ -83,7 +84,7 @@ class Cell:
         stacks = os.memfd_create("starforge-stacks")
         told = msgspec.structs.replace(orders, stacks=f"/proc/{os.getpid()}/fd/{stacks}")
         environment = {
-            **os.environ,
+            **inherited(),
             ORDERS_ENV: msgspec.json.encode(told).decode(),
             "STARFORGE_ISOLATED_NAME": f"{os.getpid()}-isolated-{number}",
         }

@@ -11,6 +11,7 @@ import structlog
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.errors import BudgetError
 from starforge.db.pool import MAY_PASS, Connection, PoolSettings
+from starforge.db.statement import sql
 from starforge.loop import backoff_s, wait
 from starforge.worker import registry
 from starforge.worker.charge import Charge
@@ -25,6 +26,8 @@ START_S_MAX = 30.0
 """Longest that the database may take to answer the first questions."""
 
 ASK_S_MIN = 0.1
+STEP_S = 2.0
+"""Between two heartbeats the database's clock may drift from this machine's by so much; more is a step."""
 
 
 class Lease:
@@ -37,6 +40,7 @@ class Lease:
 
         self.admitted = asyncio.Event()
         self._held_s = 0.0  # when the lease was last asked for and granted
+        self._ahead_s: float | None = None  # the database's clock less our stopwatch
 
     async def take(self, stop: asyncio.Event, previous_id: UUID | None) -> UUID | None:
         """Register, waiting for the database as long as it takes; None when told to stop.
@@ -91,7 +95,7 @@ class Lease:
             left_s = self._held_s + lease_s - asked_s
             try:
                 held = await self._wire.ask(
-                    lambda conn: registry.extend(conn, worker_id, lease_s=lease_s, vitals=charge.vitals()),
+                    lambda conn: self._extend(conn, worker_id, charge),
                     within_s=min(lease_s / 3, max(ASK_S_MIN, left_s)),
                 )
             except MAY_PASS as error:
@@ -109,3 +113,13 @@ class Lease:
             self._held_s, pause_s = asked_s, lease_s / 3
             charge.heard(True)
             await renewed(charge)
+
+    async def _extend(self, conn: Connection, worker_id: UUID, charge: Charge) -> bool:
+        """Renew the lease; say so where the database's clock has stepped: leases end or last longer by it."""
+        asked_s = monotonic_s()
+        ahead_s = await conn.fetchval(sql("worker", "now")) - asked_s
+        took_s = monotonic_s() - asked_s
+        if self._ahead_s is not None and took_s < STEP_S < abs(ahead_s - self._ahead_s):
+            log.warning("database.clock_stepped", by_s=round(ahead_s - self._ahead_s, 1))
+        self._ahead_s = ahead_s
+        return await registry.extend(conn, worker_id, lease_s=self._lease_s, vitals=charge.vitals())

@@ -16,6 +16,7 @@ import structlog
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.queue.reclaim import reclaim
+from starforge.telemetry.tree import inherited
 from starforge.worker import registry
 from starforge.worker.burial import Ending, bury, ending_of, killed_by_us
 from starforge.worker.charge import Charge
@@ -71,7 +72,7 @@ class Life:
             progress_s=self._settings.progress_s,
             isolated_max=self._settings.isolated_max,
         )
-        environment = {**os.environ, ORDERS_ENV: msgspec.json.encode(told).decode()}
+        environment = {**inherited(), ORDERS_ENV: msgspec.json.encode(told).decode()}
         self._child = await self._charge.spawn("starforge.worker.child", environment, (self.overdue_fd,))
 
     async def run(self, keep: Awaitable[None], stop: asyncio.Event, hurry: asyncio.Event) -> None:
