@@ -25,7 +25,7 @@ from starforge.queue.job import LeasedJob
 from starforge.queue.plan import Plan
 from starforge.worker.admit import Admission
 from starforge.worker.alone import Alone
-from starforge.worker.attempt import Outcome, attempt
+from starforge.worker.attempt import attempt
 from starforge.worker.cancelling import Cancelling
 from starforge.worker.chosen import Chosen
 from starforge.worker.deadline import CancelSettings
@@ -33,6 +33,7 @@ from starforge.worker.doubt import Doubt
 from starforge.worker.finish import Finisher
 from starforge.worker.inflight import APART, InFlight
 from starforge.worker.isolation import Isolation
+from starforge.worker.outcome import Outcome
 from starforge.worker.overdue import Overdue
 from starforge.worker.pace import Pace
 from starforge.worker.registry import CONCURRENCY_MAX
