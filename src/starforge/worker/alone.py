@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from starforge.clock import monotonic_s
 from starforge.loop import forget_cancellation
 from starforge.queue.job import LeasedJob
-from starforge.worker.attempt import Outcome
+from starforge.worker.outcome import Outcome
 
 WAITING_MAX = 8
 WAITING_S_MAX = 10.0

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import traceback
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Literal
+from typing import Any
 
 import asyncpg
-import msgspec
 import structlog
 
 from starforge.clock import monotonic_s
 from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError
 from starforge.db.pool import DATABASE_AWAY
-from starforge.errors import storable, told
+from starforge.errors import told
 from starforge.queue.context import Context, Host
 from starforge.queue.handler import JobType
 from starforge.queue.job import LeasedJob
 from starforge.queue.outcome import Discard, PermanentError, PutOff, Quarantined
 from starforge.queue.results import encode_result
-from starforge.settings import Settings, setting
 from starforge.telemetry.trace import join, running
-from starforge.worker.deadline import Deadline
+from starforge.worker.deadline import Deadline, limit_s_of
+from starforge.worker.outcome import Ending, Outcome
 
 log = structlog.get_logger("worker")
 
-TRACE_CHARS_MAX = 8000
-REASON_CHARS_MAX = 1000
 CAUSES_MAX = 10
 
 OURS: tuple[type[Exception], ...] = (DatabaseUnreachableError, PoolExhaustedError)
@@ -36,70 +32,6 @@ OURS: tuple[type[Exception], ...] = (DatabaseUnreachableError, PoolExhaustedErro
 
 AWAY: tuple[type[Exception], ...] = (*DATABASE_AWAY, asyncpg.ReadOnlySQLTransactionError)
 """What a handler may meet while the database is away, or is being taken over by its standby."""
-
-
-class CodeSettings(Settings):
-    """What the code is that runs the jobs."""
-
-    version: str = setting(
-        "",
-        env="STARFORGE_CODE_VERSION",
-        unit="name",
-        meaning="Version of the deployed code, noted in the error of every failed attempt; empty: none.",
-        max_length=100,
-    )
-
-
-Ending = Literal["done", "written", "failed", "spared", "putoff", "held", "cancelled", "returned", "killed"]
-"""done: it returned. written: it committed its completion itself. failed: it raised. spared: the database was
-away from under it. putoff: it is to run again later. held: until it is released. cancelled: nobody wants it
-any more. returned: its worker stops. killed: the process that it had to itself died."""
-
-
-class Outcome(msgspec.Struct):
-    """How an attempt ended."""
-
-    job: LeasedJob
-    ending: Ending
-    ran_ms: float
-    error: BaseException | None = None
-    result: str | None = None
-    """What it returned, as JSON."""
-
-    attempts_max: int | None = None
-    """Attempts that an operator leaves it, where those are fewer than its own."""
-
-    @property
-    def last(self) -> bool:
-        """Whether no attempt is left after this one."""
-        most = self.job.max_attempts
-        if self.attempts_max is not None:
-            most = min(most, self.attempts_max)
-        return self.job.attempt >= most
-
-    @property
-    def reason(self) -> str:
-        """What went wrong, in words that Postgres can keep."""
-        return told(self.error)[:REASON_CHARS_MAX] if self.error is not None else ""
-
-    def last_error(self) -> dict[str, Any]:
-        """Return what goes into `last_error`: at least a reason (D-10)."""
-        document: dict[str, Any] = {
-            "reason": self.reason,
-            "error": type(self.error).__name__,
-            "attempt": self.job.attempt,
-            "ran_ms": round(self.ran_ms, 1),
-        }
-        if version := CodeSettings.read().version:
-            document["version"] = version
-        if self.attempts_max is not None:
-            document["attempts_lowered_to"] = self.attempts_max
-        if self.error is not None and self.ending in ("failed", "spared"):
-            # Some errors bring more than their words.
-            document |= getattr(self.error, "evidence", None) or {}
-            trace = "".join(traceback.format_exception(self.error))
-            document["trace"] = storable(trace[-TRACE_CHARS_MAX:])
-        return document
 
 
 async def attempt(job: LeasedJob, job_type: JobType, host: Host) -> Outcome:
@@ -111,7 +43,7 @@ async def attempt(job: LeasedJob, job_type: JobType, host: Host) -> Outcome:
     started_s = monotonic_s()
     context = Context(job, host, asyncio.current_task(), started_s)
     host.attempts[job.id] = context
-    limit_s = job_type.timeout_s if job_type.timeout_set else job.timeout_s or job_type.timeout_s
+    limit_s = limit_s_of(job, job_type)
     deadline = None if limit_s is None else Deadline(context, limit_s)
     error: BaseException | None = None
     result: str | None = None

@@ -25,6 +25,7 @@ from starforge.queue.kill import Blamed, Cause, Death, blame
 from starforge.worker import registry
 from starforge.worker.inflight import InFlight, left_alive, left_behind
 from starforge.worker.memory import Governor
+from starforge.worker.outcome import CodeSettings
 from starforge.worker.process import SIGKILL, in_words
 
 log = structlog.get_logger("worker")
@@ -102,7 +103,8 @@ def _memory_share(governor: Governor) -> float:
 
 
 def _place() -> dict[str, str]:
-    return {"version": __version__, "host": socket.gethostname()}
+    code = CodeSettings.read().version
+    return {"version": __version__, "code_version": code, "host": socket.gethostname()}
 
 
 def _running(record: InFlight, until_ns: int, *, apart: bool) -> dict[str, float]:

@@ -20,9 +20,8 @@ from starforge.queue.context import Context
 from starforge.queue.handler import Discard, JobType
 from starforge.queue.kill import Cause, Death
 from starforge.telemetry.tree import inherited
-from starforge.worker.attempt import Ending, Outcome
 from starforge.worker.cgroup import memory_folder, oom_kills
-from starforge.worker.deadline import CancelSettings
+from starforge.worker.deadline import CancelSettings, limit_s_of
 from starforge.worker.errand import (
     Alive,
     Borrow,
@@ -38,6 +37,7 @@ from starforge.worker.errand import (
 )
 from starforge.worker.errors import ProcessKilledError, ProcessNotStartedError
 from starforge.worker.isolated import ORDERS_ENV
+from starforge.worker.outcome import CodeSettings, Ending, Outcome
 from starforge.worker.process import exit_status, in_words
 
 START_S_MAX = 60.0
@@ -157,7 +157,7 @@ class Cell:
         self, context: Context, job_type: JobType, silent_s_max: float | None
     ) -> Ended | Death | BaseException | None:
         """Follow the job to its end: told, a death that is known, an error of ours, or None: it just died."""
-        timeout_s = context.job.timeout_s or job_type.timeout_s
+        timeout_s = limit_s_of(context.job, job_type)
         await self._say(Do(context.job, timeout_s))
         hard_s = CancelSettings.read().cancel_s
         deadline_s = context.started_s + timeout_s + hard_s if timeout_s else None
@@ -226,6 +226,7 @@ class Cell:
             "stacks": storable(said),
             "ran_beside": 0,
             "version": __version__,
+            "code_version": CodeSettings.read().version,
             "host": os.uname().nodename,
         }
 

@@ -13,6 +13,8 @@ from typing import Any
 import structlog
 
 from starforge.queue.context import Context
+from starforge.queue.handler import JobType
+from starforge.queue.job import LeasedJob
 from starforge.settings import Settings, setting
 
 log = structlog.get_logger("worker")
@@ -32,6 +34,11 @@ class CancelSettings(Settings):
         gt=0,
         le=3600,
     )
+
+
+def limit_s_of(job: LeasedJob, job_type: JobType) -> float | None:
+    """Return how long an attempt may take: as an operator says now, else the job itself, else its type."""
+    return job_type.timeout_s if job_type.timeout_set else job.timeout_s or job_type.timeout_s
 
 
 class Deadline:

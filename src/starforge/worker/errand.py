@@ -20,8 +20,9 @@ from starforge.queue.handler import JobType, JobTypes
 from starforge.queue.job import LeasedJob
 from starforge.telemetry.process import Memory, memory_of
 from starforge.worker.allowance import Allowance
-from starforge.worker.attempt import Outcome, attempt
+from starforge.worker.attempt import attempt
 from starforge.worker.carry import Carried, carried, rebuilt
+from starforge.worker.outcome import Outcome
 from starforge.worker.process import ORPHANED
 from starforge.worker.threads import Threads
 
@@ -165,7 +166,7 @@ async def _run(host: Host, pool: BorrowedPool, types: JobTypes, line: _Line) -> 
     job, timeout_s = await line.job()
     job_type = types.get(job.type)
     assert job_type is not None  # the child runs the same app
-    job_type = replace(job_type, timeout_s=timeout_s)
+    job_type = replace(job_type, timeout_s=timeout_s, timeout_set=True)
     running = asyncio.create_task(attempt(job, _bounded(job_type), host))
     never = asyncio.Event()
     beside = [

@@ -26,8 +26,8 @@ from starforge.queue.override import enqueued_since
 from starforge.queue.progress import Progress, forget
 from starforge.queue.retry import give_back, retry
 from starforge.telemetry.metrics import JOB_DURATION, JOBS_PROCESSED
-from starforge.worker.attempt import Outcome
 from starforge.worker.errors import ProcessKilledError
+from starforge.worker.outcome import Outcome
 from starforge.worker.verdict import Again, again_of, final
 
 log = structlog.get_logger("worker")

@@ -15,10 +15,10 @@ from starforge.clock import monotonic_s
 from starforge.db.pool import Pool
 from starforge.queue.context import Context
 from starforge.queue.handler import JobType
-from starforge.worker.attempt import Outcome
 from starforge.worker.cell import Cell, cut_short
 from starforge.worker.errand import IsolatedOrders
 from starforge.worker.errors import ProcessNotStartedError
+from starforge.worker.outcome import Outcome
 
 STARTS_MAX = 3
 START_AGAIN_S = 0.5

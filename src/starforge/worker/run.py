@@ -14,8 +14,8 @@ import structlog
 
 from starforge.clock import failpoint, failpoints, monotonic_s, randomness
 from starforge.db.errors import PoolExhaustedError
-from starforge.db.pool import MAY_PASS, Connection, Pool
-from starforge.loop import forget_cancellation
+from starforge.db.pool import MAY_PASS, Pool
+from starforge.loop import forget_cancellation, set_within
 from starforge.queue.claim import claim
 from starforge.queue.context import Context, Host
 from starforge.queue.flow import READ_S, Flow
@@ -23,17 +23,19 @@ from starforge.queue.handler import RETRY, Discard, JobTypes
 from starforge.queue.hint import parse_hint
 from starforge.queue.job import LeasedJob
 from starforge.queue.plan import Plan
-from starforge.queue.retry import give_back_unknown
 from starforge.worker.admit import Admission
 from starforge.worker.alone import Alone
-from starforge.worker.attempt import Outcome, attempt
+from starforge.worker.attempt import attempt
 from starforge.worker.cancelling import Cancelling
 from starforge.worker.chosen import Chosen
 from starforge.worker.deadline import CancelSettings
+from starforge.worker.doubt import Doubt
 from starforge.worker.finish import Finisher
 from starforge.worker.inflight import APART, InFlight
 from starforge.worker.isolation import Isolation
+from starforge.worker.outcome import Outcome
 from starforge.worker.overdue import Overdue
+from starforge.worker.pace import Pace
 from starforge.worker.registry import CONCURRENCY_MAX
 from starforge.worker.threads import Threads
 from starforge.worker.verdict import overdue_of
@@ -51,7 +53,6 @@ YIELD_EVERY = 64
 """Attempts that never wait let the loop breathe after this many."""
 
 IDLE_S_MIN = 0.002
-MEASURE_S = 0.02
 
 BUFFER_S_MAX = 2.0
 """What was claimed ahead and found no slot for this long is given back: others may have one free."""
@@ -64,10 +65,6 @@ STUCK_LOOK_S = 0.2
 
 LAST_CLAIM_S_MAX = 5.0
 """Longest that a stop waits for the answer to a claim."""
-
-DOUBT_S = (0.0, 5.0, 130.0)
-"""After the database failed it the worker asks so many seconds later which jobs it holds: at once, and for a
-claim that the server was still at, once more, and after the engine role's statement_timeout."""
 
 
 class Runner:
@@ -113,12 +110,10 @@ class Runner:
         self.cancelling = Cancelling(pool, worker_id, cancel=self._cancel)
         self._tell_overdue = tell_overdue
         self._stuck: set[asyncio.Task[Any]] = set()  # slots whose handlers cannot be ended
-        self._doubts: list[float] = []  # when to ask which jobs are ours
-        self._taken = 0
-        self._taken_at = (0, monotonic_s())
+        self._doubt = Doubt(worker_id, self._known)
+        self._pace = Pace()
         self._stop = asyncio.Event()
         self._alone = Alone(self._apart, self._over, self._stop)
-        self._rate = 0.0
         self.finisher = Finisher(
             pool,
             types,
@@ -126,7 +121,7 @@ class Runner:
             flow=self.flow,
             progress=self.host.progress,
             written=self._room.set,
-            failed=self._doubt,
+            failed=self._doubt.arise,
         )
         self.claimed = 0
         self.asked_s = monotonic_s()
@@ -299,10 +294,10 @@ class Runner:
             if self._waits_too_long():
                 self._give_back()
             wanted = self._wanted()
-            if wanted <= 0 and not self._in_doubt() and not self.flow.due:
+            if wanted <= 0 and not self._doubt.due and not self.flow.due:
                 self.asked_s = monotonic_s()
                 self._room.clear()
-                await _set_within(self._room, READ_S)
+                await set_within(self._room, READ_S)
                 continue
             self._announced.clear()
             try:
@@ -310,7 +305,7 @@ class Runner:
             except MAY_PASS as error:
                 log.warning("claim.failed", error=str(error) or repr(error))
                 if not isinstance(error, PoolExhaustedError):
-                    self._doubt()
+                    self._doubt.arise()
                 elif self._pool.lent:
                     self.asked_s = monotonic_s()  # an isolated job has the connection: no room for any
                 idle_s = min(2.0, max(idle_s, 0.05) * 2)
@@ -344,8 +339,8 @@ class Runner:
 
     async def _claim(self, wanted: int) -> list[LeasedJob]:
         async with asyncio.timeout(CLAIM_S_MAX), self._pool.connection() as conn:
-            if self._in_doubt():
-                await self._give_back_unknown(conn)
+            if self._doubt.due:
+                await self._doubt.settle(conn)
             if wanted <= 0:
                 await self._plan.heed(conn)
                 await self.flow.tidy(conn)
@@ -362,38 +357,24 @@ class Runner:
             log.info("worker.resized", before=self._concurrency, now=wanted, overridden=said is not None)
             self._resize(wanted)
 
-    def _doubt(self) -> None:
-        """Ask soon which jobs are ours: the answer to a claim may be lost, or a result that was answered.
-
-        A server with asynchronous commit forgets the newest when it crashes; the jobs are running again then.
-        """
-        self._doubts = [monotonic_s() + after_s for after_s in DOUBT_S]
-
-    def _in_doubt(self) -> bool:
-        return bool(self._doubts) and monotonic_s() >= self._doubts[0]
-
-    async def _give_back_unknown(self, conn: Connection) -> None:
-        """Give back the jobs that are ours by the database's word and that we do not know of."""
-        known = [*(job.id for job in self._in_hand()), *self.finisher.held()]
-        jobs = await give_back_unknown(conn, known, worker_id=self._worker_id)
-        self._doubts.pop(0)
-        if jobs:
-            log.warning("job.unknown", jobs=jobs)
+    def _known(self) -> Iterable[UUID]:
+        """Return the jobs that this worker knows to be its own."""
+        return chain((job.id for job in self._in_hand()), self.finisher.held())
 
     async def _idle(self, seconds: float) -> None:
         """Wait for an announcement, at most about `seconds`."""
-        await _set_within(self._announced, seconds * randomness.uniform(0.9, 1.1))
+        await set_within(self._announced, seconds * randomness.uniform(0.9, 1.1))
 
     def _wanted(self) -> int:
         """How many jobs to claim now: free slots, and as many ahead as the recent rate uses up."""
         if self._resting or self.finisher.backlog >= FINISH_BACKLOG_MAX:
             return 0
-        self._measure()
+        rate = self._pace.per_s()
         if self._concurrency == 0:
             self._give_back()
             return 0
-        ahead = min(CLAIM_MAX * 2, int(self._rate * AHEAD_S))
-        want = self._concurrency - self._busy + ahead - len(self._buffer)
+        ahead = min(CLAIM_MAX * 2, int(rate * AHEAD_S))
+        want = self._concurrency - len(self.host.attempts) + self._alone.running + ahead - len(self._buffer)
         # A full batch is worth waiting for: small claims cost as much as large ones.
         if self._buffer and want < min(CLAIM_MAX, ahead) // 2:
             return 0
@@ -412,7 +393,7 @@ class Runner:
                 self._room.set()
                 self._ready.clear()
                 await self._ready.wait()
-            self._taken += 1
+            self._pace.taken += 1
             job_type = self._types.get(job.type)
             assert job_type is not None  # only known types are claimed
             if job_type.isolated and self._isolation is not None:
@@ -441,22 +422,18 @@ class Runner:
                 self._room.set()
                 await asyncio.sleep(0)
 
-    @property
-    def _busy(self) -> int:
-        """Slots that run a job; the one for jobs that run alone is beside them."""
-        return len(self.host.attempts) - self._alone.running
-
     def _next(self) -> LeasedJob | None:
         """Take the next job that may start; None where there is none, and when all is to stop."""
-        while True:
-            if not self._buffer or self._stop.is_set() or self._busy >= self._concurrency:
-                return None
-            job = self._buffer.popleft()[1] if self._admission is None else self._admission.pick(self._buffer)
+        buffer, attempts, alone = self._buffer, self.host.attempts, self._alone
+        # The slot for jobs that run alone is beside the others.
+        while buffer and not self._stop.is_set() and len(attempts) - alone.running < self._concurrency:
+            job = buffer.popleft()[1] if self._admission is None else self._admission.pick(buffer)
             if job is None or not job.alone or self._isolation is None:
                 return job
             if self._admission is not None:
                 self._admission.ended(job.type)
-            self._alone.take(job)
+            alone.take(job)
+        return None
 
     def _over(self, outcome: Outcome) -> None:
         """A job that ran alone has ended, or is given back."""
@@ -477,21 +454,3 @@ class Runner:
         finally:
             self._inflight.end(mark)
             self.host.attempts.pop(job.id, None)
-
-    def _measure(self) -> None:
-        """Keep a moving average of how many jobs the slots take per second; it halves in MEASURE_S."""
-        taken, then_s = self._taken_at
-        seconds = monotonic_s() - then_s
-        if seconds >= MEASURE_S:
-            newer = 1 - 0.5 ** (seconds / MEASURE_S)
-            self._rate += newer * ((self._taken - taken) / seconds - self._rate)
-            self._taken_at = (self._taken, monotonic_s())
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    """Wait until the event is set, at most `seconds`; half the price of asyncio.wait_for."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -10,7 +10,7 @@ from starforge.queue.context import Context
 from starforge.queue.declare import Retry
 from starforge.queue.outcome import PermanentError, PutOff, RetryLater
 from starforge.queue.retry import BURNT, SPARED, UNBURNT
-from starforge.worker.attempt import Outcome
+from starforge.worker.outcome import Outcome
 from starforge.worker.overdue import Overdue
 
 
