@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
-import pytest
-
-from starforge.db.pool import Connection, Pool, connect
+from starforge.db.pool import Connection, Pool
 from starforge.queue.enqueue import enqueue
 from starforge.queue.handler import JobType, JobTypes
 from starforge.queue.job import NewJob
 from starforge.queue.probe import PRIORITY, PROBE_TYPE, probe
 from tests.covers import covers
 from tests.queue.jobs import a_worker as registered
-from tests.worker.marks import TABLE
 from tests.worker.processes import ENDED, HISTORY, MARKS, a_worker, ended, until
 
 PAUSE = (
     "INSERT INTO gates (scope, name, cause, owner, reason, expires_at)"
     " VALUES ($1, $2, 'pause', 'ann', 'a look', sf_now() + interval '1 hour')"
 )
-
-
-@pytest.fixture
-async def db(database: str) -> AsyncIterator[Connection]:
-    conn = await connect(database)
-    await conn.execute(TABLE)
-    yield conn
-    await conn.close()
 
 
 async def _enqueued(db: Connection, **changed: object) -> UUID:

@@ -7,14 +7,14 @@ import json
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 import pytest
 
 from starforge.clock import monotonic_s
-from starforge.db.pool import Connection, connect
+from starforge.db.pool import Connection
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
 from starforge.worker import log as logs
@@ -27,17 +27,7 @@ from tests.covers import covers
 from tests.postgres import TestServer
 from tests.proxy import proxied
 from tests.queue.jobs import a_worker as registered
-from tests.worker.marks import TABLE
 from tests.worker.processes import HISTORY, LINES, MARKS, a_worker, ended, until
-
-
-@pytest.fixture
-async def db(database: str) -> AsyncIterator[Connection]:
-    conn = await connect(database)
-    await conn.execute(TABLE)
-    yield conn
-    await conn.close()
-
 
 # ---- lines
 

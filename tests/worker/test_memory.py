@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from starforge.clock import monotonic_s
-from starforge.db.pool import Connection, connect
+from starforge.db.pool import Connection
 from starforge.errors import InvalidInputError
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.job import LeasedJob, NewJob
@@ -32,19 +32,10 @@ from starforge.worker.need import NOISE_BYTES, Ledger, Needs, needs
 from starforge.worker.page import Fare, Page, RunningJob
 from starforge.worker.reload import Sources
 from tests.covers import covers
-from tests.worker.marks import TABLE
 from tests.worker.processes import APP, ENDED, HISTORY, LINES, MARKS, a_worker, until
 
 MB = 1_000_000
 UNTOUCHED = "SELECT count(*) FROM job_history WHERE attempts > 0"
-
-
-@pytest.fixture
-async def db(database: str) -> AsyncIterator[Connection]:
-    conn = await connect(database)
-    await conn.execute(TABLE)
-    yield conn
-    await conn.close()
 
 
 # ---- the limit

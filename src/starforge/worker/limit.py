@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from starforge.errors import InvalidInputError
+from starforge.errors import InvalidInputError, InvalidSettingError
 from starforge.settings import Settings, setting
 
 GROUPS_ROOT = Path("/sys/fs/cgroup")
@@ -15,6 +15,7 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 NO_LIMIT_BYTES = 1 << 60
 """What version 1 of control groups says instead of no limit is about eight times this."""
 
+LIMIT_ENV = "STARFORGE_MEMORY_LIMIT"
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 BINARY = {"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(k|m|g|t|ki|mi|gi|ti)?(?:b|bytes)?", re.IGNORECASE)
@@ -26,7 +27,7 @@ class MemorySettings(Settings):
 
     limit: str = setting(
         "",
-        env="STARFORGE_MEMORY_LIMIT",
+        env=LIMIT_ENV,
         unit="size",
         meaning="Memory of a worker with its children, as 2GiB or 4096MB; empty: its control group's limit.",
     )
@@ -78,7 +79,10 @@ def find_limit(option: str | None = None) -> Limit | None:
     if option:
         return Limit(parse_size(option), "--memory-limit")
     if set_to := MemorySettings.read().limit:
-        return Limit(parse_size(set_to), "STARFORGE_MEMORY_LIMIT")
+        try:
+            return Limit(parse_size(set_to), LIMIT_ENV)
+        except InvalidInputError as error:
+            raise InvalidSettingError(LIMIT_ENV, set_to, str(error)) from None
     return group_limit()
 
 

@@ -18,11 +18,9 @@ from fcntl import F_SETPIPE_SZ, fcntl
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from starforge.clock import monotonic_s
 from starforge.db.pool import MAY_PASS
-from starforge.errors import storable
+from starforge.errors import storable, told
 from starforge.telemetry.log import redirect
 from starforge.worker.lines import Allowance, Line, Reader, Splitter, event
 from starforge.worker.passage import Passage, passage_to_stderr
@@ -159,25 +157,25 @@ class Log:
             return True  # nobody's yet: the first worker has them
         batch = [self._pending.popleft() for _ in range(min(len(self._pending), BATCH_MAX))]
         dropped, self._dropped = self._dropped, 0
-        told = [replace(line, worker_id=line.worker_id or self.worker_id) for line in batch]
+        lines = [replace(line, worker_id=line.worker_id or self.worker_id) for line in batch]
         if dropped:
             text = event("warning", "log.dropped", lines=dropped, why="they were more than is kept").decode()
-            told.append(Line(monotonic_s(), "warning", None, text, self.worker_id))
-        if not told:
+            lines.append(Line(monotonic_s(), "warning", None, text, self.worker_id))
+        if not lines:
             return True
         try:
             async with asyncio.timeout(WRITE_S_MAX):
-                await write(told)
+                await write(lines)
         except MAY_PASS:
             self._dropped += dropped
             self._pending.extendleft(reversed(batch))
             self._bound()
             self._arrived.set()
             return False
-        except asyncpg.PostgresError as error:
+        except Exception as error:
             # They would be refused again; that they are missing is said where their places are.
             self._dropped += dropped + len(batch)
-            self._passage.take(event("error", "log.refused", lines=len(batch), error=str(error)))
+            self._passage.take(event("error", "log.refused", lines=len(batch), error=told(error)))
             return False
         if self._pending:
             self._arrived.set()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from contextlib import suppress
 from typing import Self
 
 import msgspec
@@ -91,10 +92,10 @@ class Page:
         self._memory[_REST_AT] = wanted
 
     def tell(self, fare: Fare) -> None:
-        """Say how the child fares; of too much to say the jobs are left out."""
+        """Say how the child fares; of too much to say, jobs and needs are left out."""
         body = msgspec.msgpack.encode(fare)
         if len(body) > SIZE_BYTES - _BODY_AT:
-            body = msgspec.msgpack.encode(msgspec.structs.replace(fare, jobs=[]))
+            body = msgspec.msgpack.encode(msgspec.structs.replace(fare, jobs=[], needs={}))
         self._told += 1
         self._memory[_HEAD_AT:_BODY_AT] = _HEAD.pack(self._told, 0)
         self._memory[_BODY_AT : _BODY_AT + len(body)] = body
@@ -106,7 +107,8 @@ class Page:
         _, length = _HEAD.unpack(head)
         body = self._memory[_BODY_AT : _BODY_AT + length]
         if length and head == self._memory[_HEAD_AT:_BODY_AT]:
-            self._heard = msgspec.msgpack.decode(body, type=Fare)
+            with suppress(msgspec.MsgspecError):  # no child of ours writes what cannot be read
+                self._heard = msgspec.msgpack.decode(body, type=Fare)
         return self._heard
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import threading
 from collections import deque
@@ -15,6 +16,8 @@ from starforge.worker.lines import event
 BYTES_MAX = 4 * 1024 * 1024
 """What waits for a reader of standard error; the oldest go first."""
 
+READER_S = 1.0
+
 
 class Passage:
     """Writes lines to standard error from a thread of its own: who leaves it unread stops nobody."""
@@ -24,7 +27,7 @@ class Passage:
         self._lines: deque[bytes] = deque()
         self._bytes = 0
         self._dropped = 0
-        self._closed = False
+        self._closed = self._over = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="log-passage", daemon=True)
         self._thread.start()
@@ -32,6 +35,8 @@ class Passage:
     def take(self, line: bytes) -> None:
         """Accept a line without its end."""
         with self._change:
+            if self._over:
+                return
             self._lines.append(line)
             self._bytes += len(line)
             while self._bytes > BYTES_MAX and len(self._lines) > 1:
@@ -62,10 +67,18 @@ class Passage:
                 )
             text = b"".join(self._shown(line) + b"\n" for line in lines)
             try:
-                while text:
-                    text = text[os.write(self._fd, text) :]
+                self._write(text)
             except OSError:
-                return  # nobody will ever read it
+                self._over = True  # nobody will ever read it
+                return
+
+    def _write(self, text: bytes) -> None:
+        while text:
+            try:
+                text = text[os.write(self._fd, text) :]
+            except BlockingIOError:
+                # Whoever shares it has made it non-blocking.
+                select.select([], [self._fd], [], READER_S)
 
     def _shown(self, line: bytes) -> bytes:
         """Return a line for the terminal, where there is one: our own are JSON."""

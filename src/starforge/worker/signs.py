@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 
 from starforge.clock import monotonic_s
+from starforge.errors import told
 from starforge.telemetry.process import Memory, forget_peak, memory_of
 from starforge.worker import report
 from starforge.worker.admit import Admission
@@ -59,7 +60,11 @@ class Signs:
 
     def _run(self) -> None:
         while not self._over.wait(TICK_S):
-            self._tick()
+            try:
+                self._tick()
+            except Exception as error:
+                # Without a sign the child would be taken for one that hangs.
+                log.error("signs.failed", error=told(error))
         self._tell(memory_of(self._pid) or Memory())
 
     def _tick(self) -> None:
@@ -92,8 +97,8 @@ class Signs:
         now_s, runner = monotonic_s(), self._runner
         running = runner.running()
         self._since_s = {job_id: self._since_s.get(job_id, now_s) for job_id, _ in running}
-        told = running[:RUNNING_TOLD_MAX]
-        jobs = [RunningJob(str(job_id), of, self._since_s[job_id]) for job_id, of in told]
+        first = running[:RUNNING_TOLD_MAX]
+        jobs = [RunningJob(str(job_id), of, self._since_s[job_id]) for job_id, of in first]
         self._page.tell(
             Fare(
                 told_s=now_s,
