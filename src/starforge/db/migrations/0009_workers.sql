@@ -125,7 +125,7 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER snapshot_quarantine_held AFTER INSERT ON snapshot_quarantine
-    FOR EACH ROW WHEN (NEW.snapshot_id IS NOT NULL) EXECUTE FUNCTION sf_snapshot_held();
+    FOR EACH ROW WHEN (NEW.snapshot_id IS NOT NULL AND NEW.released_at IS NULL) EXECUTE FUNCTION sf_snapshot_held();
 CREATE TRIGGER snapshot_quarantine_released AFTER UPDATE OF released_at ON snapshot_quarantine
     FOR EACH ROW WHEN (NEW.snapshot_id IS NOT NULL AND NEW.released_at IS DISTINCT FROM OLD.released_at)
     EXECUTE FUNCTION sf_snapshot_held();
