@@ -227,7 +227,9 @@ async def test_a_leader_that_is_killed_is_followed_within_its_lease_and_its_jobs
             await until(db, "SELECT count(*) FROM workers", 2)
             os.killpg(first.pid, signal.SIGKILL)
             await until(db, "SELECT count(*) FROM marks", 2)
-            assert (await _who(db)).endswith(f"process {second.pid}")
+            async with asyncio.timeout(20):
+                while not (await _who(db)).endswith(f"process {second.pid}"):
+                    await asyncio.sleep(0.02)
     assert await db.fetchval("SELECT epoch FROM leases WHERE name = 'upkeep'") >= 2
 
 
