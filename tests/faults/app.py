@@ -53,6 +53,11 @@ async def nothing(ctx: Context, seconds: float = 0.0) -> None:
     _note(ctx, "ended")
 
 
+@app.job("faults.quiet")
+async def quiet() -> None:
+    """Leave no trace anywhere: for thousands."""
+
+
 @app.job("faults.fail")
 async def fail(ctx: Context, times: int) -> None:
     """Fail so many times, then end well."""

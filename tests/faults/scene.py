@@ -115,9 +115,15 @@ class Scene:
 
     async def until(self, query: str, wanted: Any = True, *args: object) -> None:
         """Wait for a query to give a value."""
-        async with asyncio.timeout(WAIT_S_MAX):
-            while await self.conn.fetchval(query, *args) != wanted:
-                await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(WAIT_S_MAX):
+                while await self.conn.fetchval(query, *args) != wanted:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            for table in ("workers", "queue_jobs WHERE status IN ('pending', 'running')"):
+                for row in await self.conn.fetch(f"SELECT * FROM {table} LIMIT 10"):
+                    print(dict(row))
+            raise
 
     async def asked(self, part: str, *, after: int) -> None:
         """Wait for a statement with these words, run later than the proxy's first `after` statements."""
