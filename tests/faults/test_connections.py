@@ -11,8 +11,9 @@ import pytest
 from starforge.db import notify
 from starforge.db.notify import listen
 from starforge.db.pool import connect
+from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.hint import CHANNEL
-from starforge.queue.job import NewJob
+from starforge.queue.job import Key, NewJob
 from tests.covers import covers
 from tests.faults.app import EFFECT
 from tests.faults.scene import Scene
@@ -111,6 +112,31 @@ async def test_an_enqueue_whose_answer_was_lost_is_there_or_not_and_never_twice(
     verdict = await scene.check()
     verdict.assert_sound()
     assert verdict.recovered == ({job_id} if when == "after" else set())
+
+
+@covers("G10")
+@pytest.mark.parametrize("bulk", [False, True], ids=["one", "bulk"])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_enqueue_with_a_key_whose_answer_was_lost_is_repeated_and_is_the_first_one(
+    scene: Scene, when: When, bulk: bool
+) -> None:
+    """Also where the first one's job has ended before it is repeated."""
+
+    def asked() -> list[NewJob]:
+        return [NewJob("faults.nothing", unique=Key(f"k{n}", within_s=600)) for n in range(1 + 4 * bulk)]
+
+    conn = await connect(scene.proxy.url(scene.database), application="producer")
+    scene.proxy.rule = once(lambda s: s.application == "producer" and s.commits, when, cut)
+    first = await scene.history.enqueue(conn, *asked())
+    assert scene.history.unknown == set(first)
+    async with scene.worker():
+        await scene.drained()
+        again = await enqueue_many(scene.conn, asked()) if bulk else [await enqueue(scene.conn, asked()[0])]
+        await scene.drained()
+    assert [answer.new for answer in again] == [when == "before"] * len(first)
+    if when == "after":
+        assert [answer.id for answer in again] == first
+    assert await scene.conn.fetchval("SELECT count(*) FROM job_history") == len(first)
 
 
 @dataclass
