@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,15 +216,15 @@ async def test_every_duty_runs_as_the_engine_may(db: Connection, database: str) 
 
 @covers("D-12")
 async def test_a_leader_that_is_killed_is_followed_within_its_lease_and_its_jobs_are_rescued(
-    db: Connection, database: str
+    db: Connection, database: str, tmp_path: Path
 ) -> None:
-    """Of two workers on different machines only the lease tells that the other is gone."""
+    """Of two workers on different machines, with a home each, only the lease tells that the other is gone."""
     async with a_worker(database, STARFORGE_LEASE_S="2") as first:
         await until(db, LEADER + " AND who LIKE '%' || $1", await _who(db), str(first.pid))
         await db.execute("UPDATE workers SET machine = 'elsewhere'")
         await enqueue(db, NewJob("marks.wait", {"seconds": 600.0}))
         await until(db, "SELECT count(*) FROM marks", 1)
-        async with a_worker(database, STARFORGE_LEASE_S="2") as second:
+        async with a_worker(database, STARFORGE_LEASE_S="2", STARFORGE_HOME=str(tmp_path)) as second:
             await until(db, "SELECT count(*) FROM workers", 2)
             os.killpg(first.pid, signal.SIGKILL)
             await until(db, "SELECT count(*) FROM marks", 2)
