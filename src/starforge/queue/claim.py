@@ -18,7 +18,6 @@ from starforge.queue.plan import LaneKey, Plan, Scan
 class Rare(msgspec.Struct):
     """What few jobs carry: it comes as one column, null for the rest."""
 
-    limit_key: str
     tags: tuple[str, ...]
     timeout_s: float | None
     trace: str | None
@@ -113,9 +112,11 @@ def leased(row: asyncpg.Record) -> LeasedJob:
         payload, fault = {}, f"the payload cannot be read: {error}"
     rare = row["rare"]
     if rare is None:
-        return LeasedJob(row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault)
+        return LeasedJob(
+            row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault, row["limit_key"]
+        )
     said = msgspec.json.decode(rare, type=Rare)
     return LeasedJob(
         row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault,
-        said.limit_key, said.tags, said.timeout_s, said.trace, said.kills, said.alone,
+        row["limit_key"], said.tags, said.timeout_s, said.trace, said.kills, said.alone,
     )  # fmt: skip
