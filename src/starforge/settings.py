@@ -18,7 +18,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from starforge.errors import InvalidSettingError
 
 GROUPS: dict[str, type[Settings]] = {}
-_READ: dict[type[Settings], tuple[tuple[str | None, ...], Settings]] = {}
+_READ: dict[type[Settings], tuple[tuple[object, ...], Settings]] = {}
+_environ = os.environ._data  # type: ignore[attr-defined] # as it is kept: os.environ decodes, at ten times the price
 
 
 def setting(default: Any, *, env: str, unit: str, meaning: str, secret: bool = False, **bounds: Any) -> Any:
@@ -40,7 +41,7 @@ class Settings(BaseSettings):
     """A room's group of settings; subclassing registers it."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True, case_sensitive=True)
-    _env_names: ClassVar[tuple[str, ...]] = ()
+    _env_names: ClassVar[tuple[object, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -52,7 +53,7 @@ class Settings(BaseSettings):
 
         Read again only when one of its variables has changed, so that hot paths may call it.
         """
-        told = tuple(os.environ.get(env) for env in cls._names())
+        told = tuple(map(_environ.get, cls._names()))
         kept = _READ.get(cls)
         if kept is not None and kept[0] == told:
             return cast("Self", kept[1])
@@ -64,9 +65,10 @@ class Settings(BaseSettings):
         return values
 
     @classmethod
-    def _names(cls) -> tuple[str, ...]:
+    def _names(cls) -> tuple[object, ...]:
         if "_env_names" not in cls.__dict__:
-            cls._env_names = tuple(str(field.validation_alias) for field in cls.model_fields.values())
+            names = (str(field.validation_alias) for field in cls.model_fields.values())
+            cls._env_names = tuple(map(os.environ.encodekey, names))  # type: ignore[attr-defined]
         return cls._env_names
 
 

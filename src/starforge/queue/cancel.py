@@ -18,6 +18,7 @@ HINT = "cancel"
 """What is notified when running jobs were asked to end: their workers look at once."""
 
 BATCH_MAX = 1000
+FIRST = UUID(int=0)
 TAGGED_MAX = 100_000
 """Most jobs that one cancel of a tag ends: its locks are held until it commits."""
 
@@ -41,13 +42,14 @@ async def cancel(conn: Connection, ids: Sequence[UUID], *, reason: str) -> dict[
 async def cancel_tagged(conn: Connection, tag: str, *, reason: str) -> tuple[dict[UUID, str], bool]:
     """Cancel the jobs with this tag; return what each was before, and whether some are left."""
     before: dict[UUID, str] = {}
+    last = FIRST
     while len(before) < TAGGED_MAX:
-        rows = await conn.fetch(sql("queue", "tagged"), tag, BATCH_MAX)
-        found = [row["id"] for row in rows if row["id"] not in before]
-        if not found:
+        rows = await conn.fetch(sql("queue", "tagged"), tag, last, BATCH_MAX)
+        if not rows:
             return before, False
-        before |= await cancel(conn, found, reason=reason)
-    return before, bool(await conn.fetch(sql("queue", "tagged"), tag, 1))
+        last = rows[-1]["id"]
+        before |= await cancel(conn, [row["id"] for row in rows], reason=reason)
+    return before, bool(await conn.fetch(sql("queue", "tagged"), tag, last, 1))
 
 
 async def release(conn: Connection, job_id: UUID) -> dict[str, Any] | None:

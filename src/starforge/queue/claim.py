@@ -15,16 +15,6 @@ from starforge.queue.job import LeasedJob
 from starforge.queue.plan import LaneKey, Plan, Scan
 
 
-class Rare(msgspec.Struct):
-    """What few jobs carry: it comes as one column, null for the rest."""
-
-    tags: tuple[str, ...]
-    timeout_s: float | None
-    trace: str | None
-    kills: int
-    alone: bool
-
-
 async def claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> list[LeasedJob]:
     """Lease up to `n` ready jobs of the plan's lanes to a worker; [] where none is ready.
 
@@ -44,10 +34,13 @@ async def claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> lis
         jobs = await _run(conn, plan, scans, n, worker_id)
         plan.settle_sweep(scans, n, monotonic_s() - started_s)
     left = n - len(jobs)
-    if left and (wanted := plan.scans(left)):
+    while left and (wanted := plan.scans(left)):
         scans = await plan.flow.allot(conn, wanted, left)
         jobs += await _run(conn, plan, scans, left, worker_id)
         plan.settle(scans)
+        # Lanes of which enough was hoped, in vain, may have kept others out.
+        if jobs or len(scans) == len(wanted) or not any(scan.dry for scan in scans):
+            break
     return jobs
 
 
@@ -110,13 +103,8 @@ def leased(row: asyncpg.Record) -> LeasedJob:
             payload, fault = {}, "the payload is not a JSON object"
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         payload, fault = {}, f"the payload cannot be read: {error}"
-    rare = row["rare"]
-    if rare is None:
-        return LeasedJob(
-            row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault, row["limit_key"]
-        )
-    said = msgspec.json.decode(rare, type=Rare)
+    tags, deaths = row["tags"], row["deaths"]
     return LeasedJob(
-        row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault,
-        row["limit_key"], said.tags, said.timeout_s, said.trace, said.kills, said.alone,
+        row[0], row[1], row[2], row[3], payload, row[5], row[6], row[7], fault, row[10],
+        () if tags is None else tuple(tags), row[12], row[13], deaths or 0, deaths is not None,
     )  # fmt: skip

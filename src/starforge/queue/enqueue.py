@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
+from uuid import UUID
+
+import asyncpg
 
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.caller import AsyncCaller, Fetch, SyncCaller, async_fetch, is_asyncpg, sync_fetch
 from starforge.queue.chunk import Chunk, chunks
-from starforge.queue.entry import Kind, kind_of, payload_text
+from starforge.queue.entry import Kind, kind_of, payload_text, trace_of
 from starforge.queue.errors import CallerConnectionError
 from starforge.queue.hint import CHANNEL, Debounce, Hint, hints_for
 from starforge.queue.job import Accepted, JobSettings, NewJob
-from starforge.queue.key import ask
+from starforge.queue.key import ask, met_once
+
+FRESH_MIN = 10
+"""So many jobs with keys, and more, are first taken for new ones."""
 
 _debounce = Debounce()
 
@@ -72,8 +78,8 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepte
     keyed = [job for job in jobs if job.unique is not None]
     plain = [job for job in jobs if job.unique is None] if keyed else jobs
     async with conn.transaction():
-        lanes = await _bulk(conn, chunks(plain))
-        found = iter(await _unique(async_fetch(conn), keyed, None) if keyed else ())
+        lanes, _ = await _bulk(conn, "enqueue_many", chunks(plain))
+        found = iter(await _keyed(conn, keyed) if keyed else ())
         lanes |= {kind.lane for kind in map(kind_of, keyed) if kind.is_due}
         for hint in hints_for(lanes):
             await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, hint)
@@ -81,21 +87,33 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepte
     return [Accepted(job.id, True) if job.unique is None else next(found) for job in jobs]
 
 
-async def _bulk(conn: Connection, bulk: Iterator[Chunk]) -> set[Hint]:
-    """Send each chunk, make the next one ready while the server works, and return the lanes with work."""
+async def _bulk(conn: Connection, name: str, bulk: Iterator[Chunk]) -> tuple[set[Hint], set[UUID]]:
+    """Send each chunk, make the next one ready while the server works.
+
+    Returns: the lanes with work, and the ids that the statement gave.
+    """
     lanes: set[Hint] = set()
-    sent: asyncio.Task[str] | None = None
+    given: set[UUID] = set()
+    sent: asyncio.Task[list[asyncpg.Record]] | None = None
     try:
         for chunk in bulk:
             if sent is not None:
-                await sent
-            sent = asyncio.create_task(conn.execute(sql("queue", "enqueue_many"), *chunk.parameters()))
+                given.update(row[0] for row in await sent)
+            sent = asyncio.create_task(conn.fetch(sql("queue", name), *chunk.parameters()))
             lanes |= {kind.lane for kind in chunk.kinds if kind.is_due}
             await asyncio.sleep(0)  # lets it be sent before the next chunk takes the processor
     finally:
         if sent is not None:
-            await sent
-    return lanes
+            given.update(row[0] for row in await sent)
+    return lanes, given
+
+
+async def _keyed(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepted]:
+    """Accept jobs with keys: the many whose key nobody has yet at once, the others as each of them asks."""
+    once = met_once(jobs)
+    _, fresh = await _bulk(conn, "enqueue_fresh", chunks(once)) if len(once) >= FRESH_MIN else ((), set())
+    found = iter(await _unique(async_fetch(conn), [job for job in jobs if job.id not in fresh], None))
+    return [Accepted(job.id, True) if job.id in fresh else next(found) for job in jobs]
 
 
 async def _unique(fetch: Fetch, jobs: Sequence[NewJob], hint: str | None) -> list[Accepted]:
@@ -109,4 +127,4 @@ async def _unique(fetch: Fetch, jobs: Sequence[NewJob], hint: str | None) -> lis
 
 
 def _row(job: NewJob, kind: Kind, hint: str | None) -> tuple[Any, ...]:
-    return (job.id, payload_text(job, JobSettings.read().payload_bytes_max), *kind, hint)
+    return (job.id, payload_text(job, JobSettings.read().payload_bytes_max), *kind, trace_of(job), hint)

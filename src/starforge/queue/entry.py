@@ -36,17 +36,16 @@ SILENT = (set, frozenset, bytes, bytearray, memoryview)
 """What the encoder would turn into a list or into base64 without a word."""
 
 as_told = attrgetter(
-    "tenant", "queue", "type", "priority", "max_attempts", "run_after", "delay_s", "limit_key", "timeout_s",
-    "trace",
+    "tenant", "queue", "type", "priority", "max_attempts", "run_after", "delay_s", "limit_key", "timeout_s"
 )  # fmt: skip
-"""What a job says of itself beside payload, tags and key: jobs of which this is equal are of one kind."""
+"""What a job says of itself beside payload, tags, trace and key: jobs of which this is equal are of one kind."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
 class Kind(NamedTuple):
-    """All that an enqueue says of a job beside its id, payload and key, in the order of enqueue.sql."""
+    """All that an enqueue says of a job beside its id, payload, trace and key, in the order of enqueue.sql."""
 
     tenant_id: str
     queue: str
@@ -58,7 +57,6 @@ class Kind(NamedTuple):
     limit_key: str
     tags: str | None
     timeout_s: float | None
-    trace: str | None
 
     @property
     def lane(self) -> Hint:
@@ -84,12 +82,17 @@ def kind_of(job: NewJob) -> Kind:
     _time(job)
     if job.timeout_s is not None:
         _seconds(job, "timeout_s", job.timeout_s, above_0=True)
-    if job.trace is not None:
-        _text(job, "trace", job.trace, TRACE_CHARS_MAX)
     return Kind(
         tenant, job.queue, job.type, int(job.priority), int(tries), job.run_after, job.delay_s,
-        job.limit_key, _tags(job), job.timeout_s, job.trace,
+        job.limit_key, _tags(job), job.timeout_s,
     )  # fmt: skip
+
+
+def trace_of(job: NewJob) -> str | None:
+    """Check the trace that a job carries on; raise JobOptionError where it is no text that can be kept."""
+    if job.trace is not None:
+        _text(job, "trace", job.trace, TRACE_CHARS_MAX)
+    return job.trace
 
 
 def payload_text(job: NewJob, bytes_max: int) -> str:
@@ -151,6 +154,11 @@ def checked_key(job: NewJob, key: Key) -> Key:
             job.type, "unique on_conflict", f"{key.on_conflict!r}; give return, replace or reschedule"
         )
     return key
+
+
+def encoded_states(key: Key) -> str:
+    """Return the states in which a key holds as the text of a JSON array."""
+    return msgspec.json.encode(key.states).decode()
 
 
 def _text(job: NewJob, field: str, value: object, chars_max: int, *, empty: bool = False) -> None:

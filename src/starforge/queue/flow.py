@@ -223,7 +223,7 @@ class Flow:
                     self._permits.spend(bound.bucket, scan.taken)
                     if scan.dry:
                         dry.add(bound.bucket)
-        await self._permits.give_back(conn, sorted(dry))
+        await self._permits.spare(conn, sorted(dry))
 
     @property
     def withholds(self) -> bool:

@@ -6,6 +6,7 @@ here once for every driver: a conversation of documents and rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,9 +15,10 @@ from uuid import UUID
 
 import msgspec
 
-from starforge.queue.entry import checked_key, kind_of, payload_text
+from starforge.queue.entry import checked_key, kind_of, payload_text, trace_of
 from starforge.queue.errors import KeyContestedError
 from starforge.queue.job import Accepted, JobSettings, NewJob
+from starforge.settings import HomeSettings
 
 ASKED_MAX = 1000
 """Jobs with keys in one statement."""
@@ -86,6 +88,22 @@ def ask(jobs: Sequence[NewJob], hint: str | None = None) -> Talk:
     return [answer for answer in answers if answer is not None]
 
 
+def met_once(jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+    """Return those of these jobs, which all have keys, whose key no other of them has."""
+    mine = HomeSettings.read().tenant
+    named = [(mine if job.tenant is None else job.tenant, job.type, _key_text(job)) for job in jobs]
+    met = Counter(named)
+    if len(met) == len(jobs):
+        return jobs
+    return [job for job, name in zip(jobs, named, strict=True) if met[name] == 1]
+
+
+def _key_text(job: NewJob) -> str:
+    """Return the key of a job that has one."""
+    assert job.unique is not None  # the caller has sorted them
+    return job.unique.text
+
+
 def _changed(sames: Collection[Same], answers: list[Accepted | None]) -> Generator[str, Rows, None]:
     """Replace and reschedule what an earlier job of the same enqueue made or found: the last word counts."""
     for word in ("replace", "reschedule"):
@@ -144,6 +162,6 @@ def _wanted(job: NewJob, bytes_max: int, hint: str | None) -> Wanted:
     return Wanted(
         0, job.id, msgspec.Raw(text.encode()), kind.tenant_id, kind.queue, kind.type, kind.priority,
         kind.max_attempts, kind.run_after, kind.delay_s, kind.limit_key,
-        None if kind.tags is None else msgspec.Raw(kind.tags.encode()), kind.timeout_s, kind.trace, hint,
+        None if kind.tags is None else msgspec.Raw(kind.tags.encode()), kind.timeout_s, trace_of(job), hint,
         key.text, tuple(key.states), key.within_s, key.on_conflict,
     )  # fmt: skip

@@ -30,6 +30,12 @@ REFRESH_S = 1.0
 SWEEP_S = 2.0
 """What is behind a watermark is claimed within this time."""
 
+EXPECT_S = 0.02
+"""A lane that was announced this short a time ago may have got more since."""
+
+AFTER_HINT_S = 0.03
+"""After a hint, which says where work is, a look waits this long."""
+
 COST_MAX = 0.05
 """Share of its time that a worker may spend on looks, and on sweeps: slow ones are made less often."""
 
@@ -126,7 +132,9 @@ class Plan:
         self._aging_s = AgingSettings.read().aging_s
         self._look_at_s = self._sweep_at_s = self._wide_at_s = -math.inf
         self._wide = False
-        self._hinted: set[Lane] = set()  # since the last look began
+        self._hinted: dict[Lane, float] = {}  # since the last look began, and when
+        self._told = False  # of a lane that has work, since the last claim
+        self._looked_s = -math.inf
         self._now_s = 0.0
         self._turn = self._aged_turn = 0
         self._since_aged = AGED_SHARE  # claims since the aged lanes went first
@@ -135,16 +143,31 @@ class Plan:
         """Have the next claim look afresh: the lanes ran dry, or something unknown was announced."""
         self._look_at_s = -math.inf
 
+    def expect(self) -> None:
+        """Have the next claim try the lanes that were announced just now; look afresh where none was.
+
+        Whoever enqueues announces a lane once in DEBOUNCE_S only: there may be more in it by now.
+        """
+        since_s = monotonic_s() - EXPECT_S
+        lanes = [lane for lane, hinted_s in self._hinted.items() if hinted_s >= since_s]
+        if not lanes:
+            self.expire()
+            return
+        self._told = True
+        for lane in lanes:
+            lane.oldest_s = self._now_s if lane.oldest_s is None else lane.oldest_s
+
     def announce(self, hint: Hint | None) -> None:
         """Hear that jobs came into a lane; None: somewhere, and perhaps behind the watermarks."""
         self._wide = True
         if hint is None:
-            self._look_at_s = self._sweep_at_s = -math.inf
+            self._look_at_s = self._looked_s = self._sweep_at_s = -math.inf
             self.flow.expire()
         elif hint.queue in self._queues and hint.type in self._types:
             key = LaneKey(*msgspec.structs.astuple(hint))
             lane = self._lanes.setdefault(key, Lane(key))
-            self._hinted.add(lane)
+            self._hinted[lane] = monotonic_s()
+            self._told = True
             if lane.oldest_s is None:
                 lane.oldest_s = self._now_s
 
@@ -155,11 +178,18 @@ class Plan:
             self.unswept(self._lanes.values())
 
     async def refresh(self, conn: Connection) -> None:
-        """Read what restricts the worker and look at the lanes, each where the last time is too long ago."""
+        """Read what restricts the worker and look at the lanes, each where the last time is too long ago.
+
+        A claim right after a hint goes where that says: the look of an idle worker can wait for the next one.
+        """
         await self.heed(conn)
-        now_s = monotonic_s()
+        now_s, told = monotonic_s(), self._told
+        self._told = False
+        if told and now_s - self._looked_s < REFRESH_S:
+            self._look_at_s = max(self._look_at_s, min(now_s + AFTER_HINT_S, self._looked_s + REFRESH_S))
         if now_s < self._look_at_s:
             return
+        self._looked_s = now_s
         await self._look(conn)
         spent_s = monotonic_s() - now_s
         self._look_at_s = now_s + spent_s + max(REFRESH_S, spent_s / COST_MAX)

@@ -3,13 +3,14 @@
 A bucket fills by `per_s` up to `burst`. A worker takes permits out of it for the jobs that it is about to
 claim, up to AHEAD_S of them before they are there: each of those is good only once the bucket would have
 held it. So a busy rate loses nothing between two questions, and no span of time t sees more starts than
-burst + per_s · t. Permits for which there was no job go back at once.
+burst + per_s · t. Permits for which there was no job go back at once, save as many as are nothing to the
+bucket (BULK_PART): those stay for a second, so that neither a fast rate nor a rare job pays for the asking.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from starforge.clock import failpoint, monotonic_s
@@ -23,6 +24,10 @@ AHEAD_S = 1.0
 
 ASK_S_MIN = 0.005
 """Two questions to one bucket are at least this far apart while it is empty."""
+
+BULK_PART = 0.05
+"""At least this part of what a bucket holds, and of what it gains in a second, is asked for at once and kept
+for the next jobs: by so much each worker may exceed the burst."""
 
 IDLE_S = 1.0
 """Permits that were not used for this long go back, good or not."""
@@ -90,8 +95,10 @@ class Permits:
             columns = zip(*((*bucket, wanted[bucket][0].burst) for bucket in new), strict=True)
             await conn.execute(sql("queue", "make_buckets"), *columns)
             self._known.update(new)
+        asked = {bucket: max(n, _bulk(rate)) for bucket, (rate, n) in wanted.items()}
         columns = zip(
-            *((*bucket, rate.per_s, rate.burst, n) for bucket, (rate, n) in wanted.items()), strict=True
+            *((*bucket, rate.per_s, rate.burst, asked[bucket]) for bucket, (rate, _) in wanted.items()),
+            strict=True,
         )
         rows = await conn.fetch(sql("queue", "take_permits"), *columns, AHEAD_S)
         failpoint("after_take_permits")
@@ -101,11 +108,11 @@ class Permits:
         for scope, name, key, level, granted in rows:
             bucket = Limited(scope, name, key)
             self._known.add(bucket)
-            rate, n = wanted[bucket]
+            rate, _ = wanted[bucket]
             before = self._leases.get(bucket)
             left = 0 if before is None else before.left
             lease = _Lease(rate, level + left, granted + left, now_s, used_s=now_s)
-            if granted < n:
+            if granted < asked[bucket]:
                 lacking_s = (1 - (level - granted)) / rate.per_s - AHEAD_S
                 lease.ask_at_s = now_s + max(ASK_S_MIN, lacking_s)
             self._leases[bucket] = lease
@@ -116,6 +123,12 @@ class Permits:
         if lease is not None and jobs:
             lease.used += jobs
             lease.used_s = monotonic_s()
+
+    async def spare(self, conn: Connection, buckets: Iterable[Limited]) -> None:
+        """Give back the permits of these buckets, for which there is no job, save those few that may stay."""
+        leases = ((bucket, self._leases.get(bucket)) for bucket in buckets)
+        many = [bucket for bucket, lease in leases if lease is not None and lease.left > _bulk(lease.rate)]
+        await self.give_back(conn, many)
 
     async def tidy(self, conn: Connection) -> None:
         """Give back what was not used for a while; forget buckets that were not asked for a while."""
@@ -130,3 +143,8 @@ class Permits:
         full = [(*bucket, lease.rate.burst, lease.left) for bucket, lease in leases if lease.left > 0]
         if full:
             await conn.execute(sql("queue", "give_permits"), *zip(*full, strict=True))
+
+
+def _bulk(rate: Rate) -> int:
+    """Return how many permits are nothing to a bucket."""
+    return math.floor(BULK_PART * min(rate.burst, rate.per_s))

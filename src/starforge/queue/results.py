@@ -58,11 +58,21 @@ class JobState:
     message: str | None
 
 
+def plain(value: Any) -> Any:
+    """Return a pydantic model as JSON values; raise TypeError for what has no JSON form."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+_encode = msgspec.json.Encoder(enc_hook=plain).encode
+
+
 def encode_result(value: Any, *, what: str = "result") -> str:
     """Return a result or checkpoint as the JSON that is kept; raise BadResultError where it cannot be."""
     limit_bytes = JobSettings.read().result_bytes_max
     try:
-        text = msgspec.json.encode(value, enc_hook=plain)
+        text = _encode(value)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         if asyncio.iscoroutine(value):
             value.close()  # a plain function made it, and nobody is going to await it
@@ -76,13 +86,6 @@ def encode_result(value: Any, *, what: str = "result") -> str:
     if "\\u0000" in told and NUL.search(told):
         raise BadResultError(f"the {what} holds a NUL character, which Postgres cannot keep")
     return told
-
-
-def plain(value: Any) -> Any:
-    """Return a pydantic model as JSON values; raise TypeError for what has no JSON form."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
 async def job_state(conn: Connection, job_id: UUID) -> JobState:

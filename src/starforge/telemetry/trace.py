@@ -52,8 +52,7 @@ def join(traceparent: str) -> None:
     """Make what runs in this context part of the trace; what is no traceparent is carried and not joined."""
     trace.set(traceparent)
     otel: Any = sys.modules.get("opentelemetry.trace")
-    found = TRACEPARENT.fullmatch(traceparent)
-    if otel is None or found is None:
+    if otel is None or (found := TRACEPARENT.fullmatch(traceparent)) is None:
         return
     from opentelemetry import context
 

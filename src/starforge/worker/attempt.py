@@ -34,17 +34,18 @@ AWAY: tuple[type[Exception], ...] = (*DATABASE_AWAY, asyncpg.ReadOnlySQLTransact
 """What a handler may meet while the database is away, or is being taken over by its standby."""
 
 
-async def attempt(job: LeasedJob, job_type: JobType, host: Host) -> Outcome:
-    """Run `job` once and return its outcome.
+async def attempt(
+    job: LeasedJob, job_type: JobType, host: Host, task: asyncio.Task[Any] | None = None
+) -> Outcome:
+    """Run `job` once and return its outcome; `task` is the caller's own, where it has that at hand.
 
     Whatever the handler raises is an outcome and not an error of the worker: also what would end the
     process, and a cancellation of its own making. A cancellation while `host.cut` is set is the worker's.
     """
     started_s = monotonic_s()
-    context = Context(job, host, asyncio.current_task(), started_s)
+    context = Context(job, host, task or asyncio.current_task(), started_s)
     host.attempts[job.id] = context
-    limit_s = limit_s_of(job, job_type)
-    deadline = None if limit_s is None else Deadline(context, limit_s)
+    limit_s, deadline = limit_s_of(job, job_type), None
     error: BaseException | None = None
     result: str | None = None
     try:
@@ -56,6 +57,9 @@ async def attempt(job: LeasedJob, job_type: JobType, host: Host) -> Outcome:
         except StopIteration as end:
             value = end.value
         else:
+            # Before its first wait nothing could have ended it.
+            if limit_s is not None:
+                deadline = Deadline(context, limit_s)
             value = await _Rest(context, scope, waits_for)
         if value is not None and context.written:
             log.warning("job.result_dropped", job_id=str(job.id), type=job.type)

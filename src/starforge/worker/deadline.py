@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from starforge.clock import monotonic_s
 from starforge.queue.context import Context
 from starforge.queue.handler import JobType
 from starforge.queue.job import LeasedJob
@@ -42,13 +43,14 @@ def limit_s_of(job: LeasedJob, job_type: JobType) -> float | None:
 
 
 class Deadline:
-    """Ends one attempt when its time is over."""
+    """Ends one attempt when its time, from its start on, is over."""
 
     __slots__ = ("_context", "_limit_s", "_timer")
 
     def __init__(self, context: Context, limit_s: float) -> None:
         self._context, self._limit_s = context, limit_s
-        self._timer = context.host.loop.call_later(limit_s, self._late)
+        left_s = context.started_s + limit_s - monotonic_s()
+        self._timer = context.host.loop.call_later(max(0.0, left_s), self._late)
 
     def close(self) -> None:
         """The attempt has ended."""

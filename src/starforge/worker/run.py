@@ -22,7 +22,7 @@ from starforge.queue.flow import READ_S, Flow
 from starforge.queue.handler import RETRY, Discard, JobTypes
 from starforge.queue.hint import parse_hint
 from starforge.queue.job import LeasedJob
-from starforge.queue.plan import Plan
+from starforge.queue.plan import EXPECT_S, Plan
 from starforge.worker.admit import Admission
 from starforge.worker.alone import Alone
 from starforge.worker.attempt import attempt
@@ -326,7 +326,9 @@ class Runner:
             # What came into a lane that the plan does not have yet is found by the next look; while something
             # waits for its turn under a limit, claims come oftener than there is need to look.
             wake_s, now_s = self.flow.wake_s, monotonic_s()
-            if wake_s is None or now_s - looked_s >= self._poll_s:
+            if idle_s <= EXPECT_S and wake_s is None:
+                self._plan.expect()
+            elif wake_s is None or now_s - looked_s >= self._poll_s:
                 self._plan.expire()
                 looked_s = now_s
             await self._idle(idle_s if wake_s is None else min(self._poll_s, max(IDLE_S_MIN, wake_s)))
@@ -402,7 +404,7 @@ class Runner:
                 mark = self._inflight.start(job)
                 if self._points:
                     failpoint("handler_started")
-                outcome = await attempt(job, job_type, self.host)
+                outcome = await attempt(job, job_type, self.host, me)
                 self._inflight.end(mark)
                 if self._points:
                     failpoint("handler_ended")

@@ -20,7 +20,6 @@ COMMENT ON COLUMN queue_jobs.cancel_reason IS 'Set on a running job: its worker 
 CREATE INDEX queue_jobs_lane ON queue_jobs (queue, type, priority, tenant_id, limit_key, run_after) WHERE status = 'pending';
 DROP INDEX queue_jobs_ready;
 CREATE INDEX queue_jobs_cancelling ON queue_jobs (worker_id) WHERE cancel_reason IS NOT NULL;
-CREATE INDEX queue_jobs_tags ON queue_jobs USING gin (tags) WHERE tags IS NOT NULL;
 
 ALTER TABLE job_history
     ADD COLUMN tags    text[],
@@ -49,7 +48,6 @@ CREATE TABLE job_keys (
     created_at  timestamptz NOT NULL DEFAULT sf_now(),
     PRIMARY KEY (tenant_id, type, key)
 );
-CREATE INDEX job_keys_job ON job_keys (job_id);
 
 -- What a running job says of itself; written seldom, beside the hot table.
 CREATE TABLE job_progress (

@@ -4,7 +4,7 @@
 --         or null for none, first attempts only boolean[] (one lane each)
 -- gives   rows of leased jobs; none where the worker's own lease has ended. The payload comes as text and the time as
 --         seconds: Postgres holds numbers and times that Python cannot, and one must not spoil the others' claim.
---         `rare` is null for the many jobs that carry nothing of it
+--         `deaths`: of a job that is to run alone, how many workers it killed; null for the others
 -- index   queue_jobs_lane, one scan per lane, from the watermark on: what is dead before it costs nothing. What was
 --         locked is updated by its place, without a join; a row that changed between snapshot and lock has another
 --         place, is not seen, and is left for the next claim
@@ -29,9 +29,6 @@ WHERE job.ctid = ANY (ARRAY (
     LIMIT $9
 ))
 RETURNING job.id, job.tenant_id, job.queue, job.type, job.payload::text, job.attempts, job.max_attempts,
-          job.lease_epoch, job.priority, extract(epoch FROM job.run_after)::float8 AS due_s, job.limit_key,
-          CASE WHEN job.tags IS NULL AND job.timeout_s IS NULL AND job.trace IS NULL
-                    AND job.kills = 0 AND job.reclaims < 2 AND NOT job.suspect THEN NULL
-               ELSE json_build_object('tags', coalesce(job.tags, '{}'), 'timeout_s', job.timeout_s,
-                    'trace', job.trace, 'kills', job.kills, 'alone', job.suspect OR job.kills > 0 OR job.reclaims >= 2)::text
-          END AS rare
+          job.lease_epoch, job.priority, date_part('epoch', job.run_after) AS due_s, job.limit_key,
+          job.tags, job.timeout_s, job.trace,
+          CASE WHEN job.kills > 0 OR job.reclaims >= 2 OR job.suspect THEN job.kills END AS deaths

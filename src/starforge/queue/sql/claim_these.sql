@@ -15,9 +15,6 @@ WHERE job.ctid = ANY (ARRAY (
     FOR UPDATE SKIP LOCKED
 ))
 RETURNING job.id, job.tenant_id, job.queue, job.type, job.payload::text, job.attempts, job.max_attempts,
-          job.lease_epoch, job.priority, extract(epoch FROM job.run_after)::float8 AS due_s, job.limit_key,
-          CASE WHEN job.tags IS NULL AND job.timeout_s IS NULL AND job.trace IS NULL
-                    AND job.kills = 0 AND job.reclaims < 2 AND NOT job.suspect THEN NULL
-               ELSE json_build_object('tags', coalesce(job.tags, '{}'), 'timeout_s', job.timeout_s,
-                    'trace', job.trace, 'kills', job.kills, 'alone', job.suspect OR job.kills > 0 OR job.reclaims >= 2)::text
-          END AS rare
+          job.lease_epoch, job.priority, date_part('epoch', job.run_after) AS due_s, job.limit_key,
+          job.tags, job.timeout_s, job.trace,
+          CASE WHEN job.kills > 0 OR job.reclaims >= 2 OR job.suspect THEN job.kills END AS deaths

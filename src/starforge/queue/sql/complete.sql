@@ -22,7 +22,7 @@ WITH gone AS (
 ), counted AS (
     INSERT INTO job_minutes (minute, queue, type, worker_id, completed, ran_ms, ran_ms_max, waited_ms)
     SELECT date_trunc('minute', sf_now()), queue, type, $5, count(*), sum(ran_ms), max(ran_ms),
-           1000 * sum(greatest(0, extract(epoch FROM updated_at - run_after)))
+           1000 * sum(greatest(0, date_part('epoch', updated_at) - date_part('epoch', run_after)))
     FROM gone GROUP BY queue, type ORDER BY queue, type
     ON CONFLICT (minute, queue, type, worker_id) DO UPDATE
     SET completed = job_minutes.completed + excluded.completed, ran_ms = job_minutes.ran_ms + excluded.ran_ms,

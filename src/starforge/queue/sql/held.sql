@@ -1,7 +1,7 @@
 -- held: how many jobs stand before a gate, and whether anybody knows its name.            (Q-47)
 -- takes   scope text (queue, type, tenant or tag), name text
 -- gives   one row (waiting, of them retries, known)
--- index   queue_jobs_lane for a queue, queue_jobs_tags for a tag, a scan of the hot table for a type or a tenant;
+-- index   queue_jobs_lane for a queue, a scan of the hot table for a type, a tenant or a tag;
 --         each part but the scope's own is cut off by its first condition before it is run
 SELECT coalesce(sum(waiting), 0)::bigint AS waiting,
        coalesce(sum(retries), 0)::bigint AS retries,

@@ -1,7 +1,7 @@
 -- jobs_live: the newest jobs of the queue that fit.                                                (D-19)
 -- takes   queue text, type text, state text (pending, scheduled, retry or a status), tag text, each or null; most int
 -- gives   rows, the newest id first
--- index   queue_jobs_pkey backwards, queue_jobs_held for the states that hold, queue_jobs_tags; planned for its arguments
+-- index   queue_jobs_pkey backwards, queue_jobs_held for the states that hold; planned for its arguments
 SELECT id, tenant_id AS tenant, queue, type,
        CASE WHEN status <> 'pending' THEN status WHEN attempts > 0 THEN 'retry'
             WHEN run_after > sf_now() THEN 'scheduled' ELSE 'pending' END AS state,
