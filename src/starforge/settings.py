@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     def _names(cls) -> tuple[object, ...]:
         if "_env_names" not in cls.__dict__:
             names = (str(field.validation_alias) for field in cls.model_fields.values())
-            cls._env_names = tuple(map(os.environ.encodekey, names))  # type: ignore[attr-defined]
+            cls._env_names = tuple(map(os.environ.encodekey, names))
         return cls._env_names
 
 

@@ -19,7 +19,7 @@ BULK_BYTES_MAX = 8_000_000
 
 @dataclass(slots=True)
 class Chunk:
-    """The jobs of one statement: an id, a payload, a trace and the number of its kind for each, and the kinds."""
+    """The jobs of one statement: id, payload, trace and the number of its kind for each, and the kinds."""
 
     ids: list[UUID] = field(default_factory=list)
     payloads: list[str] = field(default_factory=list)

@@ -36,7 +36,7 @@ async def enqueue(conn: AsyncCaller, job: NewJob) -> Accepted:
     fetch, kind = async_fetch(conn), kind_of(job)
     # When the caller's own transaction ends, and how, is not known: its hint may not stand for others.
     alone = is_asyncpg(conn) and not conn.is_in_transaction()
-    hint = kind.lane.text() if not alone or _debounce.due(kind.lane) else None
+    hint = _debounce.word(kind.lane) if alone else kind.lane.text()
     try:
         if job.unique is None:
             await fetch(sql("queue", "enqueue"), _row(job, kind, hint))

@@ -38,14 +38,14 @@ SILENT = (set, frozenset, bytes, bytearray, memoryview)
 as_told = attrgetter(
     "tenant", "queue", "type", "priority", "max_attempts", "run_after", "delay_s", "limit_key", "timeout_s"
 )  # fmt: skip
-"""What a job says of itself beside payload, tags, trace and key: jobs of which this is equal are of one kind."""
+"""What a job says of itself beside payload, tags, trace and key; where that is equal, jobs are of one kind."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
 class Kind(NamedTuple):
-    """All that an enqueue says of a job beside its id, payload, trace and key, in the order of enqueue.sql."""
+    """What an enqueue says of a job beside id, payload, trace and key, in the order of enqueue.sql."""
 
     tenant_id: str
     queue: str

@@ -171,6 +171,11 @@ class Plan:
             if lane.oldest_s is None:
                 lane.oldest_s = self._now_s
 
+    def announce_some(self) -> None:
+        """Hear that jobs came into many lanes: a look tells which."""
+        self._wide = True
+        self._look_at_s = self._looked_s = -math.inf
+
     async def heed(self, conn: Connection) -> None:
         """Read what restricts the worker, where the last time is too long ago."""
         if self.flow.due and await self.flow.read(conn):

@@ -20,7 +20,7 @@ from starforge.queue.claim import claim
 from starforge.queue.context import Context, Host
 from starforge.queue.flow import READ_S, Flow
 from starforge.queue.handler import RETRY, Discard, JobTypes
-from starforge.queue.hint import parse_hint
+from starforge.queue.hint import SOMEWHERE, parse_hint
 from starforge.queue.job import LeasedJob
 from starforge.queue.plan import EXPECT_S, Plan
 from starforge.worker.admit import Admission
@@ -132,7 +132,10 @@ class Runner:
 
     def announce(self, text: str) -> None:
         """Look for work at once: a hint came that there is some."""
-        self._plan.announce(parse_hint(text))
+        if text == SOMEWHERE:
+            self._plan.announce_some()
+        else:
+            self._plan.announce(parse_hint(text))
         self._announced.set()
 
     def rest(self, wanted: bool) -> None:
