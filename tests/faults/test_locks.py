@@ -16,6 +16,7 @@ from starforge.ops.plan import plan
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.handler import Context, JobType
 from starforge.queue.job import NewJob
+from starforge.worker import finish
 from tests.covers import covers
 from tests.faults.scene import Scene
 from tests.worker.test_run import until, working
@@ -124,6 +125,41 @@ async def test_a_completion_that_deadlocks_with_a_hand_is_written_again(pool: Po
                 await transaction.commit()
         await until(pool, "SELECT count(*) FROM job_history WHERE status = 'completed'", 2)
     await psql.close()
+
+
+async def _nothing(_ctx: Context, _payload: Mapping[str, Any]) -> None:
+    return None
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["it commits in the end", "it rolls back"])
+@covers("X-14", "G3")
+async def test_a_hand_that_does_not_commit_holds_up_the_one_job_and_no_other(
+    pool: Pool, database: str, monkeypatch: pytest.MonkeyPatch, commits: bool
+) -> None:
+    """Somebody fails a running job by hand and goes for lunch: its completion waits, the others' do not."""
+    monkeypatch.setattr(finish, "LOCK_S", 0.3)
+    kind, may_end = await _in_step(pool)
+    psql = await connect(database, application="psql")
+    async with pool.connection() as conn:
+        await enqueue_many(conn, [NewJob("waits")])
+    async with working(pool, kind, JobType("nothing", _nothing)):
+        await until(pool, "SELECT count(*) FROM queue_jobs WHERE status = 'running'", 1)
+        lunch = psql.transaction()
+        await lunch.start()
+        await psql.execute("UPDATE queue_jobs SET status = 'failed'")
+        may_end.set()
+        for _ in range(3):
+            async with pool.connection() as conn:
+                await enqueue_many(conn, [NewJob("nothing") for _ in range(100)])
+        await until(pool, "SELECT count(*) FROM job_history WHERE type = 'nothing'", 300)
+        await (lunch.commit() if commits else lunch.rollback())
+        if not commits:
+            await until(pool, "SELECT count(*) FROM job_history WHERE type = 'waits'", 1)
+    await psql.close()
+    async with pool.connection() as conn:
+        left = await conn.fetch("SELECT status FROM queue_jobs")
+        ended = await conn.fetchval("SELECT count(*) FROM job_history WHERE type = 'waits'")
+    assert ([row[0] for row in left], ended) == ((["failed"], 0) if commits else ([], 1))
 
 
 @covers("G2", "G3")

@@ -88,6 +88,22 @@ async def test_a_scan_starts_behind_what_was_claimed(conn: Connection) -> None:
     assert scan.since_s == pytest.approx(last_s - plans.MARGIN_S, abs=1e-5)
 
 
+async def test_where_jobs_are_dense_a_scan_starts_few_jobs_back_until_the_lane_is_dry(
+    conn: Connection,
+) -> None:
+    """A bulk's jobs are a microsecond apart: the usual margin would be twenty thousand of them."""
+    await enqueue_many(conn, [NewJob("t", {"n": n}) for n in range(250)])
+    worker_id, plan = await a_worker(conn), a_plan()
+    margins = []
+    for _ in range(2):
+        jobs = await claim(conn, plan, n=200, worker_id=worker_id)
+        [known] = plan._lanes.values()
+        margins.append(known.margin_s)
+    assert len(jobs) == 50
+    assert 0 < margins[0] < 2e-6 * plans.MARGIN_JOBS
+    assert margins[1] == plans.MARGIN_S
+
+
 @pytest.fixture
 async def stalled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> tuple[Pool, UUID, Plan]:
     """A plan whose watermark is at now, and that will not look behind it for an hour."""

@@ -38,7 +38,7 @@ SILENT = (set, frozenset, bytes, bytearray, memoryview)
 as_told = attrgetter(
     "tenant", "queue", "type", "priority", "max_attempts", "run_after", "delay_s", "limit_key", "timeout_s"
 )  # fmt: skip
-"""What a job says of itself beside payload, tags, trace and key; where that is equal, jobs are of one kind."""
+"""What a job says of itself beside payload, tags, trace, key; where it is equal, jobs are of one kind."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode

@@ -42,6 +42,10 @@ COST_MAX = 0.05
 MARGIN_S = 0.02
 """A scan starts this much before the watermark: commits overtake each other."""
 
+DENSE_JOBS_MIN = 100
+MARGIN_JOBS = 500
+"""… but where claims take many, not more than so many jobs before it: others have them, and each is passed over."""
+
 WIDE_S = 0.25
 """After an announcement it starts this much before, at most once in WIDE_EVERY_S."""
 
@@ -91,6 +95,9 @@ class Lane:
     since_s: float = -math.inf
     """The watermark: where the last scan ended, on the database's clock."""
 
+    margin_s: float = MARGIN_S
+    """How much before the watermark a scan starts: the less, the denser the jobs are."""
+
     oldest_s: float | None = None
     """Since when its oldest job is due, as of the last look; None: nothing is."""
 
@@ -109,8 +116,9 @@ class Scan:
     """Only jobs that never failed."""
 
     taken: int = 0
+    first_s: float = math.inf
     reached_s: float = -math.inf
-    """The latest due time that the claim took; with `taken` it is the claim's answer."""
+    """The earliest and the latest due time that the claim took; with `taken` they are the claim's answer."""
 
     dry: bool = False
     """It took all that it found, and might have taken more."""
@@ -120,6 +128,8 @@ class Scan:
         self.taken += 1
         if due_s > self.reached_s:
             self.reached_s = due_s
+        if due_s < self.first_s:
+            self.first_s = due_s
 
 
 class Plan:
@@ -201,12 +211,15 @@ class Plan:
 
     def scans(self, n: int) -> list[Scan]:
         """Return the scans of a claim of up to `n` jobs; [] where nothing waits that may start."""
-        margin_s, now_s = MARGIN_S, monotonic_s()
+        margin_s, now_s = 0.0, monotonic_s()
         if self._wide and now_s >= self._wide_at_s:
             self._wide, self._wide_at_s, margin_s = False, now_s + WIDE_EVERY_S, WIDE_S
         ready = self._in_order()[:LANES_PER_CLAIM_MAX]
         first_only = self.flow.first_only
-        return [Scan(lane, lane.since_s - margin_s, math.inf, n, first_only(lane.key)) for lane in ready]
+        return [
+            Scan(lane, lane.since_s - max(margin_s, lane.margin_s), math.inf, n, first_only(lane.key))
+            for lane in ready
+        ]
 
     def sweep(self, n: int) -> list[Scan]:
         """Return scans of what is behind the watermarks, where it is time to look there; [] otherwise."""
@@ -215,7 +228,7 @@ class Plan:
             return []
         self._sweep_at_s = now_s + SWEEP_S
         return [
-            Scan(lane, -math.inf, lane.since_s - MARGIN_S, n, self.flow.first_only(lane.key))
+            Scan(lane, -math.inf, lane.since_s - lane.margin_s, n, self.flow.first_only(lane.key))
             for lane in self._lanes.values()
             if lane.since_s > -math.inf and self.flow.open(lane.key)
         ]
@@ -228,6 +241,7 @@ class Plan:
                 lane.used_s = monotonic_s()
                 lane.since_s = max(lane.since_s, scan.reached_s)
                 lane.oldest_s = scan.reached_s
+            lane.margin_s = _margin_s(scan)
             if scan.dry:
                 lane.oldest_s = None
 
@@ -248,7 +262,7 @@ class Plan:
         """Ask what waits in the known lanes, and which lanes there are besides."""
         known = list(self._lanes.values())
         columns = list(zip(*(lane.key for lane in known), strict=True)) or [(), (), (), (), ()]
-        since_s = [lane.since_s - MARGIN_S for lane in known]
+        since_s = [lane.since_s - lane.margin_s for lane in known]
         self._hinted.clear()
         rows = await conn.fetch(sql("queue", "look"), self._queues, self._types, *columns, since_s)
         for row in rows:
@@ -294,6 +308,13 @@ class Plan:
         aged.sort(key=lambda lane: lane.oldest_s or 0.0)
         rest = [lane for lane in ready if not self._is_aged(lane)]
         return in_turn(aged, self._aged_turn, by_priority=False) + in_turn(rest, self._aged_turn)
+
+
+def _margin_s(scan: Scan) -> float:
+    """Return how far back the next scan of the lane begins: MARGIN_S, less where that would be very many jobs."""
+    if scan.dry or scan.taken < DENSE_JOBS_MIN:
+        return MARGIN_S
+    return min(MARGIN_S, (scan.reached_s - scan.first_s) * MARGIN_JOBS / scan.taken)
 
 
 def in_turn(lanes: Iterable[Lane], turn: int, *, by_priority: bool = True) -> list[Lane]:

@@ -12,7 +12,9 @@ import asyncpg
 import structlog
 from prometheus_client import Histogram
 
+from starforge.clock import monotonic_s
 from starforge.db.pool import MAY_PASS, Connection, Pool
+from starforge.db.statement import sql
 from starforge.errors import told
 from starforge.loop import backoff_s, wait
 from starforge.queue.cancel import cancel_running
@@ -36,6 +38,12 @@ BATCH_MAX = 1000
 FLUSH_S = 0.002
 RETRY_S = 0.1
 RETRY_S_MAX = 2.0
+LOCK_S = 2.0
+"""A batch that takes longer may wait for a row that somebody has locked: from then on the others go first."""
+
+LOCKED_S = 1.0
+"""What was found locked is tried again this much later."""
+
 WRITE_S_MAX = 60.0
 """A batch that takes longer is tried again on another connection: this one may have died without a word."""
 
@@ -77,6 +85,9 @@ class Finisher:
         self._failed = failed  # called when the database failed to take one
         self._waiting: list[Outcome] = []
         self._writing: list[Outcome] = []
+        self._locked: list[Outcome] = []  # somebody else has locked their rows
+        self._locked_until_s = 0.0
+        self._careful = False  # the last batch met a locked row: do not wait for it again
         self._wake = asyncio.Event()
         self.finished = 0
         self.lost = 0
@@ -96,7 +107,7 @@ class Finisher:
 
     def held(self) -> list[UUID]:
         """Return the jobs whose outcome the database may not have taken yet."""
-        return [outcome.job.id for outcome in (*self._writing, *self._waiting)]
+        return [outcome.job.id for outcome in (*self._writing, *self._waiting, *self._locked)]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write batches until `stop` is set and nothing waits.
@@ -105,8 +116,10 @@ class Finisher:
         slow as a whole gets through in parts.
         """
         failures = 0
-        while not (stop.is_set() and not self._waiting):
+        while not (stop.is_set() and not self._waiting and not self._locked):
             await self._some(stop)
+            if self._locked and monotonic_s() >= self._locked_until_s:
+                self._waiting, self._locked = self._locked + self._waiting, []
             size = max(1, BATCH_MAX >> failures)
             self._writing, self._waiting = self._waiting[:size], self._waiting[size:]
             if not self._writing:
@@ -128,6 +141,8 @@ class Finisher:
             self._wake.clear()
             if not stop.is_set():
                 await wait(self._wake, 0.2)
+            elif self._locked:
+                await asyncio.sleep(FLUSH_S)
             return
         if len(self._waiting) < BATCH_MAX and not stop.is_set():
             await asyncio.sleep(FLUSH_S)
@@ -140,11 +155,18 @@ class Finisher:
         done = [outcome for outcome in self._writing if outcome.ending == "done"]
         rest = [outcome for outcome in self._writing if outcome.ending != "done"]
         groups = [group for group in (rest, done) if group]
+        careful, self._careful = self._careful, False
         while groups:
             group = groups[-1]
             try:
-                async with asyncio.timeout(WRITE_S_MAX):
-                    accepted = await self._write(group)
+                if not careful:
+                    try:
+                        async with asyncio.timeout(LOCK_S):
+                            accepted = await self._write(group)
+                    except TimeoutError:
+                        careful = True
+                if careful:
+                    accepted = await self._write_unlocked(group)
             except MAY_PASS:
                 raise
             except Exception as error:
@@ -156,22 +178,43 @@ class Finisher:
             groups.pop()
             self._count(group, accepted)
             self._writing = [outcome for group in groups for outcome in group]
+        self._careful = bool(self._locked)
+
+    async def _write_unlocked(self, group: list[Outcome]) -> set[UUID]:
+        """Write what nobody has locked; the rest, say under a hand that has not committed, is kept for later."""
+        async with asyncio.timeout(WRITE_S_MAX), self._pool.transaction() as conn:
+            free = {row[0] for row in await conn.fetch(sql("queue", "free"), [o.job.id for o in group])}
+            passed = [outcome for outcome in group if outcome.job.id in free]
+            accepted = await self._write_on(conn, passed) if passed else set()
+        if locked := [outcome for outcome in group if outcome.job.id not in free]:
+            group[:] = passed
+            self._locked += locked
+            self._locked_until_s = monotonic_s() + LOCKED_S
+            first = locked[0].job
+            log.warning("finish.locked", outcomes=len(locked), job_id=str(first.id), type=first.type)
+        return accepted
 
     async def _write(self, group: list[Outcome]) -> set[UUID]:
         if group[0].ending == "done":
             async with self._pool.connection() as conn:
-                accepted = await complete(
-                    conn,
-                    [o.job for o in group],
-                    [o.ran_ms for o in group],
-                    worker_id=self._worker_id,
-                    results=[o.result for o in group],
-                )
-                if self._progress.used:
-                    await self._forget(conn, accepted)
-                return accepted
+                return await self._write_on(conn, group)
         async with self._pool.transaction() as conn:
+            return await self._write_on(conn, group)
+
+    async def _write_on(self, conn: Connection, group: list[Outcome]) -> set[UUID]:
+        """Write a group that is all completions, in one statement, or has none, in the caller's transaction."""
+        if group[0].ending != "done":
             return await self._write_rest(conn, group)
+        accepted = await complete(
+            conn,
+            [o.job for o in group],
+            [o.ran_ms for o in group],
+            worker_id=self._worker_id,
+            results=[o.result for o in group],
+        )
+        if self._progress.used:
+            await self._forget(conn, accepted)
+        return accepted
 
     async def _write_rest(self, conn: Connection, rest: list[Outcome]) -> set[UUID]:
         """Write retries, dead letters, quarantines and returns, with their types' own records beside them."""

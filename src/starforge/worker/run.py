@@ -42,7 +42,7 @@ from starforge.worker.verdict import overdue_of
 
 log = structlog.get_logger("worker")
 
-CLAIM_MAX = 500
+CLAIM_MAX = 1000
 AHEAD_S = 0.1
 """Jobs are claimed ahead for this long at the recent rate: slow jobs are not hoarded."""
 

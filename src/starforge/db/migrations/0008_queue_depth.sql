@@ -19,6 +19,7 @@ COMMENT ON COLUMN queue_jobs.cancel_reason IS 'Set on a running job: its worker 
 -- Tenants and keys are columns of the index, so that what one of them may not start costs the others nothing.
 CREATE INDEX queue_jobs_lane ON queue_jobs (queue, type, priority, tenant_id, limit_key, run_after) WHERE status = 'pending';
 DROP INDEX queue_jobs_ready;
+ALTER TABLE queue_jobs SET (fillfactor = 60);
 CREATE INDEX queue_jobs_cancelling ON queue_jobs (worker_id) WHERE cancel_reason IS NOT NULL;
 
 ALTER TABLE job_history

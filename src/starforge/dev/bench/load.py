@@ -56,8 +56,11 @@ SELECT (substr(stamp, 1, 8) || '-' || substr(stamp, 9, 4) || '-7'
        'default', $3, $2, '{"n": 0}', $4, $6, 5,
        sf_now() + make_interval(secs => $5) - ($1 - n) * interval '1 microsecond'
 FROM generate_series(1, $1::int) AS n,
-     lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0') AS stamp
+     lpad(to_hex((extract(epoch FROM sf_now()) * 1000)::bigint - ($1 - n) / $7), 12, '0') AS stamp
 """
+
+LAID_PER_MS = 150
+"""How many ids a bulk enqueue makes in a millisecond."""
 
 
 async def lay(
@@ -71,7 +74,7 @@ async def lay(
     status: str = "pending",
 ) -> None:
     """Lay so many jobs down by one statement, as a bulk enqueue leaves them: a microsecond apart, v7 ids."""
-    await admin.execute(LAY, jobs, type, queue, priority, in_s, status)
+    await admin.execute(LAY, jobs, type, queue, priority, in_s, status, LAID_PER_MS)
 
 
 async def settle(admin: Connection) -> None:
