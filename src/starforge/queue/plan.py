@@ -44,7 +44,7 @@ MARGIN_S = 0.02
 
 DENSE_JOBS_MIN = 100
 MARGIN_JOBS = 500
-"""… but where claims take many, not more than so many jobs before it: others have them, and each is passed over."""
+"""… but where claims take many, not more than so many jobs: others have them, and each is passed over."""
 
 WIDE_S = 0.25
 """After an announcement it starts this much before, at most once in WIDE_EVERY_S."""
@@ -311,7 +311,7 @@ class Plan:
 
 
 def _margin_s(scan: Scan) -> float:
-    """Return how far back the next scan of the lane begins: MARGIN_S, less where that would be very many jobs."""
+    """Return how far back the lane's next scan begins: MARGIN_S, less where that would be very many jobs."""
     if scan.dry or scan.taken < DENSE_JOBS_MIN:
         return MARGIN_S
     return min(MARGIN_S, (scan.reached_s - scan.first_s) * MARGIN_JOBS / scan.taken)

@@ -181,7 +181,7 @@ class Finisher:
         self._careful = bool(self._locked)
 
     async def _write_unlocked(self, group: list[Outcome]) -> set[UUID]:
-        """Write what nobody has locked; the rest, say under a hand that has not committed, is kept for later."""
+        """Write what nobody has locked; what a hand holds that has not committed, say, is kept for later."""
         async with asyncio.timeout(WRITE_S_MAX), self._pool.transaction() as conn:
             free = {row[0] for row in await conn.fetch(sql("queue", "free"), [o.job.id for o in group])}
             passed = [outcome for outcome in group if outcome.job.id in free]
@@ -202,7 +202,7 @@ class Finisher:
             return await self._write_on(conn, group)
 
     async def _write_on(self, conn: Connection, group: list[Outcome]) -> set[UUID]:
-        """Write a group that is all completions, in one statement, or has none, in the caller's transaction."""
+        """Write a group that is all completions, or has none; the latter in the caller's transaction."""
         if group[0].ending != "done":
             return await self._write_rest(conn, group)
         accepted = await complete(
