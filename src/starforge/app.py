@@ -21,7 +21,8 @@ from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 from uuid import UUID
 
-from starforge.db.pool import Connection, connect
+from starforge.db.lasting import LastingPools
+from starforge.db.pool import Connection
 from starforge.db.server import enqueue_url
 from starforge.etl.ingest import process_snapshot_highmem_type, process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
@@ -111,6 +112,7 @@ class StarForge:
         )
         self._schedules = Schedules()
         self._elsewhere: Callable[[NewJob], Awaitable[Accepted]] | None = None
+        self._pools = LastingPools(enqueue_url, application=f"starforge app {name}")
 
     @overload
     def job(self, name: Callable[Concatenate[Context, P], R], /) -> JobFunction[P, R]: ...
@@ -323,7 +325,8 @@ class StarForge:
             job_type: Name of the type.
             payload: The handler's arguments: JSON values, or what the parameters are annotated with.
             conn: A connection of asyncpg, psycopg (AsyncConnection) or SQLAlchemy (AsyncConnection,
-                AsyncSession) whose open transaction the job belongs to; a new one where not given.
+                AsyncSession) whose open transaction the job belongs to; where none is given, one that the
+                app keeps, or the worker's own while a job runs here, and a transaction of its own.
             options: What `new_job` takes.
         """
         job = self._asked_for(job_type, payload, options)
@@ -331,7 +334,7 @@ class StarForge:
             return await self._elsewhere(job)
         if conn is not None:
             return await enqueue(conn, job)
-        async with _connected(None) as own:
+        async with self._connected(None) as own:
             return await enqueue(own, job)
 
     def enqueue_sync(
@@ -372,7 +375,7 @@ class StarForge:
 
     async def job_state(self, job_id: UUID, *, conn: Connection | None = None) -> JobState:
         """Return a job as it is now, with its progress; raise UnknownJobError where there is none."""
-        async with _connected(conn) as used:
+        async with self._connected(conn) as used:
             return await results.job_state(used, job_id)
 
     async def result(self, job_id: UUID, *, conn: Connection | None = None) -> Any:
@@ -381,13 +384,24 @@ class StarForge:
         Raises: JobUnfinishedError; JobFailedError where it failed, is held back or was cancelled;
             UnknownJobError.
         """
-        async with _connected(conn) as used:
+        async with self._connected(conn) as used:
             return await results.result(used, job_id)
 
     async def wait_for(self, job_id: UUID, *, timeout_s: float, conn: Connection | None = None) -> Any:
         """Wait until a job has ended, at most `timeout_s`; return its result or raise what `result` does."""
-        async with _connected(conn) as used:
-            return await results.wait_for(used, job_id, timeout_s=timeout_s)
+        return await results.wait_for(lambda: self.job_state(job_id, conn=conn), timeout_s=timeout_s)
+
+    @asynccontextmanager
+    async def _connected(self, conn: Connection | None) -> AsyncIterator[Connection]:
+        """Use the caller's connection, else the worker's where a job runs here, else one that this app keeps."""
+        if conn is not None:
+            yield conn
+            return
+        attempt = current_context()
+        # A plain function runs in a thread, where a loop would be one of its own.
+        here = attempt is not None and attempt.host.loop is asyncio.get_running_loop()
+        async with (attempt.host.pool if attempt and here else self._pools).connection() as kept:
+            yield kept
 
 
 OPTIONS = tuple(inspect.signature(StarForge.new_job).parameters)[3:]
@@ -419,19 +433,6 @@ def _key(asked: str | Key | None, known: JobType | None, payload: Mapping[str, A
     if asked is None and known is not None and known.unique is not None:
         return known.unique.of(payload)
     return asked
-
-
-@asynccontextmanager
-async def _connected(conn: Connection | None) -> AsyncIterator[Connection]:
-    """Use the caller's connection, or one of our own for the length of the block."""
-    if conn is not None:
-        yield conn
-        return
-    own = await connect(await enqueue_url())
-    try:
-        yield own
-    finally:
-        await own.close()
 
 
 app = StarForge()

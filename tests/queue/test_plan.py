@@ -104,6 +104,27 @@ async def test_where_jobs_are_dense_a_scan_starts_few_jobs_back_until_the_lane_i
     assert margins[1] == plans.MARGIN_S
 
 
+async def test_hints_of_many_lanes_take_a_share_of_the_workers_time_and_no_more(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, now_s, looks = a_plan(), 1000.0, 0
+
+    async def look(_conn: Connection) -> None:
+        nonlocal now_s, looks
+        now_s, looks = now_s + 0.01, looks + 1
+        plan._asked = False
+
+    monkeypatch.setattr(plans, "monotonic_s", lambda: now_s)
+    monkeypatch.setattr(plan, "_look", look)
+    began_s = now_s
+    while now_s < began_s + 10:
+        plan.announce_some()
+        await plan.refresh(conn)
+        assert plan.wake_s == math.inf or 0 <= plan.wake_s <= 0.01 / plans.STORM_COST_MAX
+        now_s += 0.001
+    assert 0.15 < looks * 0.01 / 10 <= plans.STORM_COST_MAX + 0.01
+
+
 @pytest.fixture
 async def stalled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> tuple[Pool, UUID, Plan]:
     """A plan whose watermark is at now, and that will not look behind it for an hour."""

@@ -39,6 +39,9 @@ AFTER_HINT_S = 0.03
 COST_MAX = 0.05
 """Share of its time that a worker may spend on looks, and on sweeps: slow ones are made less often."""
 
+STORM_COST_MAX = 0.2
+"""The same while hints say again and again that many lanes have work."""
+
 MARGIN_S = 0.02
 """A scan starts this much before the watermark: commits overtake each other."""
 
@@ -144,7 +147,8 @@ class Plan:
         self._wide = False
         self._hinted: dict[Lane, float] = {}  # since the last look began, and when
         self._told = False  # of a lane that has work, since the last claim
-        self._looked_s = -math.inf
+        self._looked_s = self._may_look_s = -math.inf
+        self._asked = False  # for a look, by a hint
         self._now_s = 0.0
         self._turn = self._aged_turn = 0
         self._since_aged = AGED_SHARE  # claims since the aged lanes went first
@@ -182,9 +186,15 @@ class Plan:
                 lane.oldest_s = self._now_s
 
     def announce_some(self) -> None:
-        """Hear that jobs came into many lanes: a look tells which."""
-        self._wide = True
-        self._look_at_s = self._looked_s = -math.inf
+        """Hear that jobs came into many lanes: a look tells which, soon if not at once."""
+        self._wide = self._asked = True
+        self._look_at_s = min(self._look_at_s, self._may_look_s)
+        self._looked_s = -math.inf
+
+    @property
+    def wake_s(self) -> float:
+        """Seconds until a look may be made that was asked for; infinite where none was."""
+        return max(0.0, self._look_at_s - monotonic_s()) if self._asked else math.inf
 
     async def heed(self, conn: Connection) -> None:
         """Read what restricts the worker, where the last time is too long ago."""
@@ -208,6 +218,7 @@ class Plan:
         await self._look(conn)
         spent_s = monotonic_s() - now_s
         self._look_at_s = now_s + spent_s + max(REFRESH_S, spent_s / COST_MAX)
+        self._may_look_s = now_s + spent_s / STORM_COST_MAX
 
     def scans(self, n: int) -> list[Scan]:
         """Return the scans of a claim of up to `n` jobs; [] where nothing waits that may start."""
@@ -264,6 +275,7 @@ class Plan:
         columns = list(zip(*(lane.key for lane in known), strict=True)) or [(), (), (), (), ()]
         since_s = [lane.since_s - lane.margin_s for lane in known]
         self._hinted.clear()
+        self._asked = False
         rows = await conn.fetch(sql("queue", "look"), self._queues, self._types, *columns, since_s)
         for row in rows:
             self._now_s = row["now_s"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -106,14 +106,14 @@ async def result(conn: Connection, job_id: UUID) -> Any:
     return _result(await job_state(conn, job_id))
 
 
-async def wait_for(conn: Connection, job_id: UUID, *, timeout_s: float) -> Any:
-    """Wait until a job has ended and return its result.
+async def wait_for(look: Callable[[], Awaitable[JobState]], *, timeout_s: float) -> Any:
+    """Wait until a job has ended and return its result; `look` tells its state, and holds nothing in between.
 
     Raises: JobUnfinishedError when it has not ended in time, and what `result` raises.
     """
     until_s, pause_s = monotonic_s() + timeout_s, POLL_S
     while True:
-        state = await job_state(conn, job_id)
+        state = await look()
         left_s = until_s - monotonic_s()
         if state.status == "completed" or state.status in ENDED_BADLY or left_s <= 0:
             return _result(state)

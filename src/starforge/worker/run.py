@@ -334,7 +334,8 @@ class Runner:
             elif wake_s is None or now_s - looked_s >= self._poll_s:
                 self._plan.expire()
                 looked_s = now_s
-            await self._idle(idle_s if wake_s is None else min(self._poll_s, max(IDLE_S_MIN, wake_s)))
+            pause_s = idle_s if wake_s is None else min(self._poll_s, max(IDLE_S_MIN, wake_s))
+            await self._idle(min(pause_s, self._plan.wake_s))
             idle_s = min(self._poll_s, idle_s * 2)
 
     def _waits_too_long(self) -> bool:

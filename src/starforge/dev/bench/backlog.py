@@ -5,8 +5,9 @@ Every variant is measured in every round, each on a database of its own, and com
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from starforge.db.pool import Connection
@@ -38,10 +39,16 @@ class Variant:
     per_s: list[float] = field(default_factory=list)
     early_per_s: list[float] = field(default_factory=list)
     claims_ms: list[list[float]] = field(default_factory=list)
+    early_claims_ms: list[list[float]] = field(default_factory=list)
+    """Those of the first jobs only, as many as the short queue has: what the length alone does to a claim."""
 
-    def p99_ms(self) -> list[float]:
-        """Return the claim's p99 of each round."""
-        return [percentiles(claims)["p99"] for claims in self.claims_ms]
+    def claimed(self, claims: Sequence[tuple[float, int]], early: int) -> None:
+        """Note the claims of a round, (ms, jobs) in their order."""
+        before = accumulate((jobs for _, jobs in claims), initial=0)
+        self.claims_ms.append([took_ms for took_ms, _ in claims])
+        self.early_claims_ms.append(
+            [took_ms for (took_ms, _), jobs in zip(claims, before, strict=False) if jobs < early]
+        )
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of all rounds."""
@@ -51,6 +58,7 @@ class Variant:
             "drain_per_s": spread(self.per_s),
             "first_jobs_per_s": spread(self.early_per_s),
             "claim_ms": percentiles(every),
+            "first_claims_ms": percentiles([claim for claims in self.early_claims_ms for claim in claims]),
         }
 
 
@@ -119,14 +127,20 @@ def _headline(base: Variant, other: Variant) -> dict[str, Any]:
         "small_per_s": spread(base.per_s)["median"],
         "ratio": compared["ratio"]["median"],
         "claim_p99_ratio": compared["claim_p99_ratio"]["median"],
+        "first_claim_p99_ratio": compared["first_claim_p99_ratio"]["median"],
     }
 
 
 def _compared(other: Variant, base: Variant) -> dict[str, Any]:
     return {
         "ratio": ratios(other.per_s, base.per_s),
-        "claim_p99_ratio": ratios(other.p99_ms(), base.p99_ms()),
+        "claim_p99_ratio": ratios(_p99_ms(other.claims_ms), _p99_ms(base.claims_ms)),
+        "first_claim_p99_ratio": ratios(_p99_ms(other.early_claims_ms), _p99_ms(base.early_claims_ms)),
     }
+
+
+def _p99_ms(rounds: Sequence[Sequence[float]]) -> list[float]:
+    return [percentiles(claims)["p99"] for claims in rounds]
 
 
 async def _measure(
@@ -148,7 +162,7 @@ async def _measure(
         variant.per_s.append(drained.per_s)
         first = await here.admin.fetchval(FIRST, drained.since, min(early, variant.jobs))
         variant.early_per_s.append(float(first))
-        variant.claims_ms.append(workers.marks.claims_ms(since_s))
+        variant.claimed(workers.marks.claims(since_s), early)
         return await conditions(here.admin)
 
 

@@ -85,11 +85,11 @@ class Marks:
         file = self.folder / "pickups"
         return list(PICKUP.iter_unpack(file.read_bytes())) if file.exists() else []
 
-    def claims_ms(self, since_s: float) -> list[float]:
-        """Return how long each claim that got jobs took, of those that ended after `since_s` (monotonic)."""
+    def claims(self, since_s: float) -> list[tuple[float, int]]:
+        """Return (ms that it took, jobs) of each claim that got some and ended after `since_s`, monotonic."""
         file = self.folder / "claims"
         records = CLAIM.iter_unpack(file.read_bytes()) if file.exists() else iter(())
-        return [took_ms for ended_s, took_ms, jobs in records if jobs and ended_s >= since_s]
+        return [(took_ms, jobs) for ended_s, took_ms, jobs in records if jobs and ended_s >= since_s]
 
 
 def now_s() -> float:
