@@ -393,7 +393,7 @@ class StarForge:
 
     @asynccontextmanager
     async def _connected(self, conn: Connection | None) -> AsyncIterator[Connection]:
-        """Use the caller's connection, else the worker's where a job runs here, else one that this app keeps."""
+        """Use the caller's connection, else the worker's where a job runs here, else one that is kept."""
         if conn is not None:
             yield conn
             return

@@ -14,7 +14,7 @@ from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.caller import AsyncCaller, Fetch, SyncCaller, async_fetch, is_asyncpg, sync_fetch
 from starforge.queue.chunk import Chunk, chunks
-from starforge.queue.entry import Kind, kind_of, payload_text, trace_of
+from starforge.queue.entry import Kind, checked_key, encoded_states, kind_of, payload_text, trace_of
 from starforge.queue.errors import CallerConnectionError
 from starforge.queue.hint import CHANNEL, Debounce, Hint, hints_for
 from starforge.queue.job import Accepted, JobSettings, NewJob
@@ -38,8 +38,7 @@ async def enqueue(conn: AsyncCaller, job: NewJob) -> Accepted:
     alone = is_asyncpg(conn) and not conn.is_in_transaction()
     hint = _debounce.word(kind.lane) if alone else kind.lane.text()
     try:
-        if job.unique is None:
-            await fetch(sql("queue", "enqueue"), _row(job, kind, hint))
+        if await fetch(*_first(job, kind, hint)):
             accepted = Accepted(job.id, True)
         else:
             (accepted,) = await _unique(fetch, [job], hint)
@@ -54,8 +53,7 @@ async def enqueue(conn: AsyncCaller, job: NewJob) -> Accepted:
 def enqueue_sync(conn: SyncCaller, job: NewJob) -> Accepted:
     """Accept one job on a connection of psycopg, SQLAlchemy or Django; for the rest see enqueue."""
     fetch, kind = sync_fetch(conn), kind_of(job)
-    if job.unique is None:
-        fetch(sql("queue", "enqueue"), _row(job, kind, kind.lane.text()))
+    if fetch(*_first(job, kind, kind.lane.text())):
         return Accepted(job.id, True)
     talk = ask([job], kind.lane.text())
     rows: Any = None
@@ -126,5 +124,11 @@ async def _unique(fetch: Fetch, jobs: Sequence[NewJob], hint: str | None) -> lis
         return cast("list[Accepted]", said.value)
 
 
-def _row(job: NewJob, kind: Kind, hint: str | None) -> tuple[Any, ...]:
-    return (job.id, payload_text(job, JobSettings.read().payload_bytes_max), *kind, trace_of(job), hint)
+def _first(job: NewJob, kind: Kind, hint: str | None) -> tuple[str, tuple[Any, ...]]:
+    """Return the statement that accepts a job, and its values; with a key it may give no row."""
+    text = payload_text(job, JobSettings.read().payload_bytes_max)
+    values = (job.id, text, *kind, trace_of(job), hint)
+    if job.unique is None:
+        return sql("queue", "enqueue"), values
+    key = checked_key(job, job.unique)
+    return sql("queue", "enqueue_first"), (*values, key.text, encoded_states(key), key.within_s)

@@ -4,7 +4,7 @@
 --         "key", "states", "within_s", "on_conflict": return, replace or reschedule}
 -- gives   rows (place, id, new, changed); id is null where another transaction took the key after this statement's
 --         snapshot: what it made of it is seen by asking again
--- index   job_keys_pkey, queue_jobs_pkey whatever the statistics say (the CASE hides what they misjudge). A key that
+-- index   job_keys_pkey, queue_jobs_pkey whatever the statistics say (CASE and LIMIT hide what they misjudge). A key that
 --         holds is only read, so that nobody waits for whoever repeats it. One that does not is taken over only in the
 --         version that was read; keys are taken in their order, so that two bulks do not stop each other
 WITH wanted AS MATERIALIZED (
@@ -18,7 +18,9 @@ WITH wanted AS MATERIALIZED (
            OR EXISTS (SELECT FROM queue_jobs j WHERE j.id = k.job_id AND j.status = ANY (k.states))
            OR (k.states && ARRAY['completed', 'cancelled']
                AND EXISTS (SELECT FROM job_history h WHERE h.id = k.job_id AND h.status = ANY (k.states))) AS holds
-    FROM wanted w JOIN job_keys k ON k.tenant_id = w.tenant_id AND k.type = w.type AND k.key = w.key
+    FROM wanted w CROSS JOIN LATERAL (
+        SELECT * FROM job_keys WHERE tenant_id = w.tenant_id AND type = w.type AND key = w.key LIMIT 1
+    ) AS k
 ), taken AS (
     INSERT INTO job_keys AS k (tenant_id, type, key, job_id, states, expires_at)
     SELECT w.tenant_id, w.type, w.key, w.id, w.states, sf_now() + w.within_s * interval '1 second'
