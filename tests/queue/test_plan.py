@@ -144,6 +144,21 @@ async def _old(pool: Pool, jobs: int, *, seconds: float = 60) -> None:
 
 
 @covers("G2")
+async def test_what_a_wide_scan_could_not_take_at_once_is_taken_by_the_scans_after_it(
+    stalled: tuple[Pool, UUID, Plan],
+) -> None:
+    """A bulk that took long to commit lies behind the watermark, which a look has raised meanwhile."""
+    pool, worker_id, plan = stalled
+    async with pool.connection() as conn:
+        at = datetime.now(UTC) - timedelta(seconds=plans.WIDE_S / 2)
+        bulk = [NewJob("t", run_after=at + timedelta(microseconds=n)) for n in range(700)]
+        await enqueue_many(conn, bulk)
+        plan.announce(Hint("default", "t", 0, "default", ""))
+        taken = [len(await claim(conn, plan, n=200, worker_id=worker_id)) for _ in range(5)]
+    assert taken == [200, 200, 200, 100, 0]
+
+
+@covers("G2")
 async def test_what_commits_late_is_found_by_the_sweep_and_much_of_it_by_the_scans_after_it(
     stalled: tuple[Pool, UUID, Plan],
 ) -> None:
