@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Most tests wait for a process or for Postgres: three at once keep two cores busy.
 TESTS_AT_ONCE ?= 3
+POOLER_TESTS ?= tests/queue tests/worker
 PYTEST := $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
 .PHONY: help install demo test test-15 test-pooler torture test-fast lint format lock system-packages clean
@@ -34,7 +35,7 @@ test-15: install   ## The database tests once more, on Debian's Postgres 15
 	@STARFORGE_TEST_POSTGRES=15 $(PYTEST) -m db --ignore=tests/db/test_embedded.py
 
 test-pooler: install ## The queue's and the worker's tests through PgBouncer in transaction mode
-	@STARFORGE_TEST_POOLER=1 $(PYTEST) -m db tests/queue tests/worker
+	@STARFORGE_TEST_POOLER=1 $(PYTEST) -m db $(POOLER_TESTS)
 
 torture: install   ## Kill, freeze and choke workers and Postgres for minutes: STARFORGE_TORTURE_MINUTES=10
 	@STARFORGE_TORTURE=1 $(BIN)/python -m pytest -s tests/torture

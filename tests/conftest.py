@@ -150,6 +150,14 @@ async def database(server: TestServer, door: Callable[[str], str]) -> AsyncItera
 
 
 @pytest.fixture
+async def listener(server: TestServer, database: str) -> AsyncIterator[Connection]:
+    """A connection to the test's database itself, past any pooler: through one nobody hears anything."""
+    opened = await connect(server.url(database.rpartition("/")[2]))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
 async def pool(database: str) -> AsyncIterator[Pool]:
     """A pool of 8 connections to the test's own database."""
     opened = await Pool.open(database, size=8)

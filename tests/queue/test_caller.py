@@ -260,10 +260,10 @@ async def test_a_key_is_the_same_to_every_driver(
 
 
 async def test_the_workers_are_told_at_the_callers_commit(
-    database: str, watcher: Connection, way: Callable[[str], Opened]
+    database: str, listener: Connection, way: Callable[[str], Opened]
 ) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
-    await watcher.add_listener(CHANNEL, lambda *said: heard.put_nowait(str(said[-1])))
+    await listener.add_listener(CHANNEL, lambda *said: heard.put_nowait(str(said[-1])))
     async with way(database) as (_, put):
         await put(NewJob("t", queue="mail"))
     assert await asyncio.wait_for(heard.get(), 5) == '["mail","t",0,"default",""]'

@@ -142,15 +142,13 @@ async def test_of_20_connections_that_call_with_one_key_at_once_one_makes_the_jo
     await asyncio.gather(*(c.close() for c in conns))
 
 
-async def test_the_call_tells_the_workers_at_commit(pool: Pool, database: str) -> None:
+async def test_the_call_tells_the_workers_at_commit(pool: Pool, listener: Connection) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
-    listener = await connect(database)
     await listener.add_listener(CHANNEL, lambda *said: heard.put_nowait(str(said[-1])))
     async with pool.transaction() as conn:
         await conn.fetchval("SELECT starforge_enqueue('t', delay => '1 hour')")
         await conn.fetchval("SELECT starforge_enqueue('t', queue => 'mail', priority => 2)")
     assert await asyncio.wait_for(heard.get(), 5) == '["mail", "t", 2, "default", ""]'
-    await listener.close()
 
 
 @covers("J-40")

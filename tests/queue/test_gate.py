@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from starforge.clock import new_id
-from starforge.db.pool import Connection, Pool, connect
+from starforge.db.pool import Connection, Pool
 from starforge.machine import Machine
 from starforge.operation import Caller, Change
 from starforge.queue import gate
@@ -250,11 +250,9 @@ async def test_pausing_what_is_not_critical_spares_critical_queues_and_the_pause
 
 
 @covers("G8", "Q-47")
-async def test_a_pause_is_announced_to_every_worker_when_it_commits(pool: Pool, database: str) -> None:
-    listener = await connect(database)
+async def test_a_pause_is_announced_to_every_worker_when_it_commits(pool: Pool, listener: Connection) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
     await listener.add_listener("starforge_jobs", lambda *told: heard.put_nowait(str(told[-1])))
     async with pool.connection() as conn:
         await pause(_caller(conn), "default", reason="storm")
     assert parse_hint(await asyncio.wait_for(heard.get(), 5)) is None  # look everywhere
-    await listener.close()

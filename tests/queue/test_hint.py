@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from starforge.db.pool import Pool, connect
+from starforge.db.pool import Connection, Pool
 from starforge.queue import enqueue as room
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.hint import (
@@ -67,13 +66,11 @@ def test_after_a_few_lanes_one_hint_stands_for_all_others() -> None:
 
 
 @pytest.fixture
-async def heard(database: str) -> AsyncIterator[list[str]]:
+async def heard(listener: Connection) -> list[str]:
     """What a listener of the test's database is told, in order."""
     told: list[str] = []
-    listener = await connect(database)
     await listener.add_listener(CHANNEL, lambda *said: told.append(str(said[-1])))
-    yield told
-    await listener.close()
+    return told
 
 
 async def _mark(pool: Pool, heard: list[str]) -> list[str]:

@@ -50,6 +50,7 @@ async def test_partitions_are_made_once_and_have_the_indexes_of_the_history(conn
         await conn.execute(COMPLETED.replace("'completed'", "'done'"), uuid4())
 
 
+@pytest.mark.direct("it goes by the process ids of its connections")
 async def test_a_long_reader_of_history_delays_a_partition_and_no_completion(pool: Pool) -> None:
     """CREATE … PARTITION OF would queue for the whole table, and every completion behind it."""
     async with pool.transaction() as reader, pool.connection() as worker, pool.connection() as finisher:
@@ -134,6 +135,7 @@ async def test_old_rows_in_the_default_partition_are_deleted_in_batches_and_no_o
     assert [await strays(conn, "log_lines") for _ in range(3)] == [10, 3, 0]
 
 
+@pytest.mark.direct("it goes by the process ids of its connections")
 async def test_a_long_reader_of_history_delays_a_drop_and_completions_only_for_a_moment(pool: Pool) -> None:
     async with pool.connection() as worker:
         await worker.execute("SELECT sf_history_partitions(0)")

@@ -91,8 +91,9 @@ async def test_ctrl_c_ends_the_whole_tree_in_order(database: str, tmp_path: Path
     async with asyncio.timeout(30):
         while not await conn.fetchval("SELECT count(*) FROM workers WHERE state = 'running'"):
             await asyncio.sleep(0.02)
-    tree = psutil.Process(up.pid).children(recursive=True)
-    assert len(tree) >= 2
+        # The worker is recorded before its child is there.
+        while len(tree := psutil.Process(up.pid).children(recursive=True)) < 2:
+            await asyncio.sleep(0.02)
     up.send_signal(signal.SIGINT)
     _, told = await asyncio.wait_for(up.communicate(), 30)
     assert up.returncode == 0

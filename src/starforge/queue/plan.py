@@ -250,7 +250,7 @@ class Plan:
             lane = scan.lane
             if scan.taken:
                 lane.used_s = monotonic_s()
-                # A wide scan may have found more behind the watermark than it could take: the next goes on there.
+                # A wide scan may have found more than it could take: the next goes on there.
                 lane.since_s = max(lane.since_s, scan.reached_s) if scan.dry else scan.reached_s
                 lane.oldest_s = scan.reached_s
             lane.margin_s = _margin_s(scan)
