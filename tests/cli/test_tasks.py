@@ -19,6 +19,7 @@ from starforge.queue.enqueue import enqueue
 from starforge.queue.fail import fail
 from starforge.queue.job import Key, NewJob
 from starforge.queue.jobs import STATES, job_by_id, list_jobs
+from starforge.queue.known import declare_types
 from starforge.queue.retry import retry
 from tests.cli.test_main import Starforge, invoke, running, starforge
 from tests.covers import covers
@@ -29,7 +30,7 @@ __all__ = ["invoke", "starforge"]
 app = StarForge("shop")
 
 
-@app.job("mail.send", queue="mail", priority=4)
+@app.job("mail.send", queue="mail", priority=4, retry=4)
 async def send(user_id: int) -> None:
     """Send a mail."""
 
@@ -55,6 +56,21 @@ async def test_a_job_is_enqueued_with_what_the_options_say(invoke: Starforge, db
         "t", {"n": 7}, "mail", 3, ["a", "b"],
     )  # fmt: skip
     assert row["ahead"].total_seconds() == 60
+
+
+async def test_without_an_app_a_job_has_what_the_workers_declared_of_its_type(
+    invoke: Starforge, db: Connection
+) -> None:
+    await declare_types(db, app.job_types())
+    done = await invoke("enqueue", "mail.send", '{"user_id": 7}')
+    assert "No worker" not in done.out
+    row = await db.fetchrow("DELETE FROM queue_jobs RETURNING queue, max_attempts")
+    assert row is not None
+    assert tuple(row) == ("mail", 4)
+    await invoke("enqueue", "mail.send", '{"user_id": 7}', "--queue", "urgent")
+    assert await db.fetchval("SELECT queue FROM queue_jobs") == "urgent"
+    typo = await invoke("enqueue", "mail.sned", '{"user_id": 7}')
+    assert (typo.code, "No worker has declared the type 'mail.sned' yet" in typo.out) == (0, True)
 
 
 @covers("Q-67")

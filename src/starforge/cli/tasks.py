@@ -69,17 +69,21 @@ def enqueue(
     if key is not None:
         job.unique = Key(key, within_s=within)
 
-    async def work(pool: Pool) -> Accepted:
+    async def work(pool: Pool) -> tuple[Accepted, bool]:
+        from starforge.queue.known import as_declared
         from starforge.settings import HomeSettings
 
         async with pool.transaction(tenant=HomeSettings.read().tenant) as conn:
-            return await accept(conn, job)
+            known = app is not None or await as_declared(conn, job, queue=queue is None)
+            return await accept(conn, job), known
 
-    accepted = run(work)
+    accepted, known = run(work)
     if as_json:
         print_json({"id": accepted.id, "new": accepted.new})
     elif accepted.new:
         say(f"enqueued {accepted.id}")
+        if not known:
+            say(f"No worker has declared the type {job_type!r} yet: the job waits for one that does.")
         say(f"→ starforge task tail {accepted.id}")
     else:
         say(f"nothing new: the key {job.unique and job.unique.text!r} belongs to job {accepted.id}")

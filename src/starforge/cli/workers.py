@@ -227,7 +227,7 @@ def logs(
     from starforge.worker.errors import UnknownWorkerError
 
     if name is None and (job is None or previous):
-        raise InvalidInputError("name a worker, or a job with --job")
+        raise InvalidInputError("name a worker (starforge worker ls lists them), or a job with --job")
     if level is not None and level not in logbook.LEVELS:
         raise InvalidInputError(f"--level {level}: use one of {', '.join(logbook.LEVELS)}")
     if follow and as_json:

@@ -7,6 +7,7 @@ import msgspec
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.handler import JobType, JobTypes
+from starforge.queue.job import NewJob
 
 
 async def declare_types(conn: Connection, types: JobTypes) -> None:
@@ -28,6 +29,20 @@ async def declare_types(conn: Connection, types: JobTypes) -> None:
 async def known_types(conn: Connection) -> list[tuple[str, str]]:
     """Return the declared types as (queue, type)."""
     return [(row["queue"], row["type"]) for row in await conn.fetch(sql("queue", "known_types"))]
+
+
+async def as_declared(conn: Connection, job: NewJob, *, queue: bool) -> bool:
+    """Give a job what its type's declaration says: its attempts and, where that is wanted, its queue.
+
+    Returns: whether a worker has declared the type.
+    """
+    row = await conn.fetchrow(sql("queue", "declared"), job.type)
+    if row is None:
+        return False
+    job.max_attempts = row["max_attempts"]
+    if queue:
+        job.queue = row["queue"]
+    return True
 
 
 def _limits(job_type: JobType) -> dict[str, float]:
