@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "WORKER_CONCURRENCY": "8",
     "FAULTS_EFFECT_S": "0.2",
     "PG_POOL_MAX": "6",
+    # Each `faults.fail` fails once: a breaker would hold what is to be watched.
+    "STARFORGE_BREAKER_MIN": "1000000",
 }
 
 
