@@ -28,6 +28,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         check=False,
     )
     if made.returncode:
+        # Only root may mount, and not in every container: no package would help.
         pytest.skip(f"no disk can be mounted here: {made.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -65,7 +65,7 @@ async def _again(scene: Scene) -> None:
                 scene.conn = await connect(scene.database)
                 return
             except DatabaseUnreachableError:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.05)
 
 
 async def _drained(scene: Scene) -> None:

@@ -32,7 +32,7 @@ async def test_work_over_a_bad_network_is_slower_and_right(scene: Scene, seed: i
     async with scene.worker(WORKER_CONCURRENCY="8", STARFORGE_BACKOFF_BASE_S="0.1"):
         async with asyncio.timeout(600):
             while not await scene.conn.fetchval(DRAINED):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.05)
     print(f"{count} resets in {len(scene.proxy.statements)} statements")
     verdict = await scene.check()
     verdict.assert_sound()
