@@ -29,6 +29,7 @@ from starforge.queue.job import LeasedJob, NewJob
 from starforge.queue.plan import Plan
 from starforge.queue.reclaim import reclaim
 from starforge.queue.retry import give_back, retry
+from starforge.queue.sweep import SWEEP_S
 from starforge.worker.registry import Registration, bury, register
 from tests.conftest import Travel
 from tests.covers import covers
@@ -211,7 +212,7 @@ async def _nothing_is_hidden(world: World) -> int:
     n = world.draw.choice([2, 1000])
     await _claim_all(world, n)
     before = len(await world.overdue())
-    world.watch_s += plans.SWEEP_S
+    world.watch_s += SWEEP_S
     await _claim_all(world, n)
     left = await world.overdue()
     assert left == [], f"{len(left)} hidden from claims of {n} after {world.told}: {left[0]}"
@@ -260,6 +261,6 @@ async def test_a_worker_starts_every_job_within_a_sweep_of_its_commit(
         await until(pool, "SELECT count(*) FROM queue_jobs WHERE run_after <= sf_now()", 0)
     assert started_s.keys() == committed_s.keys()
     waits_s = [started_s[job] - committed_s[job] for job in committed_s]
-    assert max(waits_s) <= plans.SWEEP_S + plans.REFRESH_S + SLACK_S
+    assert max(waits_s) <= SWEEP_S + plans.REFRESH_S + SLACK_S
     for conn in (clock, *producers):
         await conn.close()

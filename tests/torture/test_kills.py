@@ -12,8 +12,8 @@ from uuid import UUID
 
 from starforge.clock import monotonic_s
 from starforge.db.pool import connect
-from starforge.queue import plan as plans
 from starforge.queue.job import NewJob
+from starforge.queue.sweep import SWEEP_S
 from tests.covers import covers
 from tests.faults.scene import DRAINED, Scene, Worker
 
@@ -108,7 +108,7 @@ async def test_random_kills_under_load_lose_nothing_and_jobs_run_again_in_time(
     verdict = await scene.check()
     verdict.assert_sound()
     assert set(verdict.statuses) <= {"completed", "quarantined"}
-    assert max(recovered_s) <= LEASE_S + plans.SWEEP_S + SLACK_S
+    assert max(recovered_s) <= LEASE_S + SWEEP_S + SLACK_S
 
 
 def _recovery(scene: Scene, kills: list[Kill]) -> list[float]:

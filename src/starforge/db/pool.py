@@ -98,6 +98,20 @@ else:
 
 CLOSE_S_MAX = 2.0
 
+PROBING = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_sort": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Set where statements are to probe indexes and nothing else, whatever the statistics say.
+
+Those of a queue are often wrong: taken while it was empty, they hold when a million jobs have come.
+"""
+
 JSONB_FORMAT = b"\x01"
 """jsonb travels in binary as a format number and the text; COPY takes binary only."""
 
@@ -182,14 +196,17 @@ class Pool:
     statement cache is switched off there by itself (`pooled` tells).
     """
 
-    def __init__(self, pool: asyncpg.Pool, url: str, size: int, pooled: bool, acquire_s: float) -> None:
-        self._pool, self.url, self.size, self.pooled, self._acquire_s = pool, url, size, pooled, acquire_s
+    _pool: asyncpg.Pool
+
+    def __init__(self, url: str, *, size: int, pooled: bool, application: str) -> None:
+        self.url, self.size, self.pooled, self._application = url, size, pooled, application
+        self._acquire_s = PoolSettings.read().acquire_s
         self.lost_at_s = -math.inf
         """When the pool last lost a connection or could not make one, on the monotonic clock."""
 
-        self._application = "starforge"
         self._free = asyncio.Semaphore(size)
         self._lent = 0
+        self._probing: set[int] = set()  # process ids of the connections that are set so
 
     @classmethod
     async def open(cls, url: str, *, size: int | None = None, application: str = "starforge") -> Self:
@@ -203,14 +220,17 @@ class Pool:
     @classmethod
     async def unopened(cls, url: str, *, size: int, pooled: bool, application: str = "starforge") -> Self:
         """Make a pool that has not looked whether the database is there."""
-        pool = await _driver_pool(url, size, pooled, application)
-        made = cls(pool, url, size, pooled, PoolSettings.read().acquire_s)
-        made._application = application
+        made = cls(url, size=size, pooled=pooled, application=application)
+        made._pool = await made._driver_pool()
         return made
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection; raise PoolExhaustedError or DatabaseUnreachableError where there is none."""
+    async def connection(self, *, probing: bool = False) -> AsyncIterator[Connection]:
+        """Lend a connection; raise PoolExhaustedError or DatabaseUnreachableError where there is none.
+
+        With `probing` its statements are planned as PROBING says; not behind a pooler, where a connection
+        is nobody's own.
+        """
         await self._slot()
         try:
             try:
@@ -221,6 +241,8 @@ class Pool:
                     f"{shown(self.url)} cannot be reached: {_why(error)}"
                 ) from None
             try:
+                if not self.pooled and probing is not (conn.get_server_pid() in self._probing):
+                    await self._plan(conn, probing=probing)
                 yield conn
             finally:
                 if _ended(conn):
@@ -231,6 +253,14 @@ class Pool:
                     await self._pool.release(conn)
         finally:
             self._free.release()
+
+    async def _plan(self, conn: Connection, *, probing: bool) -> None:
+        """Have a connection's statements planned by probes, or as the server does it."""
+        pid = conn.get_server_pid()
+        self._probing.discard(pid)
+        await conn.execute(plan_by_probes() if probing else "; ".join(f"RESET {name}" for name in PROBING))
+        if probing:
+            self._probing.add(pid)
 
     async def _slot(self) -> None:
         """Wait for the right to one connection."""
@@ -272,16 +302,18 @@ class Pool:
         self._free.release()
 
     @asynccontextmanager
-    async def transaction(self, *, tenant: str | None = None) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, *, tenant: str | None = None, probing: bool = False
+    ) -> AsyncIterator[Connection]:
         """Lend a connection inside a transaction that speaks for `tenant`."""
-        async with self.connection() as conn, conn.transaction():
+        async with self.connection(probing=probing) as conn, conn.transaction():
             if tenant is not None:
                 await set_tenant(conn, tenant)
             yield conn
 
     async def reopen(self) -> None:
         """Close every connection, and have those to come in a new pool."""
-        old, self._pool = self._pool, await _driver_pool(self.url, self.size, self.pooled, self._application)
+        old, self._pool = self._pool, await self._driver_pool()
         await old.close()
 
     async def close(self) -> None:
@@ -290,6 +322,26 @@ class Pool:
             await asyncio.wait_for(self._pool.close(), 5)
         except TimeoutError:
             self._pool.terminate()
+
+    async def _driver_pool(self) -> asyncpg.Pool:
+        settings = PoolSettings.read()
+        return await asyncpg.create_pool(
+            self.url,
+            # No floor: asyncpg would try to restore it during an outage, with a traceback each time.
+            min_size=0,
+            max_size=self.size,
+            timeout=settings.connect_s,
+            statement_cache_size=0 if self.pooled else 100,
+            max_inactive_connection_lifetime=300,
+            server_settings={"application_name": self._application},
+            init=self._opened,
+            reset=_leave,
+        )
+
+    async def _opened(self, conn: Connection) -> None:
+        """Set a new connection up; its process id may be that of an earlier one."""
+        self._probing.discard(conn.get_server_pid())
+        await _prepare(conn)
 
 
 def _ended(conn: Connection) -> bool:
@@ -300,20 +352,10 @@ def _ended(conn: Connection) -> bool:
         return True
 
 
-async def _driver_pool(url: str, size: int, pooled: bool, application: str) -> asyncpg.Pool:
-    settings = PoolSettings.read()
-    return await asyncpg.create_pool(
-        url,
-        # No floor: asyncpg would try to restore it during an outage, with a traceback each time.
-        min_size=0,
-        max_size=size,
-        timeout=settings.connect_s,
-        statement_cache_size=0 if pooled else 100,
-        max_inactive_connection_lifetime=300,
-        server_settings={"application_name": application},
-        init=_prepare,
-        reset=_leave,
-    )
+def plan_by_probes(*, local: bool = False) -> str:
+    """Return the statement that has PROBING obeyed from now on; `local`: until the open transaction's end."""
+    scope = "LOCAL" if local else "SESSION"
+    return "; ".join(f"SET {scope} {name} = {value}" for name, value in PROBING.items())
 
 
 async def set_tenant(conn: Connection, tenant: str) -> None:

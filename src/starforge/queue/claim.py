@@ -30,7 +30,7 @@ async def claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> lis
         scans = plan.flow.allot_held(wanted)
         if len(scans) < len(wanted):
             swept = {id(scan) for scan in scans}
-            plan.unswept(scan.lane for scan in wanted if id(scan) not in swept)
+            plan.unswept(scan for scan in wanted if id(scan) not in swept)
         jobs = await _run(conn, plan, scans, n, worker_id)
         plan.settle_sweep(scans, n, monotonic_s() - started_s)
     left = n - len(jobs)

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from starforge.clock import monotonic_s
-from starforge.db.pool import Connection, Pool, set_tenant
+from starforge.db.pool import Connection, Pool, plan_by_probes, set_tenant
 from starforge.queue.complete import complete
 from starforge.queue.depend import Resources
 from starforge.queue.errors import AttemptEndedError, LeaseLostError, NotInThreadError
@@ -174,6 +174,7 @@ class Context(msgspec.Struct, eq=False):
     async def _complete(self, conn: Connection) -> None:
         result = None if self.outcome is None else encode_result(self.outcome)
         ran_ms = (monotonic_s() - self.started_s) * 1000
+        await conn.execute(plan_by_probes(local=True))
         if not await complete(conn, [self.job], [ran_ms], worker_id=self.host.worker_id, results=[result]):
             raise LeaseLostError(self.job.id, self.job.lease_epoch)
         await forget(conn, [self.job.id])

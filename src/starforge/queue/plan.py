@@ -22,13 +22,11 @@ from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.flow import Flow
 from starforge.queue.hint import Hint
+from starforge.queue.sweep import Sweep
 from starforge.settings import Settings, setting
 
 REFRESH_S = 1.0
 """A new lane is seen within this time."""
-
-SWEEP_S = 2.0
-"""What is behind a watermark is claimed within this time."""
 
 EXPECT_S = 0.02
 """A lane that was announced this short a time ago may have got more since."""
@@ -37,7 +35,7 @@ AFTER_HINT_S = 0.03
 """After a hint, which says where work is, a look waits this long."""
 
 COST_MAX = 0.05
-"""Share of its time that a worker may spend on looks, and on sweeps: slow ones are made less often."""
+"""Share of its time that a worker may spend on looks: slow ones are made less often."""
 
 STORM_COST_MAX = 0.2
 """The same while hints say again and again that many lanes have work."""
@@ -143,7 +141,8 @@ class Plan:
         self.flow = flow or Flow()
         self._lanes: dict[LaneKey, Lane] = {}
         self._aging_s = AgingSettings.read().aging_s
-        self._look_at_s = self._sweep_at_s = self._wide_at_s = -math.inf
+        self._look_at_s = self._wide_at_s = -math.inf
+        self._sweep = Sweep()
         self._wide = False
         self._hinted: dict[Lane, float] = {}  # since the last look began, and when
         self._told = False  # of a lane that has work, since the last claim
@@ -175,7 +174,8 @@ class Plan:
         """Hear that jobs came into a lane; None: somewhere, and perhaps behind the watermarks."""
         self._wide = True
         if hint is None:
-            self._look_at_s = self._looked_s = self._sweep_at_s = -math.inf
+            self._look_at_s = self._looked_s = -math.inf
+            self._sweep.hurry()
             self.flow.expire()
         elif hint.queue in self._queues and hint.type in self._types:
             key = LaneKey(*msgspec.structs.astuple(hint))
@@ -200,7 +200,8 @@ class Plan:
         """Read what restricts the worker, where the last time is too long ago."""
         if self.flow.due and await self.flow.read(conn):
             # What a gate held back within a lane may be behind the lane's watermark.
-            self.unswept(self._lanes.values())
+            for lane in self._lanes.values():
+                lane.since_s = -math.inf
 
     async def refresh(self, conn: Connection) -> None:
         """Read what restricts the worker and look at the lanes, each where the last time is too long ago.
@@ -234,12 +235,18 @@ class Plan:
 
     def sweep(self, n: int) -> list[Scan]:
         """Return scans of what is behind the watermarks, where it is time to look there; [] otherwise."""
-        now_s = monotonic_s()
-        if now_s < self._sweep_at_s:
+        piece = self._sweep.piece(monotonic_s())
+        if piece is None:
             return []
-        self._sweep_at_s = now_s + SWEEP_S
+        begins_s, ends_s = piece
         return [
-            Scan(lane, -math.inf, lane.since_s - lane.margin_s, n, self.flow.first_only(lane.key))
+            Scan(
+                lane,
+                lane.since_s - lane.margin_s - begins_s,
+                lane.since_s - lane.margin_s - ends_s,
+                n,
+                self.flow.first_only(lane.key),
+            )
             for lane in self._lanes.values()
             if lane.since_s > -math.inf and self.flow.open(lane.key)
         ]
@@ -262,13 +269,13 @@ class Plan:
         full = sum(scan.taken for scan in scans) >= n
         for scan in scans:
             if (full or scan.taken >= scan.most) and scan.taken:
-                scan.lane.since_s, scan.lane.oldest_s = -math.inf, scan.reached_s
-        self._sweep_at_s = monotonic_s() + (0 if full else max(SWEEP_S, took_s / COST_MAX))
+                scan.lane.since_s, scan.lane.oldest_s = scan.since_s, scan.reached_s
+        self._sweep.settle(monotonic_s(), took_s, full=full)
 
-    def unswept(self, lanes: Iterable[Lane]) -> None:
-        """Have the next scans of these lanes start at their beginning: something behind may be free."""
-        for lane in lanes:
-            lane.since_s = -math.inf
+    def unswept(self, scans: Iterable[Scan]) -> None:
+        """Have these lanes' next scans start where a sweep would have: something there may be free."""
+        for scan in scans:
+            scan.lane.since_s = scan.since_s
 
     async def _look(self, conn: Connection) -> None:
         """Ask what waits in the known lanes, and which lanes there are besides."""

@@ -121,7 +121,7 @@ class BorrowedPool(Pool):
     _used = 0
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self, *, probing: bool = False) -> AsyncIterator[Connection]:
         """Lend a connection; raise PoolExhaustedError where the child has none to spare."""
         self._used += 1
         try:
@@ -130,7 +130,7 @@ class BorrowedPool(Pool):
                 if not await self.ask():
                     self._borrowed -= 1
                     raise PoolExhaustedError("the worker has no connection to spare for an isolated job")
-            async with super().connection() as conn:
+            async with super().connection(probing=probing) as conn:
                 yield conn
         finally:
             self._used -= 1

@@ -182,7 +182,7 @@ class Finisher:
 
     async def _write_unlocked(self, group: list[Outcome]) -> set[UUID]:
         """Write what nobody has locked; what a hand holds that has not committed, say, is kept for later."""
-        async with asyncio.timeout(WRITE_S_MAX), self._pool.transaction() as conn:
+        async with asyncio.timeout(WRITE_S_MAX), self._pool.transaction(probing=True) as conn:
             free = {row[0] for row in await conn.fetch(sql("queue", "free"), [o.job.id for o in group])}
             passed = [outcome for outcome in group if outcome.job.id in free]
             accepted = await self._write_on(conn, passed) if passed else set()
@@ -196,9 +196,9 @@ class Finisher:
 
     async def _write(self, group: list[Outcome]) -> set[UUID]:
         if group[0].ending == "done":
-            async with self._pool.connection() as conn:
+            async with self._pool.connection(probing=True) as conn:
                 return await self._write_on(conn, group)
-        async with self._pool.transaction() as conn:
+        async with self._pool.transaction(probing=True) as conn:
             return await self._write_on(conn, group)
 
     async def _write_on(self, conn: Connection, group: list[Outcome]) -> set[UUID]:
@@ -304,7 +304,7 @@ class Finisher:
         job, reason = outcome.job, f"its outcome could not be written: {told(error)}"
         log.error("job.unwritable", job_id=str(job.id), type=job.type, ending=outcome.ending, error=reason)
         try:
-            async with self._pool.connection() as conn:
+            async with self._pool.connection(probing=True) as conn:
                 document = {**outcome.last_error(), "reason": reason}
                 return await quarantine(conn, [job], [document], worker_id=self._worker_id)
         except MAY_PASS:

@@ -256,7 +256,7 @@ class Runner:
     async def _leave(self) -> None:
         """Give back what was leased beside jobs; where that fails, the worker's own end frees it."""
         try:
-            async with asyncio.timeout(LAST_CLAIM_S_MAX), self._pool.connection() as conn:
+            async with asyncio.timeout(LAST_CLAIM_S_MAX), self._pool.connection(probing=True) as conn:
                 await self.flow.close(conn)
         except MAY_PASS as error:
             log.warning("tokens.kept", error=str(error) or repr(error))
@@ -344,7 +344,7 @@ class Runner:
         return bool(late) or self._alone.late
 
     async def _claim(self, wanted: int) -> list[LeasedJob]:
-        async with asyncio.timeout(CLAIM_S_MAX), self._pool.connection() as conn:
+        async with asyncio.timeout(CLAIM_S_MAX), self._pool.connection(probing=True) as conn:
             if self._doubt.due:
                 await self._doubt.settle(conn)
             if wanted <= 0:

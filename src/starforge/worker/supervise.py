@@ -286,11 +286,15 @@ class Supervisor:
             self._wire.lent,
             tasks,
             lease_s=min(LEASE_S, lease_s),
-            own=(lambda: connect(self._orders.url, application="starforge upkeep")) if own else None,
+            own=self._for_upkeep if own else None,
             task_s_max=TASK_S_MAX if own else lease_s / 6,
             ended=self._gauges.forget,
         )
         await upkeep.run(self._leave)
+
+    async def _for_upkeep(self) -> Connection:
+        """Open a connection whose statements are planned each time: its tables grow and shrink."""
+        return await connect(self._orders.url, application="starforge upkeep", cache=False)
 
     def _connections(self) -> int:
         """Return how many connections are the child's: others are the supervisor's, upkeep's, the log's."""

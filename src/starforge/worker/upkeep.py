@@ -52,6 +52,8 @@ class Task:
     every_s: float
     work: Work
     most_s: float = TASK_S_MAX
+    share_max: float = 1.0
+    """Share of its time that it may take: what takes long comes less often. For what only makes sure."""
 
 
 def unfenced(work: Callable[[Connection], Awaitable[object]]) -> Work:
@@ -215,7 +217,9 @@ def _pause_s(task: Task, book: _Book, *, more: bool) -> float:
     if book.failures:
         most_s = min(RETRY_S_MAX, max(RETRY_S_MIN, task.every_s))
         return backoff_s(book.failures, first_s=RETRY_S, most_s=most_s) * randomness.uniform(0.8, 1.2)
-    return min(AGAIN_S, task.every_s) if more else task.every_s
+    if more:
+        return min(AGAIN_S, task.every_s)
+    return max(task.every_s, book.ran_ms / 1000 / task.share_max)
 
 
 async def ages(conn: Connection) -> dict[tuple[str], float]:

@@ -16,7 +16,8 @@ COMMENT ON COLUMN queue_jobs.reclaims IS 'Leases that ended under it without any
 COMMENT ON COLUMN queue_jobs.cancel_reason IS 'Set on a running job: its worker is asked to cancel it.';
 
 -- Room on its page for the version that the claim makes of a row: that logs half of what a move to another page does.
-ALTER TABLE queue_jobs SET (fillfactor = 60);
+-- An emptied queue keeps its pages: cutting them off takes a lock that stops every claim.
+ALTER TABLE queue_jobs SET (fillfactor = 60, vacuum_truncate = off);
 
 -- A lane is what one scan of the claim covers: (queue, type, priority, tenant, limit key), in the order of run_after.
 -- Tenants and keys are columns of the index, so that what one of them may not start costs the others nothing.
