@@ -41,6 +41,10 @@ HISTORY_STATUSES = ("completed", "cancelled")
 """The statuses of rows in job_history."""
 
 
+RESULT_BYTES_SMALL = 1024
+"""A result of up to so many bytes may always be kept."""
+
+
 class JobSettings(Settings):
     """What holds for a job where neither its type nor its enqueue says otherwise."""
 
@@ -64,7 +68,7 @@ class JobSettings(Settings):
         env="STARFORGE_RESULT_BYTES_MAX",
         unit="bytes",
         meaning="Largest result, or checkpoint, that a job may keep.",
-        ge=1024,
+        ge=RESULT_BYTES_SMALL,
     )
 
 

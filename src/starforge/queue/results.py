@@ -16,7 +16,7 @@ from starforge.clock import monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.errors import JobFailedError, JobUnfinishedError, UnknownJobError
-from starforge.queue.job import JobSettings
+from starforge.queue.job import RESULT_BYTES_SMALL, JobSettings
 from starforge.queue.outcome import PermanentError
 
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -70,14 +70,13 @@ _encode = msgspec.json.Encoder(enc_hook=plain).encode
 
 def encode_result(value: Any, *, what: str = "result") -> str:
     """Return a result or checkpoint as the JSON that is kept; raise BadResultError where it cannot be."""
-    limit_bytes = JobSettings.read().result_bytes_max
     try:
         text = _encode(value)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         if asyncio.iscoroutine(value):
             value.close()  # a plain function made it, and nobody is going to await it
         raise BadResultError(f"the {what} is not JSON: {error}") from None
-    if len(text) > limit_bytes:
+    if len(text) > RESULT_BYTES_SMALL and len(text) > (limit_bytes := JobSettings.read().result_bytes_max):
         raise BadResultError(
             f"the {what} has {len(text)} bytes; at most {limit_bytes} are kept: store it elsewhere and return"
             " a reference"

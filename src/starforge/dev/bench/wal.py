@@ -67,5 +67,5 @@ async def wal_per_job(here: Place, workers: Fleet, setup: Setup, jobs: int = WAL
         "full_page_image_bytes": round((enqueuing["images"] + draining["images"]) / jobs),
         "wal_bytes_by_record": {row["kind"]: round(row["bytes"] / jobs) for row in kinds},
         "payload_bytes": PAYLOAD_BYTES,
-        "jobs": jobs,
+        "wal_jobs": jobs,
     }
