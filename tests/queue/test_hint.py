@@ -22,6 +22,7 @@ from starforge.queue.hint import (
     parse_hint,
 )
 from starforge.queue.job import NewJob
+from tests.covers import covers
 
 LANE = Hint("mail", "mail.send", 3, "acme", "k")
 
@@ -121,3 +122,18 @@ async def test_a_transaction_that_is_open_or_was_rolled_back_silences_no_later_h
             assert await _mark(pool, heard) == ['["default","t",0,"default",""]']
             await enqueue(conn, NewJob("t"))  # within the window: the worker was just woken
             assert await _mark(pool, heard) == []
+
+
+@covers("G2")
+async def test_a_bulk_that_took_long_to_accept_is_announced_as_one_behind_the_watermarks(
+    pool: Pool, heard: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its jobs were due when it began; workers may have looked there in vain since."""
+    async with pool.connection() as conn:
+        await enqueue_many(conn, [NewJob("t")])
+        assert await _mark(pool, heard) == [Hint("default", "t", 0, "default", "").text()]
+        monkeypatch.setattr(room, "LATE_S", 0.0)
+        await enqueue_many(conn, [NewJob("t")])
+        assert await _mark(pool, heard) == [EVERYWHERE]
+        await enqueue_many(conn, [NewJob("t", delay_s=60)])
+    assert await _mark(pool, heard) == []

@@ -256,6 +256,25 @@ async def test_jobs_of_a_claim_whose_answer_was_lost_are_run(
     assert ran == [{}]
 
 
+@covers("G3")
+async def test_completions_whose_answer_was_lost_are_counted_and_are_no_lost_leases(
+    pool: Pool, database: str, server: TestServer
+) -> None:
+    async with proxied(server.port) as proxy:
+        cut = await Pool.open(proxy.url(database), size=4)
+        async with working(cut, GOOD) as runner:
+            proxy.lose = b"SELECT 3\0"
+            async with pool.connection() as conn:
+                await enqueue_many(conn, [NewJob("good") for _ in range(3)])
+            await until(pool, GOOD_DONE, 3)
+            async with asyncio.timeout(20):
+                while runner.finisher.held():
+                    await asyncio.sleep(0.01)
+            assert not proxy.lose, "no answer was lost"
+        await cut.close()
+    assert (runner.finisher.finished, runner.finisher.lost) == (3, 0)
+
+
 async def test_what_was_claimed_ahead_and_finds_no_slot_goes_to_a_worker_that_has_one(pool: Pool) -> None:
     """A fast queue is claimed ahead of its slots; then two slow jobs take them all."""
     may_end = asyncio.Event()

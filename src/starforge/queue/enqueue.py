@@ -9,19 +9,22 @@ from uuid import UUID
 
 import asyncpg
 
-from starforge.clock import failpoint
+from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.caller import AsyncCaller, Fetch, SyncCaller, async_fetch, is_asyncpg, sync_fetch
 from starforge.queue.chunk import Chunk, chunks
 from starforge.queue.entry import Kind, checked_key, encoded_states, kind_of, payload_text, trace_of
 from starforge.queue.errors import CallerConnectionError
-from starforge.queue.hint import CHANNEL, Debounce, Hint, hints_for
+from starforge.queue.hint import CHANNEL, EVERYWHERE, Debounce, Hint, hints_for
 from starforge.queue.job import Accepted, JobSettings, NewJob
 from starforge.queue.key import ask, met_once
 
 FRESH_MIN = 10
 """So many jobs with keys, and more, are first taken for new ones."""
+
+LATE_S = 0.1
+"""A bulk that took longer is announced as one to be looked for behind the watermarks too."""
 
 _debounce = Debounce()
 
@@ -75,11 +78,14 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepte
         return []
     keyed = [job for job in jobs if job.unique is not None]
     plain = [job for job in jobs if job.unique is None] if keyed else jobs
+    began_s = monotonic_s()
     async with conn.transaction():
         lanes, _ = await _bulk(conn, "enqueue_many", chunks(plain))
         found = iter(await _keyed(conn, keyed) if keyed else ())
         lanes |= {kind.lane for kind in map(kind_of, keyed) if kind.is_due}
-        for hint in hints_for(lanes):
+        # What is committed long after it was due is behind the workers' watermarks.
+        late = monotonic_s() - began_s > LATE_S
+        for hint in [EVERYWHERE] if late and lanes else hints_for(lanes):
             await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, hint)
     failpoint("after_enqueue_many")
     return [Accepted(job.id, True) if job.unique is None else next(found) for job in jobs]

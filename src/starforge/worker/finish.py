@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from uuid import UUID
 
@@ -88,6 +88,7 @@ class Finisher:
         self._locked: list[Outcome] = []  # somebody else has locked their rows
         self._locked_until_s = 0.0
         self._careful = False  # the last batch met a locked row: do not wait for it again
+        self._unanswered: set[UUID] = set()  # jobs whose writing was not answered: it may have been done
         self._wake = asyncio.Event()
         self.finished = 0
         self.lost = 0
@@ -130,6 +131,7 @@ class Finisher:
                 self._written()
             except MAY_PASS as error:
                 # Fencing makes writing again safe: what was taken already is not taken twice.
+                self._unanswered.update(outcome.job.id for outcome in self._writing)
                 self._waiting, self._writing = self._writing + self._waiting, []
                 failures += 1
                 self._failed()
@@ -164,6 +166,7 @@ class Finisher:
                         async with asyncio.timeout(LOCK_S):
                             accepted = await self._write(group)
                     except TimeoutError:
+                        self._unanswered.update(outcome.job.id for outcome in group)
                         careful = True
                 if careful:
                     accepted = await self._write_unlocked(group)
@@ -212,9 +215,19 @@ class Finisher:
             worker_id=self._worker_id,
             results=[o.result for o in group],
         )
+        if self._unanswered:
+            accepted |= await self._taken_before(conn, [o.job for o in group if o.job.id not in accepted])
         if self._progress.used:
             await self._forget(conn, accepted)
         return accepted
+
+    async def _taken_before(self, conn: Connection, jobs: Sequence[LeasedJob]) -> set[UUID]:
+        """Return those of these jobs that an earlier writing completed, of which no answer came."""
+        asked = [job for job in jobs if job.id in self._unanswered]
+        if not asked:
+            return set()
+        ids, epochs = [job.id for job in asked], [job.lease_epoch for job in asked]
+        return {row[0] for row in await conn.fetch(sql("queue", "written"), ids, epochs, self._worker_id)}
 
     async def _write_rest(self, conn: Connection, rest: list[Outcome]) -> set[UUID]:
         """Write retries, dead letters, quarantines and returns, with their types' own records beside them."""
@@ -319,8 +332,10 @@ class Finisher:
         for outcome in batch:
             job = outcome.job
             if job.id not in accepted:
-                self.lost += 1
-                log.warning("job.lease_lost", job_id=str(job.id), type=job.type, lease_epoch=job.lease_epoch)
+                unsure = job.id in self._unanswered and outcome.ending != "done"
+                self.lost += not unsure
+                event = "finish.unanswered" if unsure else "job.lease_lost"
+                log.warning(event, job_id=str(job.id), type=job.type, lease_epoch=job.lease_epoch)
                 continue
             self.finished += 1
             if self._progress.used:
@@ -334,6 +349,8 @@ class Finisher:
             _durations(job.type).observe(outcome.ran_ms / 1000)
             if status != "completed":
                 self._tell(outcome)
+        if self._unanswered:
+            self._unanswered.difference_update(outcome.job.id for outcome in batch)
         for (status, job_type), count in ended.items():
             JOBS_PROCESSED.labels(status=status, type=job_type).inc(count)
 
