@@ -133,7 +133,7 @@ async def test_random_kills_under_load_lose_nothing_and_jobs_run_again_in_time(
     again_s = _again(scene, torture.kills)
     freed_s = [freed_s for kill in torture.kills for freed_s in kill.freed_s.values()]
     print(
-        f"{len(torture.kills)} kills; {len(again_s)} jobs run again, the last {max(again_s):.1f} s after its kill;"
+        f"{len(torture.kills)} kills; {len(again_s)} jobs run again, the last {max(again_s):.1f} s after it;"
         f" {len(freed_s)} freed, the slowest after {max(freed_s):.1f} s"
     )
     verdict = await scene.check()
