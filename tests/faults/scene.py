@@ -146,12 +146,19 @@ class Scene:
 async def a_database(server: TestServer) -> AsyncIterator[str]:
     """Make a migrated database of the test's own, and give its URL."""
     name = f"f_{uuid4().hex}"
-    admin = await connect(server.url())
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE template_starforge")
+    await _at_once(server, f"CREATE DATABASE {name} TEMPLATE template_starforge")
     try:
         yield server.url(name)
     finally:
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await _at_once(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _at_once(server: TestServer, statement: str) -> None:
+    """Run one statement on a connection of its own: the server may have been killed since the last one."""
+    admin = await connect(server.url())
+    try:
+        await admin.execute(statement)
+    finally:
         await admin.close()
 
 
