@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError
-from starforge.db.pool import Connection, Pool, connect, shown, with_user
+from starforge.db.pool import PROBING, Connection, Pool, connect, shown, with_user
 from starforge.queue.claim import claim
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue, enqueue_many
@@ -269,6 +269,49 @@ async def test_a_transaction_that_fails_leaves_nothing(pool: Pool) -> None:
             raise ZeroDivisionError
     async with pool.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM queue_jobs") == 0
+
+
+async def _planned(conn: Connection) -> set[str]:
+    """Return what the planner may not do, or must, on this connection."""
+    asked = await conn.fetch(
+        "SELECT name FROM pg_settings WHERE name = ANY ($1) AND source = 'session'", [*PROBING]
+    )
+    return {row["name"] for row in asked}
+
+
+async def test_statements_are_planned_by_probes_where_that_is_asked_for(
+    database: str,
+) -> None:
+    pool = await Pool.open(database, size=1)
+    for probing in (False, True, True, False, True):
+        async with pool.connection(probing=probing) as conn:
+            assert await _planned(conn) == (set(PROBING) if probing else set())
+    async with pool.transaction() as conn:
+        assert await _planned(conn) == set()
+    await pool.close()
+
+
+async def test_a_new_connection_is_planned_by_probes_also_after_others_were_lost(database: str) -> None:
+    pool = await Pool.open(database, size=1)
+    async with pool.connection(probing=True):
+        pass
+    await pool.reopen()
+    async with pool.connection() as conn:
+        assert await _planned(conn) == set()
+    async with pool.connection(probing=True) as conn:
+        assert await _planned(conn) == set(PROBING)
+        await conn.close()
+    async with pool.connection(probing=True) as conn:
+        assert await _planned(conn) == set(PROBING)
+    await pool.close()
+
+
+@pytest.mark.system("pgbouncer")
+async def test_behind_a_pooler_no_connection_is_set_for_others(database: str, bouncer: int) -> None:
+    pool = await Pool.open(_through(bouncer, database, "tester"), size=2)
+    async with pool.connection(probing=True) as conn:
+        assert await _planned(conn) == set()
+    await pool.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,16 @@
 -- takes   ids uuid[], reason text
 -- gives   rows (id, status before, or cancelling where that was asked for before); those that do not exist, or have
 --         ended, are missing
--- index   queue_jobs_pkey, job_progress_pkey; locked in the order of the ids, so that no two cancels wait in a circle
+-- index   queue_jobs_pkey, job_progress_pkey; locked in the order of the ids, so that no two cancels wait in a circle; ANY
+--         (ARRAY[…]) leaves no join but probes
 WITH found AS (
     SELECT id, CASE WHEN status = 'running' AND cancel_reason IS NOT NULL THEN 'cancelling' ELSE status END AS status
     FROM queue_jobs WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE
 ), asked AS (
     UPDATE queue_jobs AS job SET cancel_reason = $2
-    FROM found WHERE job.id = found.id AND found.status = 'running'
+    FROM found WHERE job.id = ANY (ARRAY[found.id]) AND found.status = 'running'
 ), gone AS (
-    DELETE FROM queue_jobs AS job USING found WHERE job.id = found.id AND found.status NOT IN ('running', 'cancelling')
+    DELETE FROM queue_jobs AS job USING found WHERE job.id = ANY (ARRAY[found.id]) AND found.status NOT IN ('running', 'cancelling')
     RETURNING job.*
 ), kept AS (
     INSERT INTO job_history (id, tenant_id, queue, type, payload, priority, status, attempts, max_attempts, run_after,

@@ -1,13 +1,13 @@
 -- cancel_running: running jobs that are not wanted any more leave for history, and are counted.        (X-03, D-12, G3)
 -- takes   ids uuid[], lease epochs bigint[], reasons text[], durations real[] in ms, worker_id uuid
 -- gives   the ids that were accepted; those whose lease was lost are missing
--- index   queue_jobs_pkey, job_progress_pkey, job_minutes_pkey; sub-selects and CASE hide from the planner what its
---         statistics misjudge: how many jobs run, so that it never leaves the one probe per job
+-- index   queue_jobs_pkey, job_progress_pkey, job_minutes_pkey; sub-selects and CASE hide from the planner how many jobs
+--         run, which its statistics misjudge, and ANY (ARRAY[…]) leaves it no join but the one probe per job
 WITH gone AS (
     DELETE FROM queue_jobs AS job
     USING unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::text[]), (SELECT $4::real[]))
         AS ended (id, lease_epoch, reason, ran_ms)
-    WHERE job.id = ended.id
+    WHERE job.id = ANY (ARRAY[ended.id])
       AND CASE WHEN job.status = 'running' AND job.worker_id = $5
                AND job.lease_epoch = ended.lease_epoch THEN true ELSE false END
     RETURNING job.*, ended.reason, ended.ran_ms

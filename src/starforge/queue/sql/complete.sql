@@ -1,14 +1,14 @@
 -- complete: running jobs leave for history and their leases end; they are counted by minute.  (X-03, D-12, G3, Q-13)
 -- takes   ids uuid[], lease epochs bigint[], durations real[] in ms, results text[] of JSON with nulls, worker_id uuid
 -- gives   the ids that were accepted; those whose lease was lost are missing
--- index   queue_jobs_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
---         jobs run, so that it never leaves the one probe per job. job_minutes_pkey: a worker has rows of its own, taken
---         in one order, so that no two completions wait for each other in a circle
+-- index   queue_jobs_pkey; sub-selects and CASE hide from the planner how many jobs run, which its statistics misjudge,
+--         and ANY (ARRAY[…]) leaves it no join but the one probe per job. job_minutes_pkey: a worker has rows of its own,
+--         taken in one order, so that no two completions wait for each other in a circle
 WITH gone AS (
     DELETE FROM queue_jobs AS job
     USING unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::real[]), (SELECT $4::text[]))
         AS done (id, lease_epoch, ran_ms, result)
-    WHERE job.id = done.id
+    WHERE job.id = ANY (ARRAY[done.id])
       AND CASE WHEN job.status = 'running' AND job.worker_id = $5
                AND job.lease_epoch = done.lease_epoch THEN true ELSE false END
     RETURNING job.*, done.ran_ms, done.result

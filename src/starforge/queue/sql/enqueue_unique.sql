@@ -4,9 +4,9 @@
 --         "key", "states", "within_s", "on_conflict": return, replace or reschedule}
 -- gives   rows (place, id, new, changed); id is null where another transaction took the key after this statement's
 --         snapshot: what it made of it is seen by asking again
--- index   job_keys_pkey, queue_jobs_pkey whatever the statistics say (CASE and LIMIT hide what they misjudge). A key that
---         holds is only read, so that nobody waits for whoever repeats it. One that does not is taken over only in the
---         version that was read; keys are taken in their order, so that two bulks do not stop each other
+-- index   job_keys_pkey, queue_jobs_pkey whatever the statistics say (CASE, LIMIT and ANY (ARRAY[…]) leave but probes). A
+--         key that holds is only read, so that nobody waits for whoever repeats it. One that does not is taken over only
+--         in the version that was read; keys are taken in their order, so that two bulks do not stop each other
 WITH wanted AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1::text::json) AS w (
         place int, id uuid, payload jsonb, tenant_id text, queue text, type text, priority int, max_attempts int,
@@ -15,9 +15,9 @@ WITH wanted AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT w.place, k.job_id,
            coalesce(k.expires_at > sf_now(), false)
-           OR EXISTS (SELECT FROM queue_jobs j WHERE j.id = k.job_id AND j.status = ANY (k.states))
+           OR EXISTS (SELECT FROM queue_jobs j WHERE j.id = ANY (ARRAY[k.job_id]) AND j.status = ANY (k.states))
            OR (k.states && ARRAY['completed', 'cancelled']
-               AND EXISTS (SELECT FROM job_history h WHERE h.id = k.job_id AND h.status = ANY (k.states))) AS holds
+               AND EXISTS (SELECT FROM job_history h WHERE h.id = ANY (ARRAY[k.job_id]) AND h.status = ANY (k.states))) AS holds
     FROM wanted w CROSS JOIN LATERAL (
         SELECT * FROM job_keys WHERE tenant_id = w.tenant_id AND type = w.type AND key = w.key LIMIT 1
     ) AS k
@@ -47,7 +47,7 @@ WITH wanted AS MATERIALIZED (
         run_after = coalesce(w.run_after, sf_now() + w.delay_s * interval '1 second', sf_now()),
         updated_at = sf_now()
     FROM wanted w JOIN held h ON h.place = w.place
-    WHERE w.on_conflict <> 'return' AND h.holds AND job.id = h.job_id AND CASE WHEN job.status = 'pending' THEN true ELSE false END
+    WHERE w.on_conflict <> 'return' AND h.holds AND job.id = ANY (ARRAY[h.job_id]) AND CASE WHEN job.status = 'pending' THEN true ELSE false END
     RETURNING w.place, job.run_after
 )
 SELECT w.place, coalesce(a.id, CASE WHEN h.holds THEN h.job_id END) AS id, a.id IS NOT NULL AS new, c.place IS NOT NULL AS changed,

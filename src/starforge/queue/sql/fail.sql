@@ -1,13 +1,13 @@
 -- fail: running jobs whose last attempt failed stay as failed, with a row each in the dead letters. (Q-50, D-19)
 -- takes   ids uuid[], lease epochs bigint[], errors jsonb[] with reason, worker_id uuid
 -- gives   rows (id, asked: somebody asked for its cancellation); those whose lease was lost are missing
--- index   queue_jobs_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
---         jobs run, so that it never leaves the one probe per job, queue_jobs_dlq_once, job_minutes_pkey
+-- index   queue_jobs_pkey; sub-selects and CASE hide from the planner how many jobs run, which its statistics misjudge,
+--         and ANY (ARRAY[…]) leaves it no join but the one probe per job, queue_jobs_dlq_once, job_minutes_pkey
 WITH given_up AS (
     UPDATE queue_jobs AS job
     SET status = 'failed', attempts = job.attempts + 1, last_error = failed.error, updated_at = sf_now()
     FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::jsonb[])) AS failed (id, lease_epoch, error)
-    WHERE job.id = failed.id
+    WHERE job.id = ANY (ARRAY[failed.id])
       AND CASE WHEN job.status = 'running' AND job.worker_id = $4
                AND job.lease_epoch = failed.lease_epoch THEN true ELSE false END
     RETURNING job.*

@@ -3,8 +3,8 @@
 --         timestamptz[] (null: after the delay), burns smallint[] (1: an attempt is burnt, 0: none, -1: none, but only
 --         so many times in a row), worker_id uuid, how many times int
 -- gives   rows (id, asked: somebody asked for its cancellation); those whose lease was lost are missing
--- index   queue_jobs_pkey, job_minutes_pkey; sub-selects and CASE hide from the planner what its statistics misjudge: how many
---         jobs run, so that it never leaves the one probe per job
+-- index   queue_jobs_pkey, job_minutes_pkey; sub-selects and CASE hide from the planner how many jobs run, which its
+--         statistics misjudge, and ANY (ARRAY[…]) leaves it no join but the one probe per job
 WITH again AS (
     UPDATE queue_jobs AS job
     SET status = 'pending', worker_id = NULL, suspect = false, reclaims = 0, updated_at = sf_now(),
@@ -21,7 +21,7 @@ WITH again AS (
             ELSE back.error || '{"spared": 1}' END
     FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::jsonb[]), (SELECT $4::float8[]),
                 (SELECT $5::timestamptz[]), (SELECT $6::smallint[])) AS back (id, lease_epoch, error, delay_s, at, burns)
-    WHERE job.id = back.id
+    WHERE job.id = ANY (ARRAY[back.id])
       AND CASE WHEN job.status = 'running' AND job.worker_id = $7
                AND job.lease_epoch = back.lease_epoch THEN true ELSE false END
     RETURNING job.id, job.queue, job.type, back.burns, job.cancel_reason IS NOT NULL AS asked
