@@ -15,8 +15,9 @@ from starforge.db.pool import Connection, Pool
 from starforge.queue.enqueue import enqueue, enqueue_many
 from starforge.queue.handler import Context, JobType, JobTypes
 from starforge.queue.job import LeasedJob, NewJob
+from starforge.worker.claimer import BUFFER_S_MAX
 from starforge.worker.registry import Registration, register
-from starforge.worker.run import BUFFER_S_MAX, Runner
+from starforge.worker.run import Runner
 from tests.covers import covers
 from tests.postgres import TestServer
 from tests.proxy import proxied

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -12,22 +10,20 @@ from uuid import UUID
 
 import structlog
 
-from starforge.clock import failpoint, failpoints, monotonic_s, randomness
-from starforge.db.errors import PoolExhaustedError
+from starforge.clock import failpoint, failpoints, monotonic_s
 from starforge.db.pool import MAY_PASS, Pool
-from starforge.loop import forget_cancellation, set_within
-from starforge.queue.claim import claim
+from starforge.loop import forget_cancellation
 from starforge.queue.context import Context, Host
-from starforge.queue.flow import READ_S, Flow
+from starforge.queue.flow import Flow
 from starforge.queue.handler import RETRY, Discard, JobTypes
-from starforge.queue.hint import SOMEWHERE, parse_hint
 from starforge.queue.job import LeasedJob
-from starforge.queue.plan import EXPECT_S, Plan
+from starforge.queue.plan import Plan
 from starforge.worker.admit import Admission
 from starforge.worker.alone import Alone
 from starforge.worker.attempt import attempt
 from starforge.worker.cancelling import Cancelling
 from starforge.worker.chosen import Chosen
+from starforge.worker.claimer import Claimer
 from starforge.worker.deadline import CancelSettings
 from starforge.worker.doubt import Doubt
 from starforge.worker.finish import Finisher
@@ -35,30 +31,14 @@ from starforge.worker.inflight import APART, InFlight
 from starforge.worker.isolation import Isolation
 from starforge.worker.outcome import Outcome
 from starforge.worker.overdue import Overdue
-from starforge.worker.pace import Pace
 from starforge.worker.registry import CONCURRENCY_MAX
 from starforge.worker.threads import Threads
 from starforge.worker.verdict import overdue_of
 
 log = structlog.get_logger("worker")
 
-CLAIM_MAX = 1000
-AHEAD_S = 0.1
-"""Jobs are claimed ahead for this long at the recent rate: slow jobs are not hoarded."""
-
-FINISH_BACKLOG_MAX = 5000
-"""With this many unwritten outcomes nothing more is claimed: the database does not keep up."""
-
 YIELD_EVERY = 64
 """Attempts that never wait let the loop breathe after this many."""
-
-IDLE_S_MIN = 0.002
-
-BUFFER_S_MAX = 2.0
-"""What was claimed ahead and found no slot for this long is given back: others may have one free."""
-
-CLAIM_S_MAX = 30.0
-"""A claim without an answer for this long is given up: its connection may have died without a word."""
 
 STUCK_LOOK_S = 0.2
 """A slot that got stuck while the end of the others is waited for is noticed after this time."""
@@ -68,7 +48,7 @@ LAST_CLAIM_S_MAX = 5.0
 
 
 class Runner:
-    """Claims jobs into a bounded buffer and runs them in `concurrency` slots."""
+    """Runs the jobs that its claimer claims, in `concurrency` slots, and stops in order."""
 
     def __init__(
         self,
@@ -92,28 +72,21 @@ class Runner:
         self._inflight = inflight or InFlight.nowhere()
         self._isolation = isolation
         self._points = failpoints().armed
-        self._pool, self._types, self._worker_id = pool, types, worker_id
-        self._concurrency = self._chosen = concurrency
-        self._poll_s = poll_s
-        self._admission, self._only = admission, chosen
-        self.flow = Flow(worker_id, types, self._in_hand)
-        self._plan = Plan(queues, types.names(), self.flow)
-        self._buffer: deque[tuple[float, LeasedJob]] = deque()  # with when it was claimed
-        self._ready = asyncio.Event()
-        self._room = asyncio.Event()
-        self._announced = asyncio.Event()
+        self._pool, self._types = pool, types
+        self._concurrency = concurrency
+        self._admission = admission
         self._slots: set[asyncio.Task[None]] = set()
         self._slot_ended = asyncio.Event()
-        self._resting = False
         self._threads = Threads(CONCURRENCY_MAX)
         self.host = Host(pool, worker_id, threads=self._threads, on_overdue=self._overdue)
         self.cancelling = Cancelling(pool, worker_id, cancel=self._cancel)
         self._tell_overdue = tell_overdue
         self._stuck: set[asyncio.Task[Any]] = set()  # slots whose handlers cannot be ended
-        self._doubt = Doubt(worker_id, self._known)
-        self._pace = Pace()
         self._stop = asyncio.Event()
         self._alone = Alone(self._apart, self._over, self._stop)
+        self.flow = Flow(worker_id, types, self._in_hand)
+        # Through these the finisher tells the claimer that there is room, and that the database failed it.
+        self._room, doubt = asyncio.Event(), Doubt(worker_id, self._known)
         self.finisher = Finisher(
             pool,
             types,
@@ -121,30 +94,35 @@ class Runner:
             flow=self.flow,
             progress=self.host.progress,
             written=self._room.set,
-            failed=self._doubt.arise,
+            failed=doubt.arise,
         )
-        self.claimed = 0
-        self.asked_s = monotonic_s()
-        """When it last asked for work and was answered, or had no room for any."""
-
-        self.answered_s = 0.0
+        self.claimer = Claimer(
+            pool,
+            Plan(queues, types.names(), self.flow),
+            worker_id,
+            chosen=chosen,
+            concurrency=concurrency,
+            poll_s=poll_s,
+            running=self.host.attempts,
+            alone=self._alone,
+            finisher=self.finisher,
+            doubt=doubt,
+            room=self._room,
+            stop=self._stop,
+            resize=self._resize,
+        )
+        # The slots need these for every job, and have them without asking the claimer each time.
+        self._buffer, self._pace = self.claimer.buffer, self.claimer.pace
+        self._ready, self._announced = self.claimer.ready, self.claimer.announced
         self.recycling = False
 
     def announce(self, text: str) -> None:
         """Look for work at once: a hint came that there is some."""
-        if text == SOMEWHERE:
-            self._plan.announce_some()
-        else:
-            self._plan.announce(parse_hint(text))
-        self._announced.set()
+        self.claimer.announce(text)
 
     def rest(self, wanted: bool) -> None:
         """Claim nothing and give back what waits, or go on: what runs, runs on."""
-        self._resting = wanted
-        if wanted:
-            self._give_back()
-        self._announced.set()
-        self._room.set()
+        self.claimer.rest(wanted)
 
     def running(self) -> list[tuple[UUID, str]]:
         """Return the jobs that run now, with their types; also for other threads."""
@@ -158,8 +136,7 @@ class Runner:
     def stop(self) -> None:
         """Claim nothing more; `run` returns once the running jobs have ended or were cancelled."""
         self._stop.set()
-        self._announced.set()
-        self._room.set()
+        self.claimer.wake()
         self._ready.set()
         self._alone.wake()
 
@@ -204,21 +181,21 @@ class Runner:
         Where it stops to be recycled they have `recycle_s`, if that is given.
         """
         written = asyncio.Event()
-        self._resize(self._chosen)
+        self._resize(self._concurrency)
         alone = asyncio.create_task(self._alone.run())
         alone.add_done_callback(lambda _slot: self._slot_ended.set())
         finisher = asyncio.create_task(self.finisher.run(written))
-        claimer = asyncio.create_task(self._claimer())
+        claiming = asyncio.create_task(self.claimer.run())
         others = self._others()
         stopping = asyncio.create_task(self._stop.wait())
         # Any of them ending before the stop is a fault of ours: stop at once, and raise it at the end.
         ended = asyncio.create_task(self._slot_ended.wait())
-        await asyncio.wait({claimer, finisher, stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({claiming, finisher, stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
         self.stop()
         slots = [*self._slots, alone]
         hurried = asyncio.create_task(hurry.wait())
         everyone = asyncio.create_task(self._ended(slots))
-        emptied = asyncio.create_task(self._end_claims(claimer))
+        emptied = asyncio.create_task(self._end_claims(claiming))
         within_s = recycle_s if self.recycling and recycle_s is not None else grace_s
         await asyncio.wait({everyone, hurried}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         self.host.cut.set()
@@ -239,7 +216,7 @@ class Runner:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        for task in (claimer, finisher, *slots):
+        for task in (claiming, finisher, *slots):
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
@@ -266,6 +243,10 @@ class Runner:
         running = (context.job for context in self.host.attempts.values())
         return chain(running, (job for _, job in self._buffer), (job for _, job in self._alone.waiting))
 
+    def _known(self) -> Iterable[UUID]:
+        """Return the jobs that this worker knows to be its own."""
+        return chain((job.id for job in self._in_hand()), self.finisher.held())
+
     def _others(self) -> list[asyncio.Task[None]]:
         """Start what goes on beside the jobs until the very end."""
         never = asyncio.Event()
@@ -279,113 +260,12 @@ class Runner:
         while left := {slot for slot in slots if not slot.done() and slot not in self._stuck}:
             await asyncio.wait(left, timeout=STUCK_LOOK_S)
 
-    async def _end_claims(self, claimer: asyncio.Task[None]) -> None:
+    async def _end_claims(self, claiming: asyncio.Task[None]) -> None:
         """Wait for the last claim, not for long, and give back what no slot has taken."""
-        await asyncio.wait({claimer}, timeout=LAST_CLAIM_S_MAX)
+        await asyncio.wait({claiming}, timeout=LAST_CLAIM_S_MAX)
         # What it may still get is not lost: the supervisor reclaims what a worker that ended holds.
-        claimer.cancel()
-        self._give_back()
-
-    def _give_back(self) -> None:
-        for waiting in (self._buffer, self._alone.waiting):
-            while waiting:
-                self.finisher.take(Outcome(waiting.popleft()[1], "returned", 0.0))
-
-    async def _claimer(self) -> None:
-        idle_s, looked_s = IDLE_S_MIN, -math.inf
-        while not self._stop.is_set():
-            if self._waits_too_long():
-                self._give_back()
-            wanted = self._wanted()
-            if wanted <= 0 and not self._doubt.due and not self.flow.due:
-                self.asked_s = monotonic_s()
-                self._room.clear()
-                await set_within(self._room, READ_S)
-                continue
-            self._announced.clear()
-            try:
-                jobs = await self._claim(wanted)
-            except MAY_PASS as error:
-                log.warning("claim.failed", error=str(error) or repr(error))
-                if not isinstance(error, PoolExhaustedError):
-                    self._doubt.arise()
-                elif self._pool.lent:
-                    self.asked_s = monotonic_s()  # an isolated job has the connection: no room for any
-                idle_s = min(2.0, max(idle_s, 0.05) * 2)
-                await self._idle(idle_s)
-                continue
-            self._obey()
-            now_s = self.asked_s = self.answered_s = monotonic_s()
-            if jobs:
-                idle_s = IDLE_S_MIN
-                self.claimed += len(jobs)
-                self._buffer.extend((now_s, job) for job in jobs)
-                if self._resting:
-                    self._give_back()
-                self._ready.set()
-                continue
-            if wanted <= 0:
-                continue
-            # What came into a lane that the plan does not have yet is found by the next look; while something
-            # waits for its turn under a limit, claims come oftener than there is need to look.
-            wake_s, now_s = self.flow.wake_s, monotonic_s()
-            if idle_s <= EXPECT_S and wake_s is None:
-                self._plan.expect()
-            elif wake_s is None or now_s - looked_s >= self._poll_s:
-                self._plan.expire()
-                looked_s = now_s
-            pause_s = idle_s if wake_s is None else min(self._poll_s, max(IDLE_S_MIN, wake_s))
-            await self._idle(min(pause_s, self._plan.wake_s))
-            idle_s = min(self._poll_s, idle_s * 2)
-
-    def _waits_too_long(self) -> bool:
-        """Tell whether what was claimed finds no slot here; another worker may have one free."""
-        late = self._buffer and monotonic_s() - self._buffer[0][0] > BUFFER_S_MAX
-        return bool(late) or self._alone.late
-
-    async def _claim(self, wanted: int) -> list[LeasedJob]:
-        async with asyncio.timeout(CLAIM_S_MAX), self._pool.connection(probing=True) as conn:
-            if self._doubt.due:
-                await self._doubt.settle(conn)
-            if wanted <= 0:
-                await self._plan.heed(conn)
-                await self.flow.tidy(conn)
-                return []
-            if self._only is not None:
-                return await self._only.claim(conn, n=wanted, worker_id=self._worker_id)
-            return await claim(conn, self._plan, n=wanted, worker_id=self._worker_id)
-
-    def _obey(self) -> None:
-        """Take as many jobs at once as the operator says now, else as the worker was started for."""
-        said = self.flow.overrides.concurrency
-        wanted = self._chosen if said is None else min(said, CONCURRENCY_MAX)
-        if wanted != self._concurrency:
-            log.info("worker.resized", before=self._concurrency, now=wanted, overridden=said is not None)
-            self._resize(wanted)
-
-    def _known(self) -> Iterable[UUID]:
-        """Return the jobs that this worker knows to be its own."""
-        return chain((job.id for job in self._in_hand()), self.finisher.held())
-
-    async def _idle(self, seconds: float) -> None:
-        """Wait for an announcement, at most about `seconds`."""
-        await set_within(self._announced, seconds * randomness.uniform(0.9, 1.1))
-
-    def _wanted(self) -> int:
-        """How many jobs to claim now: free slots, and as many ahead as the recent rate uses up."""
-        if self._resting or self.finisher.backlog >= FINISH_BACKLOG_MAX:
-            return 0
-        rate = self._pace.per_s()
-        if self._concurrency == 0:
-            self._give_back()
-            return 0
-        ahead = min(CLAIM_MAX * 2, int(rate * AHEAD_S))
-        want = self._concurrency - len(self.host.attempts) + self._alone.running + ahead - len(self._buffer)
-        # A full batch is worth waiting for: small claims cost as much as large ones.
-        if self._buffer and want < min(CLAIM_MAX, ahead) // 2:
-            return 0
-        most = self.flow.overrides.batch
-        return min(CLAIM_MAX, want) if most is None else min(most, want)
+        claiming.cancel()
+        self.claimer.give_back()
 
     async def _slot(self) -> None:
         """One slot: take a job from the buffer, run it, hand over its outcome, again and again."""

@@ -102,8 +102,8 @@ class Signs:
         self._page.tell(
             Fare(
                 told_s=now_s,
-                asked_s=runner.asked_s,
-                answered_s=runner.answered_s,
+                asked_s=runner.claimer.asked_s,
+                answered_s=runner.claimer.answered_s,
                 finished=runner.finisher.finished,
                 running=len(running),
                 waiting=runner.waiting,

@@ -12,7 +12,7 @@ from starforge.dev.bench.features import declared, on
 from starforge.dev.bench.marks import CLAIM, PICKUP, counter, first_start, note, now_s
 from starforge.queue.handler import Context
 from starforge.queue.job import LeasedJob
-from starforge.worker import run
+from starforge.worker import claimer
 
 app = StarForge("bench")
 count, first = counter(), first_start()
@@ -74,4 +74,4 @@ def _timed(claim: Callable[..., Awaitable[list[LeasedJob]]]) -> Callable[..., Aw
 
 
 # Only in workers that run this app: others know nothing of the clock.
-run.claim = _timed(run.claim)  # type: ignore[attr-defined,assignment]
+claimer.claim = _timed(claimer.claim)  # type: ignore[attr-defined,assignment]
