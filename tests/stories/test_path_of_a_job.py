@@ -51,7 +51,7 @@ HISTORY = "SELECT count(*) FROM job_history"
 def test_the_path_is_nine_files_with_a_statement_each_beside_the_queues_verbs() -> None:
     root = Path(starforge.__file__).parent
     lines = sum(len((root / file).read_text().splitlines()) for file in PATH)
-    assert lines < 1200
+    assert lines < 1400
     for file in PATH:
         if file.startswith("queue/") and file != "queue/handler.py":
             assert (root / "queue" / "sql" / Path(file).with_suffix(".sql").name).exists()
