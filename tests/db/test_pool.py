@@ -306,6 +306,27 @@ async def test_a_new_connection_is_planned_by_probes_also_after_others_were_lost
     await pool.close()
 
 
+async def test_a_borrower_that_is_cancelled_while_its_connection_is_set_leaves_none_that_is(
+    database: str, server: TestServer
+) -> None:
+    async with proxied(server.port) as proxy:
+        pool = await Pool.open(proxy.url(database), size=1)
+        async with pool.connection() as conn:
+            pid = conn.get_server_pid()
+        proxy.mute()
+
+        async def borrow() -> None:
+            async with pool.connection(probing=True):
+                pass
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(borrow(), 0.2)
+        async with pool.connection() as conn:
+            assert await _planned(conn) == set()
+            assert conn.get_server_pid() != pid
+        await pool.close()
+
+
 @pytest.mark.system("pgbouncer")
 async def test_behind_a_pooler_no_connection_is_set_for_others(database: str, bouncer: int) -> None:
     pool = await Pool.open(_through(bouncer, database, "tester"), size=2)

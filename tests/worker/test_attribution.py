@@ -136,7 +136,8 @@ async def test_a_child_killed_at_any_step_burns_no_attempt_and_only_what_had_sta
     db: Connection, database: str, point: str
 ) -> None:
     """Every child of this worker dies there, again and again; the next worker is healthy."""
-    await enqueue_many(db, [NewJob("marks.once", max_attempts=1) for _ in range(120)])
+    # They take a while each, so that no child completes them all at once.
+    await enqueue_many(db, [NewJob("marks.wait", {"seconds": 0.01}, max_attempts=1) for _ in range(120)])
     async with killed_somewhere(db, database, STARFORGE_FAILPOINTS=point):
         await until(db, "SELECT count(*) > 1 FROM workers WHERE state = 'dead'", True)
     await nobody_else_was_hurt(db)

@@ -257,10 +257,17 @@ class Pool:
     async def _plan(self, conn: Connection, *, probing: bool) -> None:
         """Have a connection's statements planned by probes, or as the server does it."""
         pid = conn.get_server_pid()
-        self._probing.discard(pid)
-        await conn.execute(plan_by_probes() if probing else "; ".join(f"RESET {name}" for name in PROBING))
+        plain = "; ".join(f"RESET {name}" for name in PROBING)
+        try:
+            await conn.execute(plan_by_probes() if probing else plain)
+        except BaseException:
+            # Which way it is set now is not known.
+            conn.terminate()
+            raise
         if probing:
             self._probing.add(pid)
+        else:
+            self._probing.discard(pid)
 
     async def _slot(self) -> None:
         """Wait for the right to one connection."""
