@@ -7,12 +7,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from starforge.clock import FAILPOINTS_ENV
+from starforge.clock import FAILPOINTS_ENV, monotonic_s
 from starforge.db.leader import Lease
 from starforge.db.pool import Connection, Pool, connect
 from starforge.ops.plan import prune_plans
@@ -346,3 +347,25 @@ async def test_upkeep_that_waits_for_a_lock_costs_no_worker_its_lease(db: Connec
             assert await db.fetchval(state) == 1
         await db.execute("DELETE FROM workers")
     await other.close()
+
+
+async def test_what_only_makes_sure_and_takes_long_comes_less_often_and_not_too_seldom(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: dict[str, list[float]] = {"spare": [], "seldom": [], "plain": []}
+
+    def slow(name: str) -> Task:
+        async def work(_conn: Connection) -> None:
+            began[name].append(monotonic_s())
+            await asyncio.sleep(0.02)
+
+        return Task(name, 0.01, unfenced(work), share_max={"spare": 0.1, "seldom": 0.001}.get(name, 1.0))
+
+    monkeypatch.setattr(upkeep, "REST_S_MAX", 0.3)
+    async with kept(pool, *map(slow, began)):
+        async with asyncio.timeout(20):
+            while len(began["seldom"]) < 4:
+                await asyncio.sleep(0.01)
+    rests = {name: min(b - a for a, b in pairwise(times)) for name, times in began.items()}
+    assert rests["plain"] < 0.2 <= rests["spare"]
+    assert rests["seldom"] >= 0.3

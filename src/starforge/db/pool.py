@@ -135,7 +135,7 @@ async def _prepare(conn: Connection) -> None:
 
 
 async def _leave(conn: Connection) -> None:
-    """Hand a connection back: nothing here sets session state, so a full reset's round trip is saved."""
+    """Hand a connection back, without a full reset's round trip: of its state only PROBING was set."""
     if conn.is_in_transaction():
         await conn.execute("ROLLBACK")
 

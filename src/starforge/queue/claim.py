@@ -31,7 +31,11 @@ async def claim(conn: Connection, plan: Plan, *, n: int, worker_id: UUID) -> lis
         if len(scans) < len(wanted):
             swept = {id(scan) for scan in scans}
             plan.unswept(scan for scan in wanted if id(scan) not in swept)
-        jobs = await _run(conn, plan, scans, n, worker_id)
+        try:
+            jobs = await _run(conn, plan, scans, n, worker_id)
+        except BaseException:
+            plan.sweep_failed()
+            raise
         plan.settle_sweep(scans, n, monotonic_s() - started_s)
     left = n - len(jobs)
     while left and (wanted := plan.scans(left)):

@@ -23,8 +23,9 @@ from starforge.queue.key import ask, met_once
 FRESH_MIN = 10
 """So many jobs with keys, and more, are first taken for new ones."""
 
-LATE_S = 0.1
-"""A bulk that took longer is announced as one to be looked for behind the watermarks too."""
+LATE_S = 0.2
+"""A bulk that took longer is announced as one to be looked for behind the watermarks too. When the caller's
+own transaction commits is not known here: what that brings late is for the workers' sweeps."""
 
 _debounce = Debounce()
 

@@ -4,7 +4,7 @@ A lane is a (queue, type, priority, tenant, limit key) that had jobs. What is he
 the claim nothing: its lanes are not in the plan, or end at their first index entry. Every lane has a
 watermark, because a long transaction keeps the index entries of finished jobs alive: a scan starts where
 the last one ended, less a margin. What comes in behind the watermark (late commits, returned jobs, clocks
-that step back) is found by a wider scan after each announcement and by a sweep every SWEEP_S.
+that step back) is found by a wider scan after each announcement, and by the sweep.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.flow import Flow
 from starforge.queue.hint import Hint
-from starforge.queue.sweep import Sweep
+from starforge.queue.sweep import Kind, Sweep
 from starforge.settings import Settings, setting
 
 REFRESH_S = 1.0
@@ -99,6 +99,9 @@ class Lane:
     margin_s: float = MARGIN_S
     """How much before the watermark a scan starts: the less, the denser the jobs are."""
 
+    frame_s: float = -math.inf
+    """Where the sweep that goes on began."""
+
     oldest_s: float | None = None
     """Since when its oldest job is due, as of the last look; None: nothing is."""
 
@@ -143,6 +146,8 @@ class Plan:
         self._aging_s = AgingSettings.read().aging_s
         self._look_at_s = self._wide_at_s = -math.inf
         self._sweep = Sweep()
+        self._piece: Kind = "first"
+        self._look_s = 0.0  # how long the last one took
         self._wide = False
         self._hinted: dict[Lane, float] = {}  # since the last look began, and when
         self._told = False  # of a lane that has work, since the last claim
@@ -193,8 +198,9 @@ class Plan:
 
     @property
     def wake_s(self) -> float:
-        """Seconds until a look may be made that was asked for; infinite where none was."""
-        return max(0.0, self._look_at_s - monotonic_s()) if self._asked else math.inf
+        """Seconds until a look that was asked for may be made, or a sweep goes on; infinite without."""
+        at_s = min(self._look_at_s if self._asked else math.inf, self._sweep.wake_s)
+        return max(0.0, at_s - monotonic_s())
 
     async def heed(self, conn: Connection) -> None:
         """Read what restricts the worker, where the last time is too long ago."""
@@ -218,6 +224,7 @@ class Plan:
         self._looked_s = now_s
         await self._look(conn)
         spent_s = monotonic_s() - now_s
+        self._look_s = spent_s
         self._look_at_s = now_s + spent_s + max(REFRESH_S, spent_s / COST_MAX)
         self._may_look_s = now_s + spent_s / STORM_COST_MAX
 
@@ -235,21 +242,23 @@ class Plan:
 
     def sweep(self, n: int) -> list[Scan]:
         """Return scans of what is behind the watermarks, where it is time to look there; [] otherwise."""
-        piece = self._sweep.piece(monotonic_s())
+        now_s = monotonic_s()
+        piece = self._sweep.piece(now_s)
         if piece is None:
             return []
-        begins_s, ends_s = piece
-        return [
-            Scan(
-                lane,
-                lane.since_s - lane.margin_s - begins_s,
-                lane.since_s - lane.margin_s - ends_s,
-                n,
-                self.flow.first_only(lane.key),
-            )
-            for lane in self._lanes.values()
-            if lane.since_s > -math.inf and self.flow.open(lane.key)
-        ]
+        self._piece, begins_s, ends_s = piece
+        scans = []
+        for lane in self._lanes.values():
+            mark_s = lane.since_s - lane.margin_s
+            if self._piece == "first":
+                lane.frame_s = mark_s
+            from_s = mark_s if self._piece == "near" else lane.frame_s
+            if from_s > -math.inf and self.flow.open(lane.key):
+                first_only = self.flow.first_only(lane.key)
+                scans.append(Scan(lane, from_s - begins_s, from_s - ends_s, n, first_only))
+        if not scans:
+            self._sweep.skip(now_s)
+        return scans
 
     def settle(self, scans: Sequence[Scan]) -> None:
         """Learn from a claim: the watermarks rise, and dry lanes rest until a look."""
@@ -270,7 +279,11 @@ class Plan:
         for scan in scans:
             if (full or scan.taken >= scan.most) and scan.taken:
                 scan.lane.since_s, scan.lane.oldest_s = scan.since_s, scan.reached_s
-        self._sweep.settle(monotonic_s(), took_s, full=full)
+        self._sweep.settle(monotonic_s(), self._piece, took_s, self._look_s, full=full)
+
+    def sweep_failed(self) -> None:
+        """Learn that a sweep was not answered."""
+        self._sweep.fail(monotonic_s())
 
     def unswept(self, scans: Iterable[Scan]) -> None:
         """Have these lanes' next scans start where a sweep would have: something there may be free."""

@@ -48,7 +48,7 @@ from starforge.worker.overdue import RECYCLED, note
 from starforge.worker.page import Page
 from starforge.worker.process import BEFORE_ITS_PARENT, ORPHANED, die_with, goes_before_others
 from starforge.worker.run import Runner
-from starforge.worker.signs import Signs
+from starforge.worker.signs import Signs, give_back_memory
 from starforge.worker.tell import tell_losses
 from starforge.worker.upkeep import Task
 from starforge.worker.watch import RecycleSettings
@@ -219,6 +219,7 @@ async def work(orders: ChildOrders, record: InFlight) -> int:
     if chosen is not None:
         beside.append(asyncio.create_task(_end_with(chosen, pool, runner, orders.worker_id)))
     # What was imported stays; the collector need not look at it again and again.
+    give_back_memory()
     gc.freeze()
     signs = Signs(Page.open(orders.page_fd), runner, orders.worker_id, admission=admission)
     signs.start()

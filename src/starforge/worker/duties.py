@@ -37,8 +37,8 @@ GAUGES_S_MAX = 3 * GAUGES_S
 """Gauges that were read longer ago are not shown."""
 
 RECLAIM_S = 30.0
-SHARE_MAX = 0.02
-"""For what reads the whole table, dead rows and all. Who died is seen by `rescue`, which reclaims at once."""
+RECLAIM_SHARE_MAX = 0.02
+"""It reads the whole table, dead rows and all; who died is seen by `rescue`, which reclaims at once."""
 
 COMPACT_S = 60.0
 PRUNE_S = 600.0
@@ -50,9 +50,9 @@ def duties() -> list[Task]:
     return [
         Task("rescue", RESCUE_S, unfenced(rescue)),
         Task("schedules", TICK_S, tick),
-        Task("reclaim", RECLAIM_S, unfenced(sweep), share_max=SHARE_MAX),
+        Task("reclaim", RECLAIM_S, unfenced(sweep), share_max=RECLAIM_SHARE_MAX),
         Task("breakers", BREAKERS_S, unfenced(watch_breakers)),
-        Task("depths", SAMPLE_S, unfenced(minutes.sample), share_max=SHARE_MAX),
+        Task("depths", SAMPLE_S, unfenced(minutes.sample)),
         *_by_the_day("job_history", "history"),
         *_by_the_day("log_lines", "logs"),
         Task("minutes_compact", COMPACT_S, in_batches(minutes.compact, minutes.COMPACT_BATCH)),

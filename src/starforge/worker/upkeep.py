@@ -35,6 +35,9 @@ SLICE_S = 1.0
 """A task that works in batches stops for others after this long."""
 
 NOTE_S = 5.0
+REST_S_MAX = 300.0
+"""Longest that a task rests because it took long."""
+
 RETRY_S = 1.0
 RETRY_S_MIN = 5.0
 RETRY_S_MAX = 60.0
@@ -219,7 +222,7 @@ def _pause_s(task: Task, book: _Book, *, more: bool) -> float:
         return backoff_s(book.failures, first_s=RETRY_S, most_s=most_s) * randomness.uniform(0.8, 1.2)
     if more:
         return min(AGAIN_S, task.every_s)
-    return max(task.every_s, book.ran_ms / 1000 / task.share_max)
+    return max(task.every_s, min(REST_S_MAX, book.ran_ms / 1000 / task.share_max))
 
 
 async def ages(conn: Connection) -> dict[tuple[str], float]:

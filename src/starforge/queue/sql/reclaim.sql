@@ -4,7 +4,7 @@
 --          time the job is run alone
 -- takes   nothing
 -- gives   rows (id, asked: somebody asked for its cancellation) of what was reclaimed
--- index   none: a scan of the hot table, once per lease time or when a worker was found dead; an index on
+-- index   none: a scan of the hot table, when a worker was found dead, and now and then; an index on
 --         running rows would cost every claim and every completion. As in the claim, what was locked is updated by
 --         its place: a row that somebody holds or has changed meanwhile is left for the next sweep, so that no
 --         stranger's lock stops a supervisor and no job that was just claimed anew is taken away

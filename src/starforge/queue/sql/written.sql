@@ -5,4 +5,5 @@
 SELECT done.id
 FROM unnest($1::uuid[], $2::bigint[]) AS done (id, lease_epoch)
 WHERE EXISTS (SELECT 1 FROM job_history AS h
-              WHERE h.id = ANY (ARRAY[done.id]) AND h.lease_epoch = done.lease_epoch AND h.worker_id = $3 AND h.status = 'completed')
+              WHERE h.id = ANY (ARRAY[done.id])
+                AND CASE WHEN h.lease_epoch = done.lease_epoch AND h.worker_id = $3 AND h.status = 'completed' THEN true ELSE false END)
