@@ -128,6 +128,11 @@ def test_a_sweep_gets_through_also_where_everything_is_slow_and_nobody_knows_why
         assert found_s(pieces, committed_s - 3, committed_s) < 120
 
 
+def test_a_sweep_goes_on_where_every_piece_takes_so_long_that_it_is_time_for_the_nearest_again() -> None:
+    pieces = World(fixed_s=0.1, known=False).run(900)
+    assert found_s(pieces, 117.0, 120.0) < 300
+
+
 def test_the_pieces_of_a_sweep_leave_nothing_out_and_the_last_reaches_to_the_beginning() -> None:
     whole = 0
     last: Piece | None = None

@@ -83,9 +83,14 @@ class Flow:
 
     async def read(self, conn: Connection) -> bool:
         """Read gates and overrides; return whether one opened that may have held jobs back within a lane."""
-        gates = await closed_gates(conn)
-        overrides = NONE if self._worker_id is None else await overrides_for(conn, self._worker_id)
+        # Noted before it is done: what is changed meanwhile, and announced, is read again.
         self._read_at_s = monotonic_s() + READ_S
+        try:
+            gates = await closed_gates(conn)
+            overrides = NONE if self._worker_id is None else await overrides_for(conn, self._worker_id)
+        except BaseException:
+            self.expire()
+            raise
         if (gates, overrides) == (self._gates, self.overrides):
             return False
         before = self._within_lanes

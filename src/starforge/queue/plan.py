@@ -221,11 +221,17 @@ class Plan:
             self._look_at_s = max(self._look_at_s, min(now_s + AFTER_HINT_S, self._looked_s + REFRESH_S))
         if now_s < self._look_at_s:
             return
-        self._looked_s = now_s
-        await self._look(conn)
+        # What is announced while it looks sets another time.
+        self._looked_s, self._look_at_s = now_s, math.inf
+        try:
+            await self._look(conn)
+        except BaseException:
+            self.expire()
+            raise
         spent_s = monotonic_s() - now_s
         self._look_s = spent_s
-        self._look_at_s = now_s + spent_s + max(REFRESH_S, spent_s / COST_MAX)
+        if self._look_at_s == math.inf:
+            self._look_at_s = now_s + spent_s + max(REFRESH_S, spent_s / COST_MAX)
         self._may_look_s = now_s + spent_s / STORM_COST_MAX
 
     def scans(self, n: int) -> list[Scan]:

@@ -61,6 +61,7 @@ class Sweep:
     _told: bool = False  # since the last piece was begun
     _again: bool = False  # told since this sweep was begun
     _hurried: bool = False  # until a sweep is through that began after the word
+    _was_near: bool = False  # the last piece
     _slow: bool = False  # a piece of this sweep took too long
     _fixed_s: float = 0.0  # what a piece takes whatever its span, as the shortest ones showed
 
@@ -82,8 +83,11 @@ class Sweep:
         """
         if now_s < self.next_s:
             return None
-        near = self.done_s > 0 and (self._told or now_s >= self._near_at_s + SWEEP_S)
-        self._told = False
+        # Where it is always time for the nearest, because pieces take so long, the sweep has its turn too.
+        near = self.done_s > 0 and not self._was_near and (self._told or now_s >= self._near_at_s + SWEEP_S)
+        self._was_near = near
+        if near or self.done_s == 0:
+            self._told = False
         if near:
             self._near_at_s = now_s
             return "near", self._near_s, 0.0

@@ -58,7 +58,7 @@ async def enqueue_and_drain(
     here: Place, workers: Fleet, setup: Setup, jobs: int, *, make: Make | None = None
 ) -> tuple[float, float]:
     """Enqueue so many jobs while the queue is held, let them drain; return both rates per second."""
-    await hold(here.admin, listening=setup.through is None)
+    await hold(here.admin)
     enqueued_per_s = await enqueue_all(here.conn, jobs, make or setup.job)
     await settle(here.admin)
     return enqueued_per_s, (await drain(here, workers, jobs)).per_s

@@ -34,7 +34,7 @@ async def single_enqueues(
     Blocks of enqueues and of bare INSERTs of the same rows take turns on one connection; each pair of
     blocks gives one ratio.
     """
-    await hold(here.admin, listening=setup.through is None)
+    await hold(here.admin)
     ours, bare = [], []
     for block in range(blocks):
         started_s = monotonic_s()

@@ -48,7 +48,7 @@ async def wal_per_job(here: Place, workers: Fleet, setup: Setup, jobs: int = WAL
         await here.admin.execute("CREATE EXTENSION IF NOT EXISTS pg_walinspect")
     except asyncpg.PostgresError as error:
         return {"wal_bytes_per_job": None, "why": str(error)}
-    await hold(here.admin, listening=setup.through is None)
+    await hold(here.admin)
     before = await here.admin.fetchval("SELECT pg_current_wal_insert_lsn()")
     await enqueue_all(here.conn, jobs, make)
     enqueued = await here.admin.fetchval("SELECT pg_current_wal_insert_lsn()")
