@@ -24,7 +24,7 @@ CREATE FUNCTION starforge_enqueue(
 DECLARE
     -- Version 7: ids that rise with time keep the right edge of the index warm.
     id       uuid := encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
-                 PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
+                 PLACING substring(int8send(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
                  52, 1), 53, 1), 'hex')::uuid;
     payload  jsonb := coalesce(starforge_enqueue.payload, '{}');
     queue    text := coalesce(starforge_enqueue.queue, 'default');
