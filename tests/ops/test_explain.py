@@ -34,6 +34,18 @@ async def test_a_job_whose_type_nobody_knows_waits_and_says_what_it_waits_for(co
 
 
 @covers("X-19")
+async def test_a_queue_of_which_nobody_knows_the_types_does_not_ask_for_time(conn: Connection) -> None:
+    await enqueue(conn, NewJob("new.type"))
+    await a_worker(conn)
+    found = await explain_queue(conn, "default")
+    assert "no live worker knows their type: 'new.type'" in found.why
+    assert "a worker whose app has this job type" in found.moves
+    await enqueue(conn, NewJob("t"))
+    assert "2 jobs wait" in (await explain_queue(conn, "default")).why
+    assert "knows" not in (await explain_queue(conn, "default")).why
+
+
+@covers("X-19")
 async def test_a_delayed_job_and_one_between_attempts_name_their_time(conn: Connection) -> None:
     later = datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)
     delayed = (await enqueue(conn, NewJob("t", run_after=later))).id

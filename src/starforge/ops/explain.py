@@ -185,6 +185,16 @@ async def explain_queue(conn: Connection, name: str) -> Explanation:
         return Explanation(
             subject, "unserved", f"{due} jobs wait and no live worker serves it", "a worker", serve
         )
+    waiting = sorted(depth.type for depth in held if depth.status == "pending" and depth.due)
+    if not await conn.fetchval(sql("ops", "explain_queue"), name, waiting):
+        named = ", ".join(map(repr, waiting))[:REASON_CHARS_MAX]
+        return Explanation(
+            subject,
+            "unknown",
+            f"{due} jobs wait, and no live worker knows their type: {named}",
+            "a worker whose app has this job type (a high-memory type needs --high-memory)",
+            "starforge worker --app MODULE:ATTR",
+        )
     slots = sum(worker.concurrency for worker in workers)
     oldest = max((depth.oldest_due_s or 0.0 for depth in held if depth.status == "pending"), default=0.0)
     most = max((depth for depth in held if depth.status == "pending"), key=_due)
