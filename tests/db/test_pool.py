@@ -16,7 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError
-from starforge.db.pool import PROBING, Connection, Pool, connect, shown, with_user
+from starforge.db.pool import Connection, Pool, connect
+from starforge.db.probing import PROBING
+from starforge.db.url import shown, with_user
 from starforge.queue.claim import claim
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue, enqueue_many

@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from starforge.db.pool import Connection, connect, plan_by_probes
+from starforge.db.pool import Connection, connect
+from starforge.db.probing import plan_by_probes
 from starforge.db.statement import sql
 from starforge.queue.claim import claim
 from starforge.queue.job import Key, LeasedJob, NewJob

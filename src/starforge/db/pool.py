@@ -8,7 +8,6 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Self
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 import msgspec
@@ -22,6 +21,8 @@ from starforge.db.errors import (
     SchemaVersionError,
     StatementRefusedError,
 )
+from starforge.db.probing import plan_as_ever, plan_by_probes
+from starforge.db.url import shown
 from starforge.errors import StarForgeError
 from starforge.settings import HomeSettings, Settings, setting
 
@@ -97,20 +98,6 @@ else:
     Connection = asyncpg.Connection
 
 CLOSE_S_MAX = 2.0
-
-PROBING = {
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "enable_sort": "off",
-    "jit": "off",
-    "plan_cache_mode": "force_generic_plan",
-}
-"""Set where statements are to probe indexes and nothing else, whatever the statistics say.
-
-Those of a queue are often wrong: taken while it was empty, they hold when a million jobs have come.
-"""
 
 JSONB_FORMAT = b"\x01"
 """jsonb travels in binary as a format number and the text; COPY takes binary only."""
@@ -257,9 +244,8 @@ class Pool:
     async def _plan(self, conn: Connection, *, probing: bool) -> None:
         """Have a connection's statements planned by probes, or as the server does it."""
         pid = conn.get_server_pid()
-        plain = "; ".join(f"RESET {name}" for name in PROBING)
         try:
-            await conn.execute(plan_by_probes() if probing else plain)
+            await conn.execute(plan_by_probes() if probing else plan_as_ever())
         except BaseException:
             # Which way it is set now is not known.
             conn.terminate()
@@ -359,12 +345,6 @@ def _ended(conn: Connection) -> bool:
         return True
 
 
-def plan_by_probes(*, local: bool = False) -> str:
-    """Return the statement that has PROBING obeyed from now on; `local`: until the open transaction's end."""
-    scope = "LOCAL" if local else "SESSION"
-    return "; ".join(f"SET {scope} {name} = {value}" for name, value in PROBING.items())
-
-
 async def set_tenant(conn: Connection, tenant: str) -> None:
     """Make the open transaction speak for `tenant`; ends with it, also behind a pooler."""
     await conn.execute("SELECT set_config('starforge.tenant_id', $1, true)", tenant)
@@ -387,28 +367,6 @@ async def require_bound_role(conn: Connection, what: str) -> None:
         raise RoleUnsafeError(
             f"{what} runs as {row['name']}, which {' and '.join(found)}; STARFORGE_TENANCY is enforced"
         )
-
-
-def shown(url: str) -> str:
-    """Return a URL without its password, fit for messages and logs; what is no URL is not shown at all."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "localhost", f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "the database of DATABASE_URL"
-    if not url.startswith(("postgres://", "postgresql://")):
-        return "the database of DATABASE_URL"
-    user = f"{parts.username}@" if parts.username else ""
-    return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
-
-
-def with_user(url: str, user: str, password: str | None = None) -> str:
-    """Return the URL with another user, and with no password where none is given."""
-    parts = urlsplit(url)
-    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
-    host = parts.netloc.rpartition("@")[2]
-    options = [(name, value) for name, value in parse_qsl(parts.query) if name not in ("user", "password")]
-    return urlunsplit((parts.scheme, f"{login}@{host}", parts.path, urlencode(options), parts.fragment))
 
 
 def _why(error: BaseException) -> str:

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from starforge.db.embedded import EmbeddedServer, acquire, peek
 from starforge.db.migrate import migrate
-from starforge.db.pool import PoolSettings, connect, with_user
+from starforge.db.pool import PoolSettings, connect
 from starforge.db.roles import role_name
+from starforge.db.url import with_user
 from starforge.settings import HomeSettings
 
 

@@ -12,8 +12,9 @@ import asyncpg
 from starforge.db.budget import read_budget
 from starforge.db.errors import DatabaseUnreachableError, RoleUnsafeError
 from starforge.db.migrate import applied, code_version, migrations, pending, serves
-from starforge.db.pool import Connection, PoolSettings, connect, require_bound_role, shown
+from starforge.db.pool import Connection, PoolSettings, connect, require_bound_role
 from starforge.db.roles import EXTENSIONS, REQUIRED_EXTENSIONS, ROLES, role_name
+from starforge.db.url import shown
 from starforge.errors import RefusedError
 from starforge.settings import HomeSettings, Settings, setting
 

@@ -11,7 +11,8 @@ from uuid import UUID
 import msgspec
 
 from starforge.clock import monotonic_s
-from starforge.db.pool import Connection, Pool, plan_by_probes, set_tenant
+from starforge.db.pool import Connection, Pool, set_tenant
+from starforge.db.probing import plan_by_probes
 from starforge.queue.complete import complete
 from starforge.queue.depend import Resources
 from starforge.queue.errors import AttemptEndedError, LeaseLostError, NotInThreadError

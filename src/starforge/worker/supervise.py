@@ -19,7 +19,8 @@ from starforge.clock import monotonic_s
 from starforge.db.errors import DatabaseUnreachableError
 from starforge.db.leader import LEASE_S
 from starforge.db.migrate import check_version
-from starforge.db.pool import Connection, connect, require_bound_role, shown
+from starforge.db.pool import Connection, connect, require_bound_role
+from starforge.db.url import shown
 from starforge.errors import MisusedError, UnreachableError
 from starforge.loop import backoff_s, wait
 from starforge.queue.history import make_partitions

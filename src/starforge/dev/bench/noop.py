@@ -10,6 +10,7 @@ from typing import Any
 from starforge.app import StarForge
 from starforge.dev.bench.features import declared, on
 from starforge.dev.bench.marks import CLAIM, PICKUP, counter, first_start, note, now_s
+from starforge.queue.claim import claim
 from starforge.queue.handler import Context
 from starforge.queue.job import LeasedJob
 from starforge.worker import claimer
@@ -59,13 +60,13 @@ async def pickup(n: int) -> None:
     note("pickups", PICKUP.pack(n, time.time()))
 
 
-def _timed(claim: Callable[..., Awaitable[list[LeasedJob]]]) -> Callable[..., Awaitable[list[LeasedJob]]]:
+def _timed(claims: Callable[..., Awaitable[list[LeasedJob]]]) -> Callable[..., Awaitable[list[LeasedJob]]]:
     """Return the claim with a clock around it: it writes down how long each took."""
 
-    @wraps(claim)
+    @wraps(claims)
     async def timed(*args: Any, **options: Any) -> list[LeasedJob]:
         started_s = now_s()
-        jobs = await claim(*args, **options)
+        jobs = await claims(*args, **options)
         ended_s = now_s()
         note("claims", CLAIM.pack(ended_s, (ended_s - started_s) * 1000, len(jobs)))
         return jobs
@@ -74,4 +75,4 @@ def _timed(claim: Callable[..., Awaitable[list[LeasedJob]]]) -> Callable[..., Aw
 
 
 # Only in workers that run this app: others know nothing of the clock.
-claimer.claim = _timed(claimer.claim)  # type: ignore[attr-defined,assignment]
+vars(claimer)["claim"] = _timed(claim)
