@@ -84,8 +84,11 @@ class Prometheus:
         self._client = client
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the samples of an expression now; fail where it cannot be read."""
-        answer = (await self._client.get("/api/v1/query", params={"query": expression})).json()
+        """Return the samples of an expression now, none while it starts; fail where it cannot be read."""
+        response = await self._client.get("/api/v1/query", params={"query": expression})
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            return []
+        answer = response.json()
         assert answer["status"] == "success", (expression, answer)
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found

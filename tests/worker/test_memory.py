@@ -318,7 +318,8 @@ async def test_while_memory_is_short_nothing_more_is_claimed_and_then_it_goes_on
     """The job that fills the memory ends by itself; nobody is replaced for it."""
     await enqueue(db, NewJob("hungry.hold", {"mb": 200, "seconds": 4.0}))
     async with a_worker(database, "--memory-limit", "350MB", WORKER_CONCURRENCY="4"):
-        await until(db, LINES, True, '%"memory.pressure"%')
+        # The child writes its report once it has heard; the supervisor's word for it comes a tick earlier.
+        await until(db, LINES, True, '%"memory.report"%')
         await enqueue_many(db, [NewJob("hungry.small") for _ in range(20)])
         await until(db, ENDED, 20, "hungry.small")
     # None of them began before the hungry one had ended.
