@@ -87,6 +87,30 @@ def queue(
     _run(measure, role=role, postgres=postgres, as_json=as_json)
 
 
+@bench.command("etl")
+def etl(
+    heroes: Annotated[int, typer.Option(min=1, help="Profiles of 2.8 MB in each round.")] = 20,
+    small: Annotated[int, typer.Option(min=100, help="Snapshots of 50 kB in each drain.")] = 600,
+    processes: Annotated[
+        list[int] | None, typer.Option(min=1, max=16, help="Worker processes; may be repeated.")
+    ] = None,
+    rounds: Rounds = 1,
+    role: Role = "engine",
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure snapshots from stored bytes to rows: times, memory, write-ahead log."""
+    from starforge.dev.bench.etl import bench_etl
+
+    def measure(server: Database) -> Awaitable[dict[str, Any]]:
+        return bench_etl(
+            server, heroes=heroes, small=small, processes=processes or [1, 2], rounds=rounds, role=role,
+            report=progress,
+        )  # fmt: skip
+
+    _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
 @bench.command("contention")
 def contention(
     jobs: Annotated[int, typer.Option(min=1000, help="Jobs of each drain.")] = 100_000,
