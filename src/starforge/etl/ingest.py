@@ -59,7 +59,7 @@ async def process_snapshot(
     """
     started_s = monotonic_s()
     snapshot_id, capture_id = _ids(payload)
-    async with context.pool.transaction(tenant=context.tenant) as conn:
+    async with context.pool.connection() as conn:
         row = await conn.fetchrow(sql("etl", "begin"), snapshot_id, capture_id, context.tenant, though_held)
     if row is None:
         raise PermanentError(f"tenant {context.tenant!r} has no snapshot {snapshot_id}")

@@ -31,15 +31,11 @@ async def take(
     """
     if not marks:
         return {}
-    pairs = [entity for entity, _ in marks], [subject for _, subject in marks]
-    made = await conn.fetch(sql("etl", "watermark_make"), tenant, source, *pairs, captured_at)
-    seen = {(row["entity"], row["subject"]): Seen(None, False) for row in made}
-    if len(seen) == len(marks):
-        return seen
-    held = await conn.fetch(sql("etl", "watermark_hold"), tenant, source, *pairs)
-    for row in held:
-        previous: datetime = row["captured_at"]
-        seen.setdefault((row["entity"], row["subject"]), Seen(previous, previous > captured_at))
-    if any(one.previous is not None and one.previous < captured_at for one in seen.values()):
-        await conn.execute(sql("etl", "watermark_raise"), tenant, source, *pairs, captured_at)
-    return seen
+    wanted = list(dict.fromkeys(marks))
+    pairs = [entity for entity, _ in wanted], [subject for _, subject in wanted]
+    rows = await conn.fetch(sql("etl", "watermark"), tenant, source, *pairs, captured_at)
+    return {(row["entity"], row["subject"]): _seen(row["previous_at"], captured_at) for row in rows}
+
+
+def _seen(previous: datetime | None, captured_at: datetime) -> Seen:
+    return Seen(previous, previous is not None and previous > captured_at)

@@ -5,11 +5,13 @@
 -- gives   one row (id, source, raw, size_bytes, captured_at, held); none where the tenant has no such snapshot;
 --         held is the reason of an open quarantine, null otherwise; raw is null where it is held and not taken
 -- index   hero_snapshots_pkey, snapshot_captures_once, snapshot_captures_pkey, snapshot_quarantine_open
+-- Its commit waits for no disk: a mark that a crash of the server takes away is made again with the next attempt.
+WITH unhurried AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 UPDATE hero_snapshots AS s
 SET processing = (hold.reason IS NULL OR $4), updated_at = sf_now(),
     status = CASE WHEN hold.reason IS NOT NULL AND s.status IN ('received', 'failed') THEN 'quarantined'
                   WHEN hold.reason IS NULL AND s.status = 'quarantined' THEN 'received' ELSE s.status END
-FROM (SELECT $1::uuid AS id) AS wanted
+FROM (SELECT $1::uuid AS id FROM unhurried) AS wanted
 LEFT JOIN LATERAL (
     SELECT q.reason FROM snapshot_quarantine q
     WHERE q.snapshot_id = wanted.id AND q.released_at IS NULL
