@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starforge.errors import MisusedError, NotFoundError, RefusedError
+from starforge.errors import MisusedError, NotFoundError, RefusedError, UnreachableError
 
 
 class MalformedError(MisusedError):
@@ -106,3 +106,67 @@ class UnknownSourceError(NotFoundError):
     def __init__(self, source: str, known: tuple[str, ...]) -> None:
         super().__init__(f"no mapping for source {source!r}; known: {', '.join(known) or 'none'}")
         self.source, self.known = source, known
+
+
+class DocumentTimeoutError(RefusedError):
+    """Judging or parsing one document took longer than a document of its size may take."""
+
+    code = "SF430"
+    remedy = "Offer it again when the machine is less busy, or raise STARFORGE_JSON_TIME_MAX_S."
+    http_status = 503
+
+    def __init__(self, spent_s: float, size_bytes: int, allowed_s: float) -> None:
+        super().__init__(f"{size_bytes} bytes took {spent_s:.1f} s to read; {allowed_s:.1f} s are allowed")
+        self.spent_s, self.size_bytes, self.allowed_s = spent_s, size_bytes, allowed_s
+
+
+class ObjectKeyError(MisusedError):
+    """A name is no key of the object store: it could lead out of it, or mean two things."""
+
+    code = "SF431"
+    remedy = "Use names of letters, digits and . _ - + = @ % between single slashes, none of them . or .. ."
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key[:200]!r} is no key of an object")
+        self.key = key
+
+
+class StoreNotAllowedError(MisusedError):
+    """The setting of the object store names no kind of store that is allowed."""
+
+    code = "SF432"
+    remedy = (
+        "Set STARFORGE_OBJECT_STORE to file:///folder, s3://bucket/prefix, gs://bucket/prefix or"
+        " az://container/prefix; logins are the provider's own environment variables."
+    )
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"the object store {url.partition('@')[2] or url!r} is not allowed")
+
+
+class StoreUnreachableError(UnreachableError):
+    """The object store does not answer."""
+
+    code = "SF433"
+    remedy = "See that the disk or the bucket's server is there (`starforge doctor`); nothing was changed."
+
+
+class StoreRefusedError(RefusedError):
+    """The object store answered and refused: no permission, no space, no such bucket."""
+
+    code = "SF434"
+    remedy = "Give this process the right to read, write, list and delete there; `starforge doctor` tries it."
+
+
+class ObjectMissingError(NotFoundError):
+    """The object store has no object of this key."""
+
+    code = "SF435"
+    remedy = "See that STARFORGE_OBJECT_STORE is the one it was written to, on every machine."
+
+
+class RawMissingError(NotFoundError):
+    """The raw bytes of a snapshot were asked for, and the tenant has no such snapshot."""
+
+    code = "SF436"
+    remedy = "Check the id and the tenant; an erased snapshot cannot be read."

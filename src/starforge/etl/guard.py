@@ -101,6 +101,22 @@ class GuardSettings(Settings):
         le=4300,
     )
 
+    key_chars_max: int = setting(
+        1024,
+        env="STARFORGE_JSON_KEY_CHARS_MAX",
+        unit="characters",
+        meaning="Longest key of an object, counted as it is written.",
+        ge=64,
+        le=1_000_000,
+    )
+    time_max_s: float = setting(
+        60.0,
+        env="STARFORGE_JSON_TIME_MAX_S",
+        unit="seconds",
+        meaning="Longest time to judge and parse one document, and as much again per 100 MB of it.",
+        gt=0,
+    )
+
     @property
     def size_bytes_max(self) -> int:
         """The size guard in bytes."""
