@@ -31,6 +31,8 @@ ROWS = {
         VALUES (TENANT, 'hero', 's', 'users', now())""",
     "etl_errors": "(tenant_id, error_type, message) VALUES (TENANT, 'UNKNOWN', 'm')",
     "snapshot_quarantine": "(tenant_id, bytes, reason) VALUES (TENANT, '', 'r')",
+    "snapshot_entities": """(tenant_id, snapshot_id, entity, captured_at, status)
+        SELECT TENANT, id, 'users', now(), 'written' FROM hero_snapshots WHERE tenant_id = TENANT""",
     "users": "(tenant_id, namecode) VALUES (TENANT, 'n')",
     "guilds": "(tenant_id, external_id) VALUES (TENANT, 1)",
     "guild_members": """(tenant_id, user_id, guild_id) SELECT TENANT, u.id, g.id

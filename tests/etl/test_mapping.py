@@ -40,6 +40,7 @@ from starforge.etl.mapping import (
     Mappings,
     One,
     Ref,
+    Rows,
     Table,
     Type,
     array,
@@ -307,18 +308,23 @@ def test_a_row_with_a_condition_is_there_only_where_the_path_is() -> None:
     assert shop(table).read({"Code": "A", "Club": None}).tables["members"].count == 0
 
 
-def test_a_derived_column_sees_the_rows_of_every_table() -> None:
-    total = Derived("total", JSON, lambda tables, unit: {unit: sum(tables["orders"]["amount"])}, path="Unit")
+def sums(orders: Rows | None, unit: str, before: tuple[str, int] | None) -> tuple[str, int]:
+    assert orders is not None
+    return unit, sum(orders["amount"]) + (before[1] if before else 0)
+
+
+def test_a_derived_column_sees_the_rows_of_another_table() -> None:
+    total = Derived("total", JSON, sums, over="orders", path="Unit", then=lambda found: dict([found]))
     table = Table(
         "sums", key=("tenant_id", "code"), extra=None, columns=[Column("code", "Code", TEXT), total]
     )
     document = {"Code": "A", "Unit": "EUR", "Orders": {"1": {"Amount": 2}, "2": {"Amount": 3}}}
-    assert shop(table, ORDERS).read(document).tables["sums"]["total"] == ['{"EUR":5}']
-    assert shop(table, ORDERS).read(document).tables["customers"]["extra"] == ["{}"]
+    assert shop(ORDERS, table).read(document).tables["sums"]["total"] == ['{"EUR":5}']
+    assert shop(ORDERS, table).read(document).tables["customers"]["extra"] == ["{}"]
 
 
 def test_what_a_function_works_out_must_fit_its_column() -> None:
-    wrong = Derived("total", INTEGER, lambda _tables, _value: "five")
+    wrong = Derived("total", INTEGER, lambda _rows, _value, _before: "five")
     table = Table(
         "sums", key=("tenant_id", "code"), extra=None, columns=[Column("code", "Code", TEXT), wrong]
     )

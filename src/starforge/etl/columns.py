@@ -84,21 +84,26 @@ class Ref:
 
 @dataclass(frozen=True)
 class Derived:
-    """A column worked out from all that the document holds.
+    """A column worked out from the rows of another table of the same document.
 
     Args:
         name: The column.
-        type: What `by` returns, as JSON would have it.
-        by: Gets the rows of every table by its name, and the value at `path`; None becomes null.
+        type: What it holds, as JSON would have it.
+        by: Gets rows of the table `over` (None without one), the value at `path`, and what it returned for
+            the rows before these, None at first: a large document comes in pieces. None becomes null.
+        over: The table whose rows `by` looks at.
         path: Where a value is that only `by` wants.
         reads: What that value must be.
+        then: Makes the column's value of what `by` returned last.
     """
 
     name: str
     type: Type
-    by: Callable[[Mapping[str, Rows], Any], Any]
+    by: Callable[[Rows | None, Any, Any], Any]
+    over: str | None = None
     path: str | None = None
     reads: Type = ANY
+    then: Callable[[Any], Any] | None = None
 
 
 AnyColumn = Column | Ref | Derived

@@ -28,6 +28,12 @@ class Statements:
     stage_name: str
     staged_upsert: str
     """As `upsert`, from the temporary table."""
+    twice: str
+    """Finds a key that two rows of the temporary table have."""
+    staged: dict[str, str]
+    """By column with a catalogue: the values that the temporary table has, in order."""
+    staged_leave: str | None
+    """As `leave`, with the keys of the temporary table instead of an array of them."""
     unstage: str
     mention: str
     """Makes the rows that are missing, in the order of their keys, and changes none."""
@@ -55,6 +61,13 @@ def statements(table: Table, tables: dict[str, Table]) -> Statements:
         stage=f"CREATE TEMPORARY TABLE {_q(stage_name)} ({staged}) ON COMMIT DROP",
         stage_name=stage_name,
         staged_upsert=_upsert(table, f"pg_temp.{_q(stage_name)} AS i"),
+        twice=_twice(table, stage_name),
+        staged={
+            column.name: f"SELECT DISTINCT {_q(column.name)} FROM pg_temp.{_q(stage_name)} ORDER BY 1"
+            for column in table.varying
+            if isinstance(column, Column) and column.catalogue
+        },
+        staged_leave=_leave(table, stage_name),
         unstage=f"DROP TABLE pg_temp.{_q(stage_name)}",
         mention=_mention(table, from_arrays),
         leave=_leave(table),
@@ -119,7 +132,14 @@ def _update(table: Table, into: Iterable[str], present: str) -> str:
     return f"DO UPDATE SET {', '.join(sets)}\nWHERE {changed}"
 
 
-def _leave(table: Table) -> str | None:
+def _twice(table: Table, stage_name: str) -> str:
+    if not table.own_key:
+        return ""
+    key = _list(table.own_key)
+    return f"SELECT {key} FROM pg_temp.{_q(stage_name)} GROUP BY {key} HAVING count(*) > 1 LIMIT 1"
+
+
+def _leave(table: Table, stage_name: str = "") -> str | None:
     if table.left is None:
         return None
     name = _q(table.name)
@@ -129,17 +149,20 @@ def _leave(table: Table) -> str | None:
     if isinstance(table.left, Keep):
         kept = _q(table.left.column)
         own.append(f"{kept} IS NULL")
-        time = after + len(table.own_key)
+        time = after + (0 if stage_name else len(table.own_key))
         touched = "".join(f", {_q(column)} = sf_now()" for column in table.touched)
         change = f"UPDATE {name} SET {kept} = ${time}::timestamptz{touched}"
     where = " AND ".join(own)
     if not table.own_key:
         return f"{change}\nWHERE {where}"
     key = table.column(table.own_key[0])
+    present = f"SELECT i::{_type(key)} FROM unnest(${after}::{_sent(key)}[]) AS i"
+    if stage_name:
+        present = f"SELECT {_q(key.name)}::{_type(key)} FROM pg_temp.{_q(stage_name)}"
     return (
         f"{change}\nWHERE {where} AND {_q(key.name)} = ANY (ARRAY(\n"
         f"    SELECT {_q(key.name)} FROM {name} WHERE {where}\n"
-        f"    EXCEPT SELECT i::{_type(key)} FROM unnest(${after}::{_sent(key)}[]) AS i))"
+        f"    EXCEPT {present}))"
     )
 
 

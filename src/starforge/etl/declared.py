@@ -58,6 +58,11 @@ def _faults_of_table(table: Table, known: dict[str, Table]) -> Iterator[str]:
             yield f"column {column.name} wants an ID or POSITION, which only rows of Each have"
         if isinstance(column, Column):
             yield from _faults_of_default(column)
+        if isinstance(column, Derived) and column.over is not None:
+            if column.over not in known:
+                yield f"column {column.name} looks at {column.over!r}, which is not declared before it"
+            if isinstance(table.rows, Each):
+                yield f"column {column.name} looks at a table; only one in a table of one row may"
     if table.left is not None and (not table.scope or len(table.own_key) > 1):
         yield "left= needs a key of one or more columns that the whole document shares and at most one more"
     if table.shared and not _has_plain_key(table):

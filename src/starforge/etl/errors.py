@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starforge.errors import MisusedError, NotFoundError, RefusedError, UnreachableError
 
 
@@ -170,3 +172,19 @@ class RawMissingError(NotFoundError):
 
     code = "SF436"
     remedy = "Check the id and the tenant; an erased snapshot cannot be read."
+
+
+class EntitiesFailedError(RefusedError):
+    """Some entities of a large snapshot failed; the others are written, and an attempt more writes the rest.
+
+    `failed` holds the error of each: one that waits for another has that one's.
+    """
+
+    code = "SF470"
+    remedy = "See `starforge snapshot show` for the entities; mend the cause and retry the snapshot."
+
+    def __init__(self, failed: Mapping[str, BaseException], of: int) -> None:
+        first = next(iter(failed.values()))
+        names = ", ".join(failed)
+        super().__init__(f"{len(failed)} of {of} entities are not written ({names}): {first}")
+        self.failed, self.first = dict(failed), first

@@ -10,12 +10,13 @@ from uuid import UUID
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.etl.errors import MalformedError, MappingError, UnknownSourceError
+from starforge.etl.errors import EntitiesFailedError, MalformedError, MappingError, UnknownSourceError
+from starforge.etl.guard import MB
 from starforge.etl.mapping import Mappings
-from starforge.etl.parse import read_document
+from starforge.etl.process import InHand, process, process_settings
 from starforge.etl.receive import JOB_TYPE
-from starforge.etl.rejects import Reject, reject, reject_of
-from starforge.etl.upsert import Written, write
+from starforge.etl.rejects import Reject, reject, reject_of, rejects_of
+from starforge.etl.upsert import Written
 from starforge.queue.handler import HIGH_MEMORY_SUFFIX, Context, JobType, PermanentError, Quarantined
 from starforge.queue.job import LeasedJob
 from starforge.telemetry.metrics import (
@@ -26,6 +27,9 @@ from starforge.telemetry.metrics import (
 )
 
 HIGHMEM_TYPE = f"{JOB_TYPE}{HIGH_MEMORY_SUFFIX}"
+
+LASTING = (MalformedError, MappingError, UnknownSourceError)
+"""What no retry can mend."""
 
 
 def process_snapshot_type(mappings: Mappings) -> JobType:
@@ -59,26 +63,31 @@ async def process_snapshot(
     """
     started_s = monotonic_s()
     snapshot_id, capture_id = _ids(payload)
+    whole_bytes_max = int(process_settings().whole_max_mb * MB)
     async with context.pool.connection() as conn:
-        row = await conn.fetchrow(sql("etl", "begin"), snapshot_id, capture_id, context.tenant, though_held)
+        row = await conn.fetchrow(
+            sql("etl", "begin"), snapshot_id, capture_id, context.tenant, though_held, whole_bytes_max
+        )
     if row is None:
         raise PermanentError(f"tenant {context.tenant!r} has no snapshot {snapshot_id}")
     if row["held"] is not None and not though_held:
         raise Quarantined(f"snapshot {snapshot_id} is quarantined: {row['held']}")
     failpoint("after_begin")
+    snapshot = InHand(
+        snapshot_id,
+        context.tenant,
+        row["size_bytes"],
+        row["captured_at"],
+        row["raw"],
+        though_held,
+    )
     try:
-        mapping = mappings.get(row["source"])
-        document = read_document(row["raw"].encode())
-        async with context.pool.transaction(tenant=context.tenant) as conn:
-            written = await write(
-                conn, mapping, document, tenant=context.tenant, captured_at=row["captured_at"]
-            )
-            status = "processed" if written.complete else "superseded"
-            await conn.execute(
-                sql("etl", "processed"), snapshot_id, status, written.rows_written, though_held
-            )
-            failpoint("before_processed_commit")
-    except (MalformedError, MappingError, UnknownSourceError) as error:
+        written = await process(context.pool, mappings.get(row["source"]), snapshot)
+    except EntitiesFailedError as error:
+        if all(isinstance(one, LASTING) for one in error.failed.values()):
+            raise PermanentError(str(error)) from error
+        raise
+    except LASTING as error:
         raise PermanentError(str(error)) from error
     SNAPSHOTS_PROCESSED.labels(result="success").inc()
     PROCESSING_DURATION.observe(monotonic_s() - started_s)
@@ -95,13 +104,16 @@ def _ids(payload: Mapping[str, Any]) -> tuple[UUID, UUID | None]:
 
 async def _failed(conn: Connection, job: LeasedJob, error: BaseException, final: bool) -> None:
     """Record a failed attempt beside the job's own retry or end, in the same transaction."""
-    found = reject_of(error)
+    found, *others = rejects_of(error)
     snapshot_id, row = _snapshot_of(job), None
     if snapshot_id is not None:
         row = await conn.fetchrow(
             sql("etl", "failed"), snapshot_id, _last_error(found, job), final, job.tenant
         )
-    await _count(conn, found, job, snapshot_id, row["source"] if row else "")
+    source = row["source"] if row else ""
+    for other in others:
+        await reject(conn, other, tenant=job.tenant, source=source, snapshot_id=snapshot_id, job_id=job.id)
+    await _count(conn, found, job, snapshot_id, source)
 
 
 async def _lost(conn: Connection, job: LeasedJob, evidence: Mapping[str, Any]) -> None:

@@ -39,6 +39,18 @@ class Plan:
     taken: Taken
     """What the columns take from an item; of a table of one row, what all tables take from the root."""
 
+    @property
+    def container(self) -> Path | None:
+        """Where the array or object with the items lies below the root; None for a table of one row."""
+        if isinstance(self.table.rows, One):
+            return None
+        return self.items[: self.items.index(EVERY)] if EVERY in self.items else self.items
+
+    @property
+    def derived(self) -> list[tuple[Reader, Derived]]:
+        """The columns that are worked out."""
+        return [(reader, reader.derived) for reader in self.readers if reader.derived is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -51,6 +63,30 @@ class Layout:
     known: frozenset[str]
     """Names at the root that go to `extra` and are not unknown."""
     refuse_unknown: bool
+
+    def left_out(self, place: Path | None = None) -> frozenset[Path]:
+        """Return where, from the document's top, containers lie whose items need not be in memory together.
+
+        Args:
+            place: Where the root lies; every place where it may lie where not given.
+        Not those of which a row of its own takes something, nor one that another lies in.
+        """
+        containers = {plan.container for plan in self.plans.values() if plan.container}
+        taken = set(_root_paths(self.plans.values(), containers=False))
+        free = {
+            one
+            for one in containers
+            if not any(_related(one, path) for path in taken)
+            and not any(one != other and other[: len(one)] == one for other in containers)
+        }
+        return frozenset(
+            (*root, *one) for root in (self.roots if place is None else (place,)) for one in free
+        )
+
+
+def _related(one: Path, other: Path) -> bool:
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
 
 
 def layout(
@@ -105,11 +141,11 @@ def _reader(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> 
     return Reader(each.name, path, each.type, default, each.required or in_key, absolute)
 
 
-def _root_paths(plans: Iterable[Plan]) -> Iterator[Path]:
+def _root_paths(plans: Iterable[Plan], *, containers: bool = True) -> Iterator[Path]:
     for plan in plans:
         single = isinstance(plan.table.rows, One)
-        if not single:
-            yield plan.items[: plan.items.index(EVERY)] if EVERY in plan.items else plan.items
+        if plan.container is not None and containers:
+            yield plan.container
         if plan.when:
             yield plan.when
         for reader in plan.readers:

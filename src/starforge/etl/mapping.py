@@ -145,14 +145,14 @@ class Mapping:
         check(name, subject, tables)
         self.name, self.unknown = name, unknown
         self.tables = {table.name: table for table in tables}
-        self._subject = (subject, self.tables[subject].own_key[0])
+        self.subject_key = (subject, self.tables[subject].own_key[0])
         self._captured_at, self._captured_as = tuple(map(parse, captured_at)), captured_as
-        self._layout = layout(tables, root, [*ignored, *captured_at], known, refuse=unknown == "refuse")
+        self.layout = layout(tables, root, [*ignored, *captured_at], known, refuse=unknown == "refuse")
         self.statements = {table.name: statements(table, self.tables) for table in tables}
 
     def subject(self, document: Any) -> str:
         """Return whose state a document is; raise MappingError where it does not say."""
-        return str(Reading(self._layout, document).only(*self._subject))
+        return str(Reading(self.layout, document).only(*self.subject_key))
 
     def captured_at(self, document: Any) -> datetime | None:
         """Return when a document was taken, None where it does not say; raise MappingError."""
@@ -169,13 +169,13 @@ class Mapping:
         """Return this mapping with unknown fields kept ("extra") or refused ("refuse")."""
         changed = copy(self)
         changed.unknown = unknown
-        changed._layout = replace(self._layout, refuse_unknown=unknown == "refuse")
+        changed.layout = replace(self.layout, refuse_unknown=unknown == "refuse")
         return changed
 
     def read(self, document: Any) -> Mapped:
         """Return a document's rows; raise MappingError at the first value that does not fit."""
-        reading = Reading(self._layout, document)
-        subject = str(reading.only(*self._subject))
+        reading = Reading(self.layout, document)
+        subject = str(reading.only(*self.subject_key))
         self.captured_at(document)  # a wrong time is an error also where the caller knows better
         return Mapped(subject, reading.rows())
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import msgspec
 
 from starforge.etl.errors import MalformedError, TooLargeError
-from starforge.etl.guard import LONE_SURROGATE, GuardSettings, Verdict, check, guard_settings
+from starforge.etl.escapes import storable
+from starforge.etl.guard import GuardSettings, Verdict, check, guard_settings
 
-UNSTORABLE = re.compile(rb"\\u0000|" + LONE_SURROGATE.pattern)
 AT_BYTE = re.compile(r"(?:JSON is malformed: )?(?P<reason>.*) \(byte (?P<position>\d+)\)")
 ONE_PAST = ("trailing characters", "invalid escape character in string")
 """The reasons for which msgspec names the byte after the one at fault."""
@@ -46,7 +46,7 @@ def parse(data: bytes, verdict: Verdict) -> Any:
     """
     unstorable = verdict.has_lone_surrogates or verdict.has_nul_escapes
     try:
-        return msgspec.json.decode(_storable(data) if unstorable else data)
+        return msgspec.json.decode(storable(data) if unstorable else data)
     except msgspec.DecodeError as error:
         raise _malformed(data, str(error)) from None
 
@@ -69,15 +69,6 @@ def documents(
             yield number, TooLargeError(f"line {number}", bytes_max)
         elif document.strip():
             yield number, document
-
-
-def _storable(data: bytes) -> bytes:
-    """Write U+FFFD for each escaped NUL and lone surrogate; every byte keeps its position.
-
-    Escaped backslashes are hidden meanwhile behind NUL bytes, which the guard lets nobody else bring.
-    """
-    hidden = data.replace(b"\\\\", b"\0\0")
-    return UNSTORABLE.sub(rb"\\ufffd", hidden).replace(b"\0\0", b"\\\\")
 
 
 def _malformed(data: bytes, message: str) -> MalformedError:

@@ -5,7 +5,7 @@ Everything works on whole columns: a profile of 12 000 troops is a dozen lists, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from starforge.etl.path import (
 from starforge.etl.types import encode
 
 NO_EXTRA = "{}"
+TWICE = "comes twice in a document that is too large to be read as a whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,52 +42,44 @@ class Items:
     ids: list[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of the items of a container, where a document does not lie in memory as a whole."""
+
+    values: list[Any]
+    ids: list[str] | None
+    """Their keys where the container is an object."""
+    first: int
+    """The place of the first one in the container."""
+    rows_before: int = 0
+    """Rows of the table that the pieces before held: paths may lead through several arrays."""
+
+
 class Reading:
     """Reads one document; every error is a MappingError with its path in the document."""
 
     def __init__(self, layout: Layout, document: Any) -> None:
         self._layout, self._document = layout, document
-        self._place, self._root = self._find_root()
-        self._at = shown(self._place)
+        self.place, self._root = self._find_root()
+        self._at = shown(self.place)
         self._of_root = Items([self._root], self._at, lambda _: self._at, (0,))
         self._found: dict[Path, Items] = {}
 
     def rows(self) -> dict[str, Rows]:
-        """Read every table; derived columns come last, for they may look at all the others."""
+        """Read every table of a document that lies in memory as a whole."""
         plans = self._layout.plans.values()
-        tables = {plan.table.name: self._table(plan) for plan in plans}
+        tables = {plan.table.name: self.table(plan) for plan in plans}
         for plan in plans:
-            columns = tables[plan.table.name].columns
-            for reader in plan.readers:
-                if reader.derived is not None:
-                    found = [reader.derived.by(tables, value) for value in columns[reader.name]]
-                    columns[reader.name] = self._derived(reader.derived, found)
+            for reader, made in plan.derived:
+                rows = tables[plan.table.name]
+                over = tables[made.over] if made.over else None
+                found = [made.by(over, value, None) for value in rows.columns[reader.name]]
+                self.fill(rows, made, found)
         return tables
 
-    def _derived(self, made: Derived, values: list[Any]) -> list[Any]:
-        try:
-            return made.type.read(values)
-        except IndexedError as error:
-            raise MappingError(self._at, f"what {made.name} was worked out to be: {error.reason}") from None
-
-    def only(self, table: str, name: str) -> Any:
-        """Return one column's value in a table's only row; raise MappingError unless there is one row."""
-        plan = self._layout.plans[table]
-        items = self._items(plan)
-        if len(items.values) != 1:
-            raise MappingError(items.at, f"holds {len(items.values)} rows for {table}; it must hold one")
-        reader = next(reader for reader in plan.readers if reader.name == name)
-        return self._column(plan, reader, items)[0]
-
-    def _find_root(self) -> tuple[Path, dict[str, Any]]:
-        for path in self._layout.roots:
-            found = _quietly(self._document, path)
-            if isinstance(found, dict):
-                return path, found
-        raise MappingError("", f"expected an object, found {named(self._document)}")
-
-    def _table(self, plan: Plan) -> Rows:
-        items = self._items(plan)
+    def table(self, plan: Plan, piece: Piece | None = None) -> Rows:
+        """Read one table, of all of the document or a piece; derived columns hold what they want to know."""
+        items = self._items(plan) if piece is None else self._chosen(plan, self._of_piece(plan.items, piece))
         columns: dict[str, list[Any]] = {}
         constants: dict[str, Any] = {}
         for reader in plan.readers:
@@ -98,7 +91,38 @@ class Reading:
                 constants[reader.name] = self._column(plan, reader, self._of_root)[0]
         if plan.table.extra is not None:
             columns[plan.table.extra] = self._extra(plan, items)
-        return _last_of_each(Rows(plan.table, columns, constants, len(items.values), items.path))
+        rows = Rows(plan.table, columns, constants, len(items.values), items.path)
+        return _last_of_each(rows) if piece is None else _each_once(rows)
+
+    def fill(self, rows: Rows, made: Derived, found: list[Any]) -> None:
+        """Put what was worked out for each row into its column."""
+        try:
+            values = [made.then(one) for one in found] if made.then else found
+            rows.columns[made.name] = made.type.read(values)
+        except IndexedError as error:
+            raise MappingError(self._at, f"what {made.name} was worked out to be: {error.reason}") from None
+
+    def only(self, table: str, name: str) -> Any:
+        """Return one column's value in a table's only row; raise MappingError unless there is one row."""
+        plan = self._layout.plans[table]
+        items = self._items(plan)
+        self.the_one(plan, items.values)
+        reader = next(reader for reader in plan.readers if reader.name == name)
+        return self._column(plan, reader, items)[0]
+
+    def the_one(self, plan: Plan, found: Sequence[Any]) -> Any:
+        """Return the only item; raise MappingError unless there is one."""
+        if len(found) != 1:
+            at = join(self._at, shown(plan.items).replace(f"[{EVERY}]", "[]"))
+            raise MappingError(at, f"holds {len(found)} rows for {plan.table.name}; it must hold one")
+        return found[0]
+
+    def _find_root(self) -> tuple[Path, dict[str, Any]]:
+        for path in self._layout.roots:
+            found = _quietly(self._document, path)
+            if isinstance(found, dict):
+                return path, found
+        raise MappingError("", f"expected an object, found {named(self._document)}")
 
     def _items(self, plan: Plan) -> Items:
         if isinstance(plan.table.rows, One):
@@ -107,14 +131,15 @@ class Reading:
         found = self._found.get(plan.items)
         if found is None:
             found = self._found[plan.items] = self._find(plan.items)
+        return self._chosen(plan, found)
+
+    def _chosen(self, plan: Plan, found: Items) -> Items:
         return _chosen(found, plan.where) if plan.where else _all_objects(found)
 
     def _find(self, path: Path) -> Items:
         at = join(self._at, shown(path).replace(f"[{EVERY}]", "[]"))
         if EVERY in path:
-            reached = list(_every(self._root, path, self._at))
-            places = [place for _, place in reached]
-            return Items([value for value, _ in reached], at, places.__getitem__, range(len(reached)))
+            return _reached(_every(self._root, path, self._at), at)
         held = _told(self._root, path, self._at)
         if isinstance(held, dict):
             keys = list(held)
@@ -123,6 +148,24 @@ class Reading:
             values = held or []
             return Items(values, at, lambda row: f"{at}[{row}]", range(len(values)))
         raise MappingError(at, f"expected an object or an array, found {named(held)}")
+
+    def _of_piece(self, path: Path, piece: Piece) -> Items:
+        """Return the items of a piece of what `path` leads to, with their places in the whole."""
+        first = piece.first
+        if EVERY in path:
+            turn = path.index(EVERY)
+            at = join(self._at, shown(path[:turn]))
+            reached = (
+                found
+                for place, item in enumerate(piece.values, first)
+                for found in _every(item, path[turn + 1 :], f"{at}[{place}]")
+            )
+            return _reached(reached, join(at, "[]"), piece.rows_before)
+        at, keys = join(self._at, shown(path)), piece.ids
+        if keys is not None:
+            return Items(piece.values, at, lambda row: join(at, keys[row]), (), keys)
+        places = range(first, first + len(piece.values))
+        return Items(piece.values, at, lambda row: f"{at}[{first + row}]", places)
 
     def _column(self, plan: Plan, reader: Reader, items: Items) -> list[Any]:
         path: Path = () if isinstance(reader.path, Own) else reader.path or ()
@@ -162,16 +205,16 @@ class Reading:
         """Return what nothing takes from the root and from the objects around it; the root's names win."""
         rest: dict[str, Any] = {}
         level = self._document
-        for depth, segment in enumerate(self._place):
+        for depth, segment in enumerate(self.place):
             around = {name: value for name, value in level.items() if name != segment}
-            rest |= self._kept(around, {}, self._place[:depth])
+            rest |= self._kept(around, {}, self.place[:depth])
             level = level[segment]
-        return rest | self._kept(leftover(self._root, tree), tree, self._place)
+        return rest | self._kept(leftover(self._root, tree), tree, self.place)
 
     def _kept(self, unknown: dict[str, Any], tree: Taken, place: Path) -> dict[str, Any]:
         ignored = self._layout.ignored
         kept = {name: value for name, value in unknown.items() if (*place, name) not in ignored}
-        known = self._layout.known if place == self._place else frozenset()
+        known = self._layout.known if place == self.place else frozenset()
         if self._layout.refuse_unknown and kept.keys() - known:
             refused = {name: value for name, value in kept.items() if name not in known}
             raise _unknown(refused, tree, shown(place))
@@ -208,6 +251,14 @@ def _every(value: Any, path: Path, at: str) -> Iterator[tuple[Any, str]]:
         raise MappingError(at, f"expected an array, found {named(held)}")
     for index, item in enumerate(held or []):
         yield from _every(item, path[place + 1 :], f"{at}[{index}]")
+
+
+def _reached(found: Iterable[tuple[Any, str]], at: str, before: int = 0) -> Items:
+    reached = list(found)
+    places = [place for _, place in reached]
+    return Items(
+        [value for value, _ in reached], at, places.__getitem__, range(before, before + len(reached))
+    )
 
 
 def _chosen(items: Items, where: tuple[tuple[Path, Any], ...]) -> Items:
@@ -256,12 +307,24 @@ def _unknown(rest: dict[str, Any], tree: Taken, at: str) -> MappingError:
     return MappingError(join(at, name), "is not a known field")
 
 
+def _keys(rows: Rows) -> list[Any]:
+    """Return what tells the rows apart; nothing where there can be one only."""
+    keys = [rows.columns[name] for name in rows.table.own_key]
+    return keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
+
+
 def _last_of_each(rows: Rows) -> Rows:
     """Of rows with equal keys keep the last, as of equal names in one object."""
-    keys = [rows.columns[name] for name in rows.table.own_key]
-    if not keys:
+    keys = _keys(rows)
+    if not keys or len(set(keys)) == rows.count:
         return rows
-    told = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
-    if len(set(told)) == rows.count:
-        return rows
-    return rows.take(sorted({key: place for place, key in enumerate(told)}.values()))
+    return rows.take(sorted({key: place for place, key in enumerate(keys)}.values()))
+
+
+def _each_once(rows: Rows) -> Rows:
+    """Refuse rows with equal keys: of a document in pieces nobody can say which is the last."""
+    keys = _keys(rows)
+    if keys and len(set(keys)) < rows.count:
+        last = {key: place for place, key in enumerate(keys)}
+        raise MappingError(rows.path(next(at for at, key in enumerate(keys) if last[key] != at)), TWICE)
+    return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -14,7 +14,7 @@ import asyncpg
 from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
 from starforge.errors import storable, told
-from starforge.etl.errors import MalformedError, MappingError, TooLargeError
+from starforge.etl.errors import EntitiesFailedError, MalformedError, MappingError, TooLargeError
 from starforge.queue.handler import PermanentError
 
 ErrorType = Literal["PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN"]
@@ -66,9 +66,21 @@ def reject_of(error: BaseException) -> Reject:
     return Reject(kind, message, details, fingerprint(kind, cause))
 
 
+def rejects_of(error: BaseException) -> list[Reject]:
+    """Class an exception, and where entities of a large snapshot failed each of these, with its name."""
+    cause = (error.__cause__ or error) if isinstance(error, PermanentError) else error
+    if not isinstance(cause, EntitiesFailedError):
+        return [reject_of(error)]
+    found = {id(one): (name, one) for name, one in reversed(cause.failed.items())}
+    rejects = [(name, reject_of(one)) for name, one in reversed(found.values())]
+    return [replace(one, details={**one.details, "entity": name}) for name, one in rejects]
+
+
 def error_type(error: BaseException) -> ErrorType:
     """Return the class of an exception, by its type and SQLSTATE (F-21, F-38)."""
     match error:
+        case EntitiesFailedError():
+            return error_type(error.first)
         case MalformedError() | TooLargeError():
             return "PARSE_ERROR"
         case MappingError():

@@ -8,7 +8,7 @@ of the item, or of the user (so `KingdomLevels` and `Progress`).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping as ByName
+from itertools import chain
 from operator import neg
 from typing import Any
 
@@ -38,14 +38,19 @@ from starforge.etl.mapping import (
 
 TOP_TROOPS = 10
 
+Rank = tuple[int, int, int, int]
+"""Level, rarity and amount of a troop, each negative so that the best is least, and its id."""
+
 USER = Ref("user_id", "users", "/NameCode")
 
 
-def equipped_pet(tables: ByName[str, Rows], pet_id: int | None) -> dict[str, int] | None:
+def equipped_pet(
+    pets: Rows | None, pet_id: int | None, before: dict[str, int] | None
+) -> dict[str, int] | None:
     """Return the equipped pet as the profile lists it; None when it is absent, 0 or not among the pets."""
-    pets = tables["user_pets"]
+    assert pets is not None
     if not pet_id or pet_id not in pets["pet_id"]:
-        return None
+        return before
     row = pets["pet_id"].index(pet_id)
     return {
         "pet_id": pet_id,
@@ -54,9 +59,9 @@ def equipped_pet(tables: ByName[str, Rows], pet_id: int | None) -> dict[str, int
     }
 
 
-def top_troops(tables: ByName[str, Rows], _: Any) -> list[dict[str, int]]:
-    """Return this profile's best troops: by level, rarity and amount descending, then id ascending."""
-    troops = tables["user_troops"]
+def best_troops(troops: Rows | None, _: Any, before: list[Rank] | None) -> list[Rank]:
+    """Return the best troops so far: by level, rarity and amount descending, then id ascending."""
+    assert troops is not None
     ranks = zip(
         map(neg, troops["level"]),
         map(neg, troops["rarity"]),
@@ -64,7 +69,11 @@ def top_troops(tables: ByName[str, Rows], _: Any) -> list[dict[str, int]]:
         troops["troop_id"],
         strict=True,
     )
-    best = heapq.nsmallest(TOP_TROOPS, ranks)
+    return heapq.nsmallest(TOP_TROOPS, chain(before or (), ranks))
+
+
+def top_troops(best: list[Rank]) -> list[dict[str, int]]:
+    """Write the best troops down as the summary shows them."""
     return [{"troop_id": id_, "amount": -amount, "level": -level} for level, _, amount, id_ in best]
 
 
@@ -181,8 +190,10 @@ HERO = Mapping(
                 Column("level", "Level", INTEGER),
                 Column("pvp_tier", "PVPTier", INTEGER),
                 Ref("guild_id", "guilds", "GuildId"),
-                Derived("equipped_pet", JSON, equipped_pet, path="EquippedPetId", reads=INTEGER),
-                Derived("top_troops", JSON, top_troops),
+                Derived(
+                    "equipped_pet", JSON, equipped_pet, over="user_pets", path="EquippedPetId", reads=INTEGER
+                ),
+                Derived("top_troops", JSON, best_troops, over="user_troops", then=top_troops),
                 Column("last_seen", "LastLogin", EPOCH_S),
             ],
         ),

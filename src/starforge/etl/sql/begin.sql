@@ -3,7 +3,8 @@
 -- takes   snapshot_id uuid, capture_id uuid or null for the latest capture, tenant_id text, though_held boolean: in
 --         hand also where it is held back
 -- gives   one row (id, source, raw, size_bytes, captured_at, held); none where the tenant has no such snapshot;
---         held is the reason of an open quarantine, null otherwise; raw is null where it is held and not taken
+--         held is the reason of an open quarantine, null otherwise; raw is null where it is held and not taken, and where it
+--         is larger
 -- index   hero_snapshots_pkey, snapshot_captures_once, snapshot_captures_pkey, snapshot_quarantine_open
 -- Its commit waits for no disk: a mark that a crash of the server takes away is made again with the next attempt.
 WITH unhurried AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
@@ -21,5 +22,5 @@ LEFT JOIN LATERAL (
     WHERE c.snapshot_id = wanted.id AND ($2::uuid IS NULL OR c.id = $2)
     ORDER BY c.captured_at DESC LIMIT 1) AS capture ON true
 WHERE s.id = wanted.id AND s.tenant_id = $3
-RETURNING s.id, s.source, CASE WHEN hold.reason IS NULL OR $4 THEN s.raw::text END AS raw, s.size_bytes,
+RETURNING s.id, s.source, CASE WHEN (hold.reason IS NULL OR $4) AND s.size_bytes <= $5 THEN s.raw::text END AS raw, s.size_bytes,
           coalesce(capture.captured_at, s.captured_at, s.created_at) AS captured_at, hold.reason AS held

@@ -1,0 +1,219 @@
+"""Process: a snapshot that is in hand becomes rows.
+
+A small one in one transaction, with its own state. A large one with a transaction for each entity: what
+fails is recorded and tried again alone, and nobody waits long for anybody's locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from uuid import UUID
+
+from starforge.clock import failpoint
+from starforge.db.pool import DATABASE_AWAY, Connection, Pool
+from starforge.db.statement import sql
+from starforge.etl.columns import Derived, Ref, Table
+from starforge.etl.document import Document, Whole
+from starforge.etl.entities import Entities
+from starforge.etl.errors import EntitiesFailedError
+from starforge.etl.guard import MB
+from starforge.etl.mapping import Mapping
+from starforge.etl.parse import read_document
+from starforge.etl.raw import open_raw
+from starforge.etl.spool import spooled
+from starforge.etl.stream import Streamed
+from starforge.etl.upsert import Written, write, write_entity
+from starforge.settings import Settings, setting
+
+EVERYWHERE: tuple[type[Exception], ...] = (*DATABASE_AWAY, MemoryError)
+"""What the next entity would meet too."""
+
+
+class ProcessSettings(Settings):
+    """How much of a snapshot is in memory, and in one transaction."""
+
+    whole_max_mb: float = setting(
+        8.0,
+        env="STARFORGE_ETL_WHOLE_MAX_MB",
+        unit="MB (1 000 000 bytes)",
+        meaning="Largest document that is read as a whole; a larger one is read in pieces.",
+        gt=0,
+        le=64,
+    )
+    together_max_mb: float = setting(
+        1.0,
+        env="STARFORGE_ETL_TOGETHER_MAX_MB",
+        unit="MB (1 000 000 bytes)",
+        meaning="Largest snapshot written in one transaction; of a larger one each entity has its own.",
+        ge=0,
+    )
+    batch_rows: int = setting(
+        5_000,
+        env="STARFORGE_ETL_BATCH_ROWS",
+        unit="rows",
+        meaning="Rows that are sent to the database together, and items of a document in pieces in memory.",
+        ge=1,
+        le=100_000,
+    )
+
+
+@cache
+def process_settings() -> ProcessSettings:
+    """Read the settings once per process."""
+    return ProcessSettings.read()
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """A stored snapshot that a worker has taken in hand."""
+
+    id: UUID
+    tenant: str
+    size_bytes: int
+    captured_at: datetime
+    raw: str | None
+    """The document where it is small enough to be read as a whole."""
+    though_held: bool
+    """It is processed although it is held back from ordinary workers."""
+
+
+async def process(pool: Pool, mapping: Mapping, snapshot: InHand, *, batch: int | None = None) -> Written:
+    """Write a snapshot's rows; when this returns, they and the snapshot's new state are committed.
+
+    Args:
+        pool: Where the database is.
+        mapping: How documents of its source become rows.
+        snapshot: The snapshot.
+        batch: Rows sent together; STARFORGE_ETL_BATCH_ROWS where not given.
+    Raises: MalformedError; MappingError; EntitiesFailedError where some entities of a large one failed and
+        the others are written; asyncpg's errors.
+    """
+    limits = process_settings()
+    if snapshot.raw is not None and snapshot.size_bytes <= limits.together_max_mb * MB:
+        return await _together(pool, mapping, snapshot)
+    async with _document(pool, mapping, snapshot) as document:
+        entities = await Entities.of(mapping, document)
+        return await _Apart(pool, entities, snapshot, batch or limits.batch_rows).write()
+
+
+async def _together(pool: Pool, mapping: Mapping, snapshot: InHand) -> Written:
+    assert snapshot.raw is not None
+    document = read_document(snapshot.raw.encode())
+    async with pool.transaction(tenant=snapshot.tenant) as conn:
+        written = await write(
+            conn, mapping, document, tenant=snapshot.tenant, captured_at=snapshot.captured_at
+        )
+        await _end(conn, snapshot, written)
+    return written
+
+
+async def _end(conn: Connection, snapshot: InHand, written: Written) -> None:
+    status = "processed" if written.complete else "superseded"
+    await conn.execute(
+        sql("etl", "processed"), snapshot.id, status, written.rows_written, snapshot.though_held
+    )
+    failpoint("before_processed_commit")
+
+
+@asynccontextmanager
+async def _document(pool: Pool, mapping: Mapping, snapshot: InHand) -> AsyncIterator[Document]:
+    """Give the document by the gear that its size asks for."""
+    if snapshot.raw is not None:
+        yield Whole(read_document(snapshot.raw.encode()))
+        return
+    async with spooled(open_raw(pool, snapshot.id, tenant=snapshot.tenant)) as opened:
+        yield await Streamed.of(mapping.layout, opened)
+
+
+@dataclass(slots=True)
+class _Apart:
+    """Writes a document entity by entity, each in a transaction of its own."""
+
+    pool: Pool
+    entities: Entities
+    snapshot: InHand
+    batch: int
+    failed: dict[str, BaseException] = field(default_factory=dict)
+    written: dict[str, Written] = field(default_factory=dict)
+
+    async def write(self) -> Written:
+        tables = self.entities.mapping.tables.values()
+        done = await self._done()
+        for table in tables:
+            if table.name not in done:
+                await self._entity(table)
+        if self.failed:
+            raise EntitiesFailedError(self.failed, len(tables))
+        own = {table.name for table in tables if not table.shared}
+        superseded = {name for told in self.written.values() for name in told.superseded}
+        told = Written(
+            sum(one.rows_written for one in self.written.values()) + sum(done.values()),
+            _together_of(one.placeholders for one in self.written.values()),
+            tuple(sorted(superseded)),
+            complete=not own <= superseded,
+        )
+        async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
+            await _end(conn, self.snapshot, told)
+        return told
+
+    async def _done(self) -> dict[str, int]:
+        """Return what an earlier attempt on this capture wrote, where entities are left: rows by entity."""
+        async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
+            rows = await conn.fetch(sql("etl", "entities_done"), self.snapshot.id, self.snapshot.captured_at)
+        return {row["entity"]: row["rows_written"] for row in rows}
+
+    async def _entity(self, table: Table) -> None:
+        if missing := sorted(_needs(table) & self.failed.keys()):
+            self.failed[table.name] = self.failed[missing[0]]
+            return
+        try:
+            async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
+                written = await write_entity(
+                    conn,
+                    self.entities,
+                    table,
+                    tenant=self.snapshot.tenant,
+                    captured_at=self.snapshot.captured_at,
+                    batch=self.batch,
+                )
+                status = "superseded" if not written.complete else "written"
+                await self._note(conn, table, status, written.rows_written)
+                failpoint("before_entity_commit")
+        except EVERYWHERE:
+            raise
+        except Exception as error:
+            self.failed[table.name] = error
+            async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
+                await self._note(conn, table, "failed", 0)
+        else:
+            self.written[table.name] = written
+
+    async def _note(self, conn: Connection, table: Table, status: str, rows_written: int) -> None:
+        snapshot = self.snapshot
+        await conn.execute(
+            sql("etl", "entity"),
+            snapshot.id,
+            table.name,
+            snapshot.tenant,
+            snapshot.captured_at,
+            status,
+            rows_written,
+        )
+
+
+def _needs(table: Table) -> set[str]:
+    """Return the tables whose rows this one refers to or is worked out from."""
+    refs = {column.to for column in table.columns if isinstance(column, Ref)}
+    return refs | {column.over for column in table.columns if isinstance(column, Derived) and column.over}
+
+
+def _together_of(parts: Iterable[dict[str, list[int | str]]]) -> dict[str, list[int | str]]:
+    found: dict[str, list[int | str]] = {}
+    for part in parts:
+        for name, ids in part.items():
+            found.setdefault(name, []).extend(ids)
+    return found

@@ -1,0 +1,353 @@
+"""From the bytes of a document to Python objects: the gear that holds a piece at a time.
+
+The document is read once for its skeleton, which is everything but the items that tables are made of, and
+once more for each container of items. ijson tells what comes by, on its C backend; its basic events alone
+keep no record of the path, which would cost as much memory as the document is deep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol
+
+import ijson
+
+from starforge.etl.errors import MalformedError, MappingError
+from starforge.etl.escapes import Escapes
+from starforge.etl.layout import Layout
+from starforge.etl.path import Path, Segment, shown
+from starforge.etl.reading import Piece, Reading
+
+Opened = Callable[[], AsyncIterator[bytes]]
+"""Opens the document's bytes from their beginning, in chunks of any size."""
+
+Event = tuple[str, Any]
+STARTS = frozenset(("start_map", "start_array"))
+ENDS = frozenset(("end_map", "end_array"))
+STEPS = {**dict.fromkeys(STARTS, 1), **dict.fromkeys(ENDS, -1)}
+
+SKELETON_BYTES_MAX = 16_000_000
+"""What is no row of any table is kept in memory; more than this is refused with its path."""
+
+PIECE_BYTES_MAX = 4_000_000
+PART_BYTES = 1 << 16
+"""The events of so many bytes take some megabytes."""
+
+VALUE_BYTES = 64
+"""What a value takes in memory beside its text, about."""
+
+
+class Feed(Protocol):
+    """Sees every chunk of a document, and its end: the guard."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Judge the next bytes."""
+        ...
+
+
+@dataclass(slots=True)
+class Container:
+    """A container whose items were left out of the skeleton."""
+
+    times: int = 0
+    """How often its path came: of equal names in an object the last one counts."""
+    live: bool = True
+    """Its path did not come again with something else."""
+
+
+class Streamed:
+    """A document of which only the skeleton is in memory."""
+
+    def __init__(self, opened: Opened, root: Any, containers: dict[Path, Container]) -> None:
+        self._opened, self.root, self.containers = opened, root, containers
+
+    @classmethod
+    async def of(cls, layout: Layout, opened: Opened, guard: Feed | None = None) -> Streamed:
+        """Read what a mapping needs to have in memory; arguments and errors as for `read`."""
+        first = await cls.read(opened, layout.left_out(), guard)
+        left_out = layout.left_out(Reading(layout, first.root).place)
+        if first.containers.keys() <= left_out:
+            return first
+        # It looks like a container, and lies where the fields of this document are not.
+        return await cls.read(opened, left_out)
+
+    @classmethod
+    async def read(cls, opened: Opened, left_out: Collection[Path], guard: Feed | None = None) -> Streamed:
+        """Read the skeleton.
+
+        Args:
+            opened: Opens the document, each time from its beginning.
+            left_out: Where containers lie whose items are rows: paths from the document's top.
+            guard: Sees the bytes too.
+        Raises: MalformedError with the position; MappingError where the skeleton does not fit in memory.
+        """
+        builder = _Skeleton(frozenset(left_out))
+        async for events, _ in _events(opened, guard):
+            builder.take(events)
+        return cls(opened, builder.value, builder.containers)
+
+    async def pieces(self, container: Path, *, items: int) -> AsyncIterator[Piece | None]:
+        """Yield the items of a container; one of another kind, or none, is in the root as it is."""
+        found = self.containers.get(container)
+        if found is None or not found.live:
+            yield None
+            return
+        reader = _Items(container, found.times, items)
+        async for events, size in _events(self._opened):
+            reader.weigh(size)
+            for piece in reader.take(events):
+                yield piece
+        yield reader.rest()
+
+
+async def _events(opened: Opened, guard: Feed | None = None) -> AsyncIterator[tuple[list[Event], int]]:
+    """Yield the events of each chunk, and how many bytes it had."""
+    events = ijson.sendable_list()
+    parser, escapes, before = _backend().basic_parse_coro(events), Escapes(), 0
+    try:
+        async for chunk in opened():
+            if guard is not None:
+                guard.feed(chunk)
+            for first in range(0, len(chunk), PART_BYTES):
+                part = chunk[first : first + PART_BYTES]
+                if certain := escapes.feed(part):  # no bytes would mean that this is the end
+                    parser.send(certain)
+                yield events, len(part)
+                before += len(part)
+                events.clear()
+        if rest := escapes.end():
+            parser.send(rest)
+        parser.close()
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise await _located(opened, before, error) from None
+    yield events, 0
+
+
+def _backend() -> Any:
+    """Return the parser that is written in C; the others take as much memory as the document."""
+    return ijson.get_backend("yajl2_c")
+
+
+async def _located(opened: Opened, before: int, error: Exception) -> MalformedError:
+    """Find the byte at fault in the chunk that begins with byte `before`: it is fed byte by byte."""
+    reason = str(error).partition("\n")[0].removeprefix("parse error: ").removeprefix("lexical error: ")
+    events = ijson.sendable_list()
+    parser, escapes = _backend().basic_parse_coro(events), Escapes()
+    position, line, line_at = 0, 1, -1
+    async for chunk in opened():
+        step = len(chunk) if position + len(chunk) <= before else 1
+        for first in range(0, len(chunk), step):
+            part = chunk[first : first + step]
+            try:
+                if certain := escapes.feed(part):
+                    parser.send(certain)
+            except (ijson.JSONError, UnicodeDecodeError):
+                return MalformedError(position, line, position - line_at, reason)
+            events.clear()
+            line += part.count(b"\n")
+            newline = part.rfind(b"\n")
+            line_at = position + newline if newline >= 0 else line_at
+            position += len(part)
+    return MalformedError(position, line, position - line_at, "the document ends too early")
+
+
+class _Skeleton:
+    """Builds the document without the items of some containers."""
+
+    def __init__(self, left_out: frozenset[Path]) -> None:
+        self.value: Any = None
+        self.containers: dict[Path, Container] = {}
+        self._left_out = left_out
+        self._path: list[Segment] = []
+        self._open: list[Any] = []
+        self._key = ""
+        self._skipped = 0
+        """How deep we are in a container that is left out; 0: in none."""
+        self._bytes = 0
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Go on building."""
+        for event, value in events:
+            if self._skipped:
+                self._skipped += STEPS.get(event, 0)
+                if not self._skipped:
+                    self._close()
+            elif event == "map_key":
+                self._key = value
+                self._weigh(len(value))
+            elif event in ENDS:
+                self._close()
+            elif event in STARTS:
+                self._start({} if event == "start_map" else [])
+            else:
+                self._weigh(len(value) if event == "string" else 0)
+                self._add(_plain(value))
+
+    def _start(self, value: Any) -> None:
+        self._weigh(0)
+        segment = self._add(value)
+        if self._open:
+            self._path.append(segment)
+        self._open.append(value)
+        path = tuple(self._path)
+        if path in self._left_out:
+            container = self.containers.setdefault(path, Container())
+            container.times, container.live = container.times + 1, True
+            self._skipped = 1
+
+    def _close(self) -> None:
+        self._open.pop()
+        if self._open:
+            self._path.pop()
+
+    def _add(self, value: Any) -> Segment:
+        """Put a value into what is open and return its name or place there."""
+        if not self._open:
+            self.value = value
+            return ""
+        inner = self._open[-1]
+        if isinstance(inner, list):
+            inner.append(value)
+            return len(inner) - 1
+        if self._key in inner:
+            self._replaced((*self._path, self._key))
+        inner[self._key] = value
+        return self._key
+
+    def _replaced(self, path: Path) -> None:
+        """Forget what was left out below a name that comes again."""
+        for where, container in self.containers.items():
+            if where[: len(path)] == path:
+                container.live = False
+
+    def _weigh(self, size: int) -> None:
+        self._bytes += size + VALUE_BYTES
+        if self._bytes > SKELETON_BYTES_MAX:
+            raise MappingError(
+                shown(tuple(self._path)),
+                f"here more than {SKELETON_BYTES_MAX // 1_000_000} MB of the document are rows of no table;"
+                " name what is to stay in the raw document only in ignored=",
+            )
+
+
+class _Items:
+    """Builds the items of one container, a piece at a time."""
+
+    def __init__(self, container: Path, times: int, items_max: int) -> None:
+        self._container, self._left, self._items_max = container, times, items_max
+        self._places: list[int] = []
+        """Of each array on the way to the container: how many items it has had; −1 for an object."""
+        self._key = ""
+        self._skipped = 0
+        """How deep we are in what is not on the way; 0: we are on it."""
+        self._inside = False
+        self._open: list[Any] = []
+        """What is being built of an item, innermost last."""
+        self._names: list[str] = []
+        """The names under which those of them that are objects get their next values."""
+        self._values: list[Any] = []
+        self._ids: list[str] = []
+        self._keyed = False
+        self._first = 0
+        self._bytes = 0
+
+    def weigh(self, size: int) -> None:
+        """Count the bytes of the document that go by."""
+        self._bytes += size
+
+    def rest(self) -> Piece:
+        """Return the last piece; it may hold nothing."""
+        return self._piece()
+
+    def take(self, events: Iterable[Event]) -> Iterator[Piece]:
+        """Go on building; yield a piece whenever one is full."""
+        for event, value in events:
+            if self._skipped:
+                self._skipped += STEPS.get(event, 0)
+            elif not self._inside:
+                self._approach(event, value)
+            elif self._open:
+                self._build(event, value)
+            else:
+                self._between(event, value)
+            if len(self._values) >= self._items_max or (
+                self._bytes > PIECE_BYTES_MAX and self._values and not self._open
+            ):
+                yield self._piece()
+
+    def _approach(self, event: str, value: Any) -> None:
+        """Go down where the path leads, and past everything else."""
+        if event == "map_key":
+            self._key = value
+        elif event in ENDS:
+            self._places.pop()
+        else:
+            here = self._segment()
+            if event not in STARTS:
+                return
+            depth = len(self._places)
+            if depth and here != self._container[depth - 1]:
+                self._skipped = 1
+            elif depth < len(self._container):
+                self._places.append(-1 if event == "start_map" else 0)
+            else:
+                self._enter(event)
+
+    def _segment(self) -> Segment:
+        """Return the name or place of the value that comes now."""
+        if not self._places or self._places[-1] < 0:
+            return self._key
+        self._places[-1] += 1
+        return self._places[-1] - 1
+
+    def _enter(self, event: str) -> None:
+        self._left -= 1
+        if self._left:
+            self._skipped = 1  # the same path comes again, and the last one counts
+        else:
+            self._inside, self._keyed = True, event == "start_map"
+
+    def _between(self, event: str, value: Any) -> None:
+        if event == "map_key":
+            self._ids.append(value)
+        elif event in ENDS:
+            self._inside = False
+        elif event in STARTS:
+            self._open.append({} if event == "start_map" else [])
+        else:
+            self._values.append(_plain(value))
+
+    def _build(self, event: str, value: Any) -> None:
+        inner = self._open[-1]
+        if event == "map_key":
+            self._names.append(value)
+        elif event in ENDS:
+            self._open.pop()
+            if self._open:
+                self._put(inner)
+            else:
+                self._values.append(inner)
+        elif event in STARTS:
+            self._open.append({} if event == "start_map" else [])
+        else:
+            self._put(_plain(value))
+
+    def _put(self, value: Any) -> None:
+        inner = self._open[-1]
+        if isinstance(inner, list):
+            inner.append(value)
+        else:
+            inner[self._names.pop()] = value
+
+    def _piece(self) -> Piece:
+        piece = Piece(self._values, self._ids if self._keyed else None, self._first)
+        self._first += len(self._values)
+        self._values, self._ids, self._bytes = [], [], 0
+        return piece
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar as the other gear does: numbers with a fraction or an exponent are floats."""
+    return float(value) if isinstance(value, Decimal) else value

@@ -1,0 +1,162 @@
+"""Process: in one transaction, in one for each entity, whole or in pieces: the rows are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from starforge.db.pool import Connection, Pool
+from starforge.etl.process import process_settings
+from starforge.etl.receive import receive
+from starforge.etl.source import Offer
+from starforge.heroes.mapping import HERO
+from tests.covers import covers
+from tests.etl.test_ingest import ERRORS, STRICT, UNFINISHED, again, offer, one, snapshot_of, types
+from tests.stories.test_path_of_a_job import run_until
+
+MODES = {
+    "together": {"STARFORGE_ETL_TOGETHER_MAX_MB": "64"},
+    "apart": {"STARFORGE_ETL_TOGETHER_MAX_MB": "0"},
+    "in pieces": {
+        "STARFORGE_ETL_TOGETHER_MAX_MB": "0",
+        "STARFORGE_ETL_WHOLE_MAX_MB": "0.00001",
+        "STARFORGE_ETL_BATCH_ROWS": "3",
+    },
+}
+TABLES = (
+    "users", "user_troops", "user_pets", "user_artifacts", "user_teams", "guilds", "guild_members",
+    "user_profile_summary", "entity_seen",
+)  # fmt: skip
+NOT_COMPARED = {
+    "id", "tenant_id", "user_id", "guild_id", "created_at", "updated_at", "cached_at", "previous_at",
+}  # fmt: skip
+ENTITIES = "SELECT entity, status, rows_written, updated_at FROM snapshot_entities ORDER BY entity"
+
+Mode = Callable[[str], None]
+
+
+@pytest.fixture
+def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mode]:
+    """Set how snapshots are processed."""
+
+    def choose(name: str) -> None:
+        for variable, value in MODES[name].items():
+            monkeypatch.setenv(variable, value)
+        process_settings.cache_clear()
+
+    yield choose
+    process_settings.cache_clear()
+
+
+def captures() -> list[dict[str, Any]]:
+    """What one hero sends in a year: things come, change, leave and come back; a late one is of long ago."""
+
+    def capture(at: int, troops: Any, **more: Any) -> dict[str, Any]:
+        fields = {"NameCode": "A_1", "Level": at, "Troops": troops, **more}
+        return {"result": {"ServerTime": 1_700_000_000_000 + at * 1000, "ProfileData": fields}}
+
+    many = {str(n): {"Amount": n, "Level": n % 20, "CurrentRarity": n % 5} for n in range(1, 40)}
+    pets = {"8021": {"Level": 3, "OrbsUsed": [{"OrbId": 1}]}, "8022": {"XP": 7, "Costume": 2}}
+    teams = [{"Name": f"t{n}", "Troops": [n, 0]} for n in range(7)]
+    return [
+        capture(10, many, Pets=pets, Teams=teams, GuildId=5, GuildName="Ember", EquippedPetId=8022),
+        capture(20, {**many, "3": {"Amount": 99}}, Pets=pets, Teams=teams[:2], GuildId=6, Log=[1, {"a": 2}]),
+        capture(15, {"1": {"Amount": 1}}, Pets={}, Teams=teams),
+        capture(30, [{"TroopId": n, "Amount": n} for n in range(5, 25)], Artifacts={"1": {"XP": 4}}),
+        capture(40, {str(n): {"Amount": 1, "Shiny": n} for n in range(30, 9, -1)}, Pets=[]),
+    ]
+
+
+async def rows_of(conn: Connection, tenant: str) -> dict[str, list[dict[str, Any]]]:
+    """Return what a tenant's rows say, in words that mean the same for every tenant."""
+    found = {}
+    for table in TABLES:
+        rows = await conn.fetch(f"SELECT * FROM {table} WHERE tenant_id = $1", tenant)
+        kept = [{name: value for name, value in row.items() if name not in NOT_COMPARED} for row in rows]
+        found[table] = sorted(kept, key=lambda row: json.dumps(row, default=str, sort_keys=True))
+    return found
+
+
+@covers("O-31", "O-33", "Q-67")
+async def test_every_way_of_processing_leads_to_the_same_rows(pool: Pool, mode: Mode) -> None:
+    found = {}
+    for way in MODES:
+        mode(way)
+        for document in captures():
+            data = json.dumps(document).encode()
+            await receive(pool, [Offer("a", data)], mapping=HERO, tenant=way)
+            await run_until(pool, types(), UNFINISHED, 1)
+        async with pool.connection() as conn:
+            assert await conn.fetchval(ERRORS) == 0
+            found[way] = await rows_of(conn, way)
+            entities = await conn.fetchval("SELECT count(*) FROM snapshot_entities WHERE tenant_id = $1", way)
+        assert (entities > 0) is (way != "together")
+    rows = found["together"]
+    assert (len(rows["users"]), len(rows["guilds"]), len(rows["user_troops"])) == (1, 2, 39)
+    assert {row["last_seen"] is None for row in rows["user_troops"]} == {True, False}
+    assert found["apart"] == rows
+    assert found["in pieces"] == rows
+
+
+@covers("F-19", "F-20")
+@pytest.mark.parametrize("way", ["apart", "in pieces"])
+async def test_an_entity_that_fails_fails_alone_and_is_written_alone_later(
+    pool: Pool, mode: Mode, way: str
+) -> None:
+    mode(way)
+    snapshot_id = await offer(pool, STRICT, Troops={"1": {}, "2": {}})
+    await run_until(pool, types(STRICT), ERRORS, 1)
+    async with pool.connection() as conn:
+        error = await conn.fetchrow("SELECT error_type, details FROM etl_errors")
+        assert error is not None
+        assert (error["error_type"], error["details"]["entity"]) == ("FK_VIOLATION", "user_troops")
+        first = {row["entity"]: dict(row) for row in await conn.fetch(ENTITIES)}
+        assert {name: row["status"] for name, row in first.items()} == {
+            "users": "written",
+            "user_troops": "failed",
+        }
+        assert await conn.fetchval("SELECT count(*) FROM users") == 1
+        assert await conn.fetchval("SELECT count(*) FROM user_troops") == 0
+        await conn.execute("INSERT INTO troop_catalog (id) VALUES (1), (2)")
+        await conn.execute("UPDATE queue_jobs SET run_after = now()")
+    await run_until(pool, types(STRICT), "SELECT count(*) FROM job_history", 1)
+    async with pool.connection() as conn:
+        second = {row["entity"]: dict(row) for row in await conn.fetch(ENTITIES)}
+        assert await conn.fetchval("SELECT count(*) FROM user_troops") == 2
+    assert second["users"] == first["users"], "what was written is not written again"
+    assert second["user_troops"]["status"] == "written"
+    row = await snapshot_of(pool, snapshot_id)
+    assert (row["status"], row["rows_written"]) == ("processed", 3)
+
+
+@covers("Q-67")
+async def test_a_large_snapshot_that_is_asked_for_again_is_written_again(pool: Pool, mode: Mode) -> None:
+    """What somebody broke by hand is mended by it."""
+    mode("apart")
+    snapshot_id = await offer(pool)
+    await run_until(pool, types(), "SELECT count(*) FROM job_history", 1)
+    async with pool.connection() as conn:
+        await conn.execute("DELETE FROM user_troops")
+    await again(pool, snapshot_id)
+    await run_until(pool, types(), "SELECT count(*) FROM job_history", 2)
+    assert await one(pool, "SELECT count(*) AS troops FROM user_troops") == {"troops": 1}
+
+
+async def test_what_waits_for_an_entity_that_failed_is_not_tried(pool: Pool, mode: Mode) -> None:
+    """The summary is made of the troops: neither is written, and one error says why."""
+    mode("apart")
+    await offer(pool, HERO, Troops={"6024": {"Amount": "many"}}, Pets={"8021": {"Level": 2}})
+    await run_until(pool, types(), ERRORS, 1)
+    async with pool.connection() as conn:
+        statuses = {row["entity"]: row["status"] for row in await conn.fetch(ENTITIES)}
+        assert statuses["user_troops"] == "failed"
+        assert statuses["user_pets"] == "written"
+        assert "user_profile_summary" not in statuses
+        assert await conn.fetchval("SELECT last_error ->> 'reason' FROM hero_snapshots") == (
+            "Troops.6024.Amount: expected an integer, found text"
+        )
+        assert await conn.fetchval(ERRORS) == 1
+        assert await conn.fetchval("SELECT status FROM queue_jobs") == "failed", "no retry can mend it"
