@@ -10,6 +10,7 @@ from starforge.etl.columns import Rows, Table
 from starforge.etl.document import Document, Whole
 from starforge.etl.layout import Plan
 from starforge.etl.mapping import Mapping
+from starforge.etl.parse import uncollected
 from starforge.etl.reading import Reading
 
 ITEMS_AT_ONCE = 1_000
@@ -63,12 +64,11 @@ class Entities:
             return
         before = 0
         async for piece in self._document.pieces((*self._reading.place, *plan.container), items=batch):
-            if piece is None:
-                yield self._reading.table(plan)
-            else:
-                rows = self._reading.table(plan, replace(piece, rows_before=before))
-                before += rows.count
-                yield rows
+            with uncollected():
+                told = piece and replace(piece, rows_before=before)
+                rows = self._reading.table(plan, told)
+            before += rows.count
+            yield rows
 
     async def _derive(self, plan: Plan, rows: Rows, batch: int) -> None:
         for reader, made in plan.derived:

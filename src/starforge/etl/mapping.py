@@ -45,6 +45,7 @@ from starforge.etl.compile import statements
 from starforge.etl.declared import check
 from starforge.etl.errors import DuplicateMappingError, MappingError, UnknownSourceError
 from starforge.etl.layout import layout
+from starforge.etl.parse import uncollected
 from starforge.etl.path import UnfitError, get, join, parse, shown
 from starforge.etl.reading import Reading
 from starforge.etl.types import (
@@ -177,7 +178,8 @@ class Mapping:
         reading = Reading(self.layout, document)
         subject = str(reading.only(*self.subject_key))
         self.captured_at(document)  # a wrong time is an error also where the caller knows better
-        return Mapped(subject, reading.rows())
+        with uncollected():
+            return Mapped(subject, reading.rows())
 
 
 class Mappings:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -46,9 +48,26 @@ def parse(data: bytes, verdict: Verdict) -> Any:
     """
     unstorable = verdict.has_lone_surrogates or verdict.has_nul_escapes
     try:
-        return msgspec.json.decode(storable(data) if unstorable else data)
+        with uncollected():
+            return msgspec.json.decode(storable(data) if unstorable else data)
     except msgspec.DecodeError as error:
         raise _malformed(data, str(error)) from None
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the collector from looking for cycles among the objects of a document, which has none.
+
+    It would do so every few hundred objects: a sixth of the time of a document of 2.8 MB.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def documents(
