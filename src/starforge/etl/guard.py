@@ -12,7 +12,13 @@ Refused as malformed, with the position of the byte at fault:
   - brackets nested deeper than STARFORGE_JSON_DEPTH_MAX, at the first bracket too deep;
   - a number longer than STARFORGE_JSON_NUMBER_CHARS_MAX characters;
   - a number with a fraction or an exponent that is too large for a double (1e400). The document is
-    kept as bytes, so nothing is lost; a value of infinity could be written nowhere.
+    kept as bytes, so nothing is lost; a value of infinity could be written nowhere. NaN and Infinity are
+    no JSON, and so the parser's to refuse;
+  - a key longer than STARFORGE_JSON_KEY_CHARS_MAX characters, as it is written, at its first quote.
+
+Refused, and no fault of the document: one that takes longer than STARFORGE_JSON_TIME_MAX_S and as much
+again per 100 MB (DocumentTimeoutError, class TIMEOUT). Only the time spent on it counts, not that spent on
+waiting for its bytes.
 
 Accepted:
   - integers of any size within that length, exactly; a number too small for a double, as zero;
@@ -22,41 +28,36 @@ Accepted:
   - any document at the top, also a bare string or number;
   - a document above the size guard: it is well-formed, and `Verdict.oversized` says so.
 
-The work is a few passes that run in C over pieces of about a megabyte; the only loops in Python are
-over pieces, over numbers that look doubtful, and log2(piece) steps to find a position to report.
+A document is judged in pieces, of which `Guard` holds one; `check` judges one that is in memory. What the
+rules do with a piece is in `guard_rules.py`. Of several faults the one in the earlier piece is told.
 """
 
 from __future__ import annotations
 
 import codecs
-import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate
 
-from starforge.etl.errors import MalformedError
+from starforge.clock import monotonic_s
+from starforge.etl.errors import DocumentTimeoutError, MalformedError
+from starforge.etl.guard_rules import (
+    LONG_RUN,
+    NUMBER_CHARS,
+    Keys,
+    Piece,
+    check_numbers,
+    first_too_deep,
+    nesting,
+    number_at_end,
+    outline_of,
+    whole_characters,
+)
 from starforge.settings import Settings, setting
 
 MB = 1_000_000
-PIECE_BYTES = 1 << 20
-
-BRACKETS = b"[]{}"
-CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\r")
-OUTLINE = b'"' + BRACKETS + CONTROLS
-NOT_OUTLINE = bytes(byte for byte in range(256) if byte not in OUTLINE)
-STEPS = bytes.maketrans(BRACKETS, b"\x01\xff\x01\xff")
-
-NUMBER_CHARS = b"0123456789.eE+-"
-NUMBER = re.compile(rb"[0-9.eE+-]*+")
-FLAT = bytes.maketrans(b"123456789E", b"000000000e")
-LONG_RUN = 200
-"""Digits in a row from which a number is looked at. Below it, and with an exponent of at most two
-digits, a number is less than 1e299 and shorter than any allowed limit."""
-DOUBTFUL = (b"0e000", b"0e+000", b"0" * LONG_RUN)
-"""What such a number holds once every digit is written as 0."""
+PIECE_BYTES = 1 << 18
+"""A document is judged in pieces of this size: they stay in the processor's cache."""
 
 _HIGH = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -64,6 +65,10 @@ LONE_SURROGATE = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!%b)|[c-fC-F][0-9a-fA-F]{2}(?<!%b%b))" % (_LOW, _HIGH, _LOW)
 )
 """An escaped surrogate without its other half, in text whose escaped backslashes were taken out."""
+
+HIGH_SURROGATE = re.compile(_HIGH)
+ESCAPE_CHARS = len(r"\uD83D")
+TIME_BYTES = 100 * MB
 
 
 class GuardSettings(Settings):
@@ -149,30 +154,147 @@ class Verdict:
     has_nul_escapes: bool
 
 
+class Guard:
+    """Judges a document that comes in chunks; the outcome does not depend on how it was cut.
+
+    About a piece of it is held. A document that is refused needs no more chunks; what it is fed afterwards
+    is refused as well.
+    """
+
+    def __init__(self, settings: GuardSettings | None = None) -> None:
+        self._limits = settings or guard_settings()
+        self._held = bytearray()  # fed and not judged yet
+        self._want = PIECE_BYTES  # bytes to hold before a piece is judged
+        self._position, self._lines, self._newline = 0, 0, -1  # of what was judged
+        self._depth, self._deepest, self._inside = 0, 0, False
+        self._keys = Keys(self._limits.key_chars_max)
+        self._lone_surrogates = self._nul_escapes = False
+        self._refused: MalformedError | None = None
+        self.spent_s = 0.0
+        """Time spent on judging so far; a parser adds its own before it asks `require_time`."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes fed so far."""
+        return self._position + len(self._held)
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next chunk, of any size; raise MalformedError or DocumentTimeoutError."""
+        began_s = monotonic_s()
+        rest = memoryview(chunk)
+        while len(self._held) + len(rest) >= self._want:
+            take = self._want - len(self._held)
+            self._piece(b"".join((self._held, rest[:take])), last=False)
+            rest = rest[take:]
+        self._held += rest
+        self._spend(began_s)
+
+    def end(self) -> Verdict:
+        """Say what was found in the whole document; raise as `feed` does."""
+        began_s = monotonic_s()
+        self._piece(bytes(self._held), last=True)
+        self._spend(began_s)
+        size, limits = self._position, self._limits
+        return Verdict(
+            size_bytes=size,
+            depth=self._deepest,
+            oversized=size > limits.size_bytes_max,
+            inline=size <= limits.inline_bytes_max,
+            has_lone_surrogates=self._lone_surrogates,
+            has_nul_escapes=self._nul_escapes,
+        )
+
+    def _spend(self, began_s: float) -> None:
+        self.spent_s += monotonic_s() - began_s
+        require_time(self.spent_s, self.size_bytes, self._limits)
+
+    def _piece(self, data: bytes, *, last: bool) -> None:
+        """Judge as much of the data as can be told apart from what follows; hold the rest."""
+        if self._refused is not None:
+            raise self._refused
+        try:
+            used = self._judge(data, last=last)
+        except MalformedError as error:
+            self._refused = error
+            raise
+        self._held = bytearray(data[used:])
+        self._want = len(self._held) + PIECE_BYTES
+
+    def _judge(self, data: bytes, *, last: bool) -> int:
+        """Apply the rules to what is whole at the beginning of the data; return how many bytes that is."""
+        piece = Piece(data, data, self._position, self._lines, self._newline, self._inside)
+        if self._position == 0:
+            if len(data) < len(codecs.BOM_UTF8) and not last:
+                return 0
+            if data.startswith(codecs.BOM_UTF8):
+                raise piece.fault(0, "byte order mark")
+        try:
+            whole = whole_characters(data, last=last)
+        except UnicodeDecodeError as error:
+            raise piece.fault(error.start, f"not UTF-8: {error.reason}") from None
+        text = without_escaped_quotes(data[:whole])
+        if not last:
+            text = text[: self._cut(piece, text)]
+        if text:
+            self._apply(replace(piece, data=data[: len(text)], text=text))
+        return len(text)
+
+    def _cut(self, piece: Piece, text: bytes) -> int:
+        """Find where a text may end: not inside an escape, between two surrogates, or inside a number."""
+        cut, chars_max = len(text), self._limits.number_chars_max
+        held = number_at_end(text, chars_max)
+        if held <= chars_max:
+            cut -= held  # may begin inside an escape: so this first
+        elif not piece.inside ^ (text.count(b'"') % 2 == 1):
+            raise piece.fault(len(text.rstrip(NUMBER_CHARS)), f"number longer than {chars_max} characters")
+        escape = text.rfind(b"\\", max(0, cut - ESCAPE_CHARS), cut)
+        if escape >= 0:
+            cut = escape
+            if HIGH_SURROGATE.match(text, max(0, cut - ESCAPE_CHARS), cut):
+                cut -= ESCAPE_CHARS
+        return cut
+
+    def _apply(self, piece: Piece) -> None:
+        """Apply every rule to a piece, and go on behind it."""
+        limits, text = self._limits, piece.text
+        outline = outline_of(piece)
+        check_numbers(piece, limits.number_chars_max)
+        reached, depth, inside = nesting(outline, self._depth, self._inside)
+        if reached > limits.depth_max:
+            at = first_too_deep(text, self._depth, self._inside, limits.depth_max)
+            raise piece.fault(at, f"nested deeper than {limits.depth_max} levels")
+        self._keys.check(piece)
+        if b"\\" in text and b"\\u" in text:  # the first is found to be absent ten times as fast
+            self._lone_surrogates = self._lone_surrogates or LONE_SURROGATE.search(text) is not None
+            self._nul_escapes = self._nul_escapes or b"\\u0000" in text
+        self._deepest, self._depth, self._inside = max(self._deepest, reached), depth, inside
+        newline = piece.data.rfind(b"\n")
+        if newline >= 0:
+            self._lines += piece.data.count(b"\n")
+            self._newline = piece.start + newline
+        self._position += len(text)
+
+
 def check(data: bytes, settings: GuardSettings | None = None) -> Verdict:
     """Judge a document by the rule above.
 
     Args:
-        data: The whole document. Up to one more copy of it is held while it is judged.
+        data: The whole document.
         settings: The limits; those of the process where not given.
     Returns: What was found. The grammar is not checked yet: that is `parse`.
-    Raises: MalformedError with the position of the byte at fault.
+    Raises: MalformedError with the position of the byte at fault; DocumentTimeoutError.
     """
-    limits = settings or guard_settings()
-    if data.startswith(codecs.BOM_UTF8):
-        raise MalformedError.at(data, 0, "byte order mark")
-    _check_utf8(data)
-    text = without_escaped_quotes(data)
-    depth = _check_pieces(data, text, limits)
-    escapes = b"\\u" in text
-    return Verdict(
-        size_bytes=len(data),
-        depth=depth,
-        oversized=len(data) > limits.size_bytes_max,
-        inline=len(data) <= limits.inline_bytes_max,
-        has_lone_surrogates=escapes and LONE_SURROGATE.search(text) is not None,
-        has_nul_escapes=escapes and b"\\u0000" in text,
-    )
+    guard = Guard(settings)
+    guard.feed(data)
+    return guard.end()
+
+
+def require_time(spent_s: float, size_bytes: int, settings: GuardSettings | None = None) -> None:
+    """Raise DocumentTimeoutError where a document of this size took too long to judge and parse."""
+    limit_s = (settings or guard_settings()).time_max_s
+    allowed_s = limit_s * (1 + size_bytes / TIME_BYTES)
+    if spent_s > allowed_s:
+        raise DocumentTimeoutError(spent_s, size_bytes, allowed_s)
 
 
 def without_escaped_quotes(data: bytes) -> bytes:
@@ -183,116 +305,3 @@ def without_escaped_quotes(data: bytes) -> bytes:
     if b"\\" not in data:
         return data
     return data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-
-
-def _check_utf8(data: bytes) -> None:
-    if data.isascii():
-        return
-    position = 0
-    while position < len(data):
-        piece = data[position : position + PIECE_BYTES]
-        last = position + len(piece) == len(data)
-        try:
-            position += codecs.utf_8_decode(piece, "strict", last)[1]
-        except UnicodeDecodeError as error:
-            raise MalformedError.at(data, position + error.start, f"not UTF-8: {error.reason}") from None
-
-
-def _check_pieces(data: bytes, text: bytes, limits: GuardSettings) -> int:
-    """Check control characters, numbers and depth piece by piece; return the greatest depth."""
-    deepest, depth, inside = 0, 0, False
-    for start, end in _pieces(text):
-        piece = text[start:end]
-        outline = piece.translate(None, NOT_OUTLINE)
-        if outline.translate(None, b'"' + BRACKETS):
-            raise _control_character(data, start)
-        _check_numbers(data, start, piece, inside, limits.number_chars_max)
-        reached, depth_after, inside_after = _nesting(outline, depth, inside)
-        if reached > limits.depth_max:
-            position = start + _first_too_deep(piece, depth, inside, limits.depth_max)
-            raise MalformedError.at(data, position, f"nested deeper than {limits.depth_max} levels")
-        deepest, depth, inside = max(deepest, reached), depth_after, inside_after
-    return deepest
-
-
-def _pieces(text: bytes) -> Iterator[tuple[int, int]]:
-    """Cut the text into pieces of about a megabyte that do not end inside a number."""
-    start = 0
-    while start < len(text):
-        number = NUMBER.match(text, min(start + PIECE_BYTES, len(text)))
-        end = number.end() if number else len(text)
-        yield start, end
-        start = end
-
-
-def _control_character(data: bytes, start: int) -> MalformedError:
-    found = CONTROL.search(data, start)
-    position = found.start() if found else start
-    return MalformedError.at(data, position, f"control character 0x{data[position]:02x}")
-
-
-def _nesting(outline: bytes, depth: int, inside: bool) -> tuple[int, int, bool]:
-    """Follow the brackets outside strings through an outline of nothing but quotes and brackets.
-
-    Args: the depth, and whether a string is open, where the outline begins.
-    Returns: the greatest depth in it, and depth and open string where it ends.
-    """
-    # Taking out two neighbouring quotes leaves every other byte inside or outside as it was, so nearly
-    # all strings vanish in one pass; what is left are strings that hold brackets.
-    parts = outline.replace(b'""', b"").split(b'"')
-    outside = b"".join(parts[1::2] if inside else parts[::2])
-    steps = memoryview(outside.translate(STEPS)).cast("b")
-    inside ^= len(parts) % 2 == 0
-    return max(accumulate(steps, initial=depth)), depth + sum(steps), inside
-
-
-def _first_too_deep(piece: bytes, depth: int, inside: bool, depth_max: int) -> int:
-    """Find the first bracket that goes deeper than allowed, by halving: each step looks at half as much."""
-    start, end = 0, len(piece)
-    while end - start > 1:
-        middle = (start + end) // 2
-        outline = piece[start:middle].translate(None, NOT_OUTLINE)
-        reached, depth_after, inside_after = _nesting(outline, depth, inside)
-        if reached > depth_max:
-            end = middle
-        else:
-            start, depth, inside = middle, depth_after, inside_after
-    return start
-
-
-def _check_numbers(data: bytes, start: int, piece: bytes, inside: bool, chars_max: int) -> None:
-    """Refuse a number outside strings that is too long or too large for a double.
-
-    With all digits written as 0 a few substring searches tell which numbers need a look: usually none.
-    """
-    flat = piece.translate(FLAT)
-    for sign in DOUBTFUL:
-        counted, quotes = 0, int(inside)
-        at = flat.find(sign)
-        while at >= 0:
-            quotes += flat.count(b'"', counted, at)
-            counted = at
-            if quotes % 2 == 0:
-                _check_number(data, start + at, chars_max)
-            at = flat.find(sign, at + len(sign))
-
-
-def _check_number(data: bytes, position: int, chars_max: int) -> None:
-    """Judge the number around this position, which is outside strings."""
-    before = data[max(0, position - chars_max) : position]
-    begin = position - (len(before) - len(before.rstrip(NUMBER_CHARS)))
-    found = NUMBER.match(data, begin)
-    number = found.group() if found else b""
-    if len(number) > chars_max:
-        raise MalformedError.at(data, begin, f"number longer than {chars_max} characters")
-    if _is_infinite(number):
-        raise MalformedError.at(data, begin, "number out of range")
-
-
-def _is_infinite(number: bytes) -> bool:
-    if number.lstrip(b"-").isdigit():
-        return False
-    try:
-        return math.isinf(float(number))
-    except ValueError:
-        return False  # not a number at all: the parser says where

@@ -20,7 +20,7 @@ from starforge.etl.columns import Derived, Ref, Table
 from starforge.etl.document import Document, Whole
 from starforge.etl.entities import Entities
 from starforge.etl.errors import EntitiesFailedError
-from starforge.etl.guard import MB
+from starforge.etl.guard import MB, Guard
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import read_document
 from starforge.etl.raw import open_raw
@@ -126,7 +126,7 @@ async def _document(pool: Pool, mapping: Mapping, snapshot: InHand) -> AsyncIter
         yield Whole(read_document(snapshot.raw.encode()))
         return
     async with spooled(open_raw(pool, snapshot.id, tenant=snapshot.tenant)) as opened:
-        yield await Streamed.of(mapping.layout, opened)
+        yield await Streamed.of(mapping.layout, opened, Guard())
 
 
 @dataclass(slots=True)

@@ -14,7 +14,13 @@ import asyncpg
 from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
 from starforge.errors import storable, told
-from starforge.etl.errors import EntitiesFailedError, MalformedError, MappingError, TooLargeError
+from starforge.etl.errors import (
+    DocumentTimeoutError,
+    EntitiesFailedError,
+    MalformedError,
+    MappingError,
+    TooLargeError,
+)
 from starforge.queue.handler import PermanentError
 
 ErrorType = Literal["PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN"]
@@ -90,6 +96,8 @@ def error_type(error: BaseException) -> ErrorType:
         case MemoryError():
             return "OOM"
         case asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() | TimeoutError():
+            return "TIMEOUT"
+        case DocumentTimeoutError():
             return "TIMEOUT"
         case asyncpg.PostgresError():
             return "DB_ERROR"

@@ -37,7 +37,7 @@ class StoreSettings(Settings):
         "",
         env="STARFORGE_OBJECT_STORE",
         unit="URL",
-        meaning="Where objects are: file:///folder, s3://bucket/prefix, gs:, az:; empty: in STARFORGE_HOME.",
+        meaning="Where objects are: file:///folder or s3://, gs://, az://; empty: STARFORGE_HOME/objects.",
     )
     endpoint: str = setting(
         "",

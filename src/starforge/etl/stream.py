@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
 import ijson
 
 from starforge.etl.errors import MalformedError, MappingError
 from starforge.etl.escapes import Escapes
+from starforge.etl.guard import Guard
 from starforge.etl.layout import Layout
 from starforge.etl.path import Path, Segment, shown
 from starforge.etl.reading import Piece, Reading
@@ -39,14 +40,6 @@ VALUE_BYTES = 64
 """What a value takes in memory beside its text, about."""
 
 
-class Feed(Protocol):
-    """Sees every chunk of a document, and its end: the guard."""
-
-    def feed(self, chunk: bytes) -> None:
-        """Judge the next bytes."""
-        ...
-
-
 @dataclass(slots=True)
 class Container:
     """A container whose items were left out of the skeleton."""
@@ -64,7 +57,7 @@ class Streamed:
         self._opened, self.root, self.containers = opened, root, containers
 
     @classmethod
-    async def of(cls, layout: Layout, opened: Opened, guard: Feed | None = None) -> Streamed:
+    async def of(cls, layout: Layout, opened: Opened, guard: Guard | None = None) -> Streamed:
         """Read what a mapping needs to have in memory; arguments and errors as for `read`."""
         first = await cls.read(opened, layout.left_out(), guard)
         left_out = layout.left_out(Reading(layout, first.root).place)
@@ -74,18 +67,21 @@ class Streamed:
         return await cls.read(opened, left_out)
 
     @classmethod
-    async def read(cls, opened: Opened, left_out: Collection[Path], guard: Feed | None = None) -> Streamed:
+    async def read(cls, opened: Opened, left_out: Collection[Path], guard: Guard | None = None) -> Streamed:
         """Read the skeleton.
 
         Args:
             opened: Opens the document, each time from its beginning.
             left_out: Where containers lie whose items are rows: paths from the document's top.
-            guard: Sees the bytes too.
-        Raises: MalformedError with the position; MappingError where the skeleton does not fit in memory.
+            guard: Judges the bytes too.
+        Raises: MalformedError with the position; DocumentTimeoutError; MappingError where the skeleton does
+            not fit in memory.
         """
         builder = _Skeleton(frozenset(left_out))
         async for events, _ in _events(opened, guard):
             builder.take(events)
+        if guard is not None:
+            guard.end()
         return cls(opened, builder.value, builder.containers)
 
     async def pieces(self, container: Path, *, items: int) -> AsyncIterator[Piece | None]:
@@ -102,14 +98,14 @@ class Streamed:
         yield reader.rest()
 
 
-async def _events(opened: Opened, guard: Feed | None = None) -> AsyncIterator[tuple[list[Event], int]]:
+async def _events(opened: Opened, guard: Guard | None = None) -> AsyncIterator[tuple[list[Event], int]]:
     """Yield the events of each chunk, and how many bytes it had."""
     events = ijson.sendable_list()
     parser, escapes, before = _backend().basic_parse_coro(events), Escapes(), 0
     try:
         async for chunk in opened():
             if guard is not None:
-                guard.feed(chunk)
+                guard.feed(chunk)  # a megabyte or so ahead of the parser
             for first in range(0, len(chunk), PART_BYTES):
                 part = chunk[first : first + PART_BYTES]
                 if certain := escapes.feed(part):  # no bytes would mean that this is the end
