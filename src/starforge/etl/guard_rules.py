@@ -9,7 +9,9 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -175,7 +177,8 @@ class Keys:
         """Refuse a key that is too long, at the quote that begins it."""
         text, at, inside = piece.text, -1, False
         if self._ended is not None:
-            self._colon(piece, -1, self._ended)
+            ended = self._ended
+            self._colon(piece, -1, lambda: ended)
         if self._open is not None:
             at = text.find(b'"')
             self._chars += _chars(text if at < 0 else text[:at])
@@ -183,7 +186,7 @@ class Keys:
                 return
             began, self._open = self._open, None
             if self._chars > self._chars_max:
-                self._colon(piece, at, began)
+                self._colon(piece, at, lambda: began)
         counted, step = at + 1, self._chars_max + 2
         while True:
             # Only where so many bytes hold no quote can a string be that long: nearly always one step
@@ -198,20 +201,20 @@ class Keys:
             if end < 0:
                 break
             if inside and _chars(text[at + 1 : end]) > self._chars_max:
-                self._colon(piece, end, piece.place(at))
+                self._colon(piece, end, partial(piece.place, at))
             at = end
         if inside:
             self._open, self._chars = piece.place(at), _chars(text[at + 1 :])
 
-    def _colon(self, piece: Piece, end: int, began: Place) -> None:
-        """Look for the colon behind a long string that ends at byte `end`."""
+    def _colon(self, piece: Piece, end: int, began: Callable[[], Place]) -> None:
+        """Look for the colon behind a long string that ends at byte `end`; where it began is seldom asked."""
         self._ended = None
         found = SPACE.match(piece.text, end + 1)
         after = found.end() if found else end + 1
         if after == len(piece.text):
-            self._ended = began
+            self._ended = began()
         elif piece.text.startswith(b":", after):
-            raise began.fault(f"key longer than {self._chars_max} characters")
+            raise began().fault(f"key longer than {self._chars_max} characters")
 
 
 def _chars(text: bytes) -> int:

@@ -259,19 +259,43 @@ class _Items:
 
     def take(self, events: Iterable[Event]) -> Iterator[Piece]:
         """Go on building; yield a piece whenever one is full."""
+        opened, names = self._open, self._names
         for event, value in events:
             if self._skipped:
                 self._skipped += STEPS.get(event, 0)
-            elif not self._inside:
-                self._approach(event, value)
-            elif self._open:
-                self._build(event, value)
-            else:
+            elif opened:
+                # Inside an item: nearly all events come here.
+                inner = opened[-1]
+                if event == "map_key":
+                    names.append(value)
+                elif event in STARTS:
+                    opened.append({} if event == "start_map" else [])
+                else:
+                    if event in ENDS:
+                        value = opened.pop()
+                        if not opened:
+                            self._values.append(value)
+                            if self._full():
+                                yield self._piece()
+                            continue
+                        inner = opened[-1]
+                    elif type(value) is Decimal:
+                        value = float(value)
+                    if type(inner) is dict:
+                        inner[names.pop()] = value
+                    else:
+                        inner.append(value)
+            elif self._inside:
                 self._between(event, value)
-            if len(self._values) >= self._items_max or (
-                self._bytes > PIECE_BYTES_MAX and self._values and not self._open
-            ):
-                yield self._piece()
+                if self._full():
+                    yield self._piece()
+            else:
+                self._approach(event, value)
+
+    def _full(self) -> bool:
+        if self._open or not self._values:
+            return False
+        return len(self._values) >= self._items_max or self._bytes > PIECE_BYTES_MAX
 
     def _approach(self, event: str, value: Any) -> None:
         """Go down where the path leads, and past everything else."""
@@ -314,28 +338,6 @@ class _Items:
             self._open.append({} if event == "start_map" else [])
         else:
             self._values.append(_plain(value))
-
-    def _build(self, event: str, value: Any) -> None:
-        inner = self._open[-1]
-        if event == "map_key":
-            self._names.append(value)
-        elif event in ENDS:
-            self._open.pop()
-            if self._open:
-                self._put(inner)
-            else:
-                self._values.append(inner)
-        elif event in STARTS:
-            self._open.append({} if event == "start_map" else [])
-        else:
-            self._put(_plain(value))
-
-    def _put(self, value: Any) -> None:
-        inner = self._open[-1]
-        if isinstance(inner, list):
-            inner.append(value)
-        else:
-            inner[self._names.pop()] = value
 
     def _piece(self) -> Piece:
         piece = Piece(self._values, self._ids if self._keyed else None, self._first)

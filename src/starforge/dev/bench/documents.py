@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from starforge.dev import bodies
 from starforge.dev.bodies import encode, section
@@ -60,6 +61,22 @@ class Heroes:
         return encode(document).replace(
             b'"Troops":{', b'"BattleLog":[' + b",".join(battles) + b'],"Troops":{', 1
         )
+
+
+def write_huge(file: Path, size: int, *, made: Heroes) -> None:
+    """Write a profile of so many bytes, most of them teams with long overrides, to a file."""
+    head = made.document(0, troops=HERO_TROOPS, pets=0, size=0)
+    opened = head.index(b'"Troops":')
+    team = b'{"Name":"T%d","Troops":[1,2,3,4],"OverrideData":{"Log":"%b","Weapons":{"1":{"Level":7}}}}'
+    text = b"the same long line of text " * 40
+    with file.open("wb") as out:
+        out.write(head[:opened] + b'"Teams":[')
+        written, number = len(head), 0
+        while written < size:
+            one = team % (number, text)
+            out.write((b"," if number else b"") + one)
+            written, number = written + len(one) + 1, number + 1
+        out.write(b"]," + head[opened:])
 
 
 def small_documents(count: int, seed: int = 7) -> Iterator[bytes]:
