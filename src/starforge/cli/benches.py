@@ -91,6 +91,9 @@ def queue(
 def etl(
     heroes: Annotated[int, typer.Option(min=1, help="Profiles of 2.8 MB in each round.")] = 20,
     small: Annotated[int, typer.Option(min=100, help="Snapshots of 50 kB in each drain.")] = 600,
+    huge_mb: Annotated[
+        int, typer.Option(min=0, max=2000, help="MB of the document for the high-memory lane; 0: none.")
+    ] = 500,
     processes: Annotated[
         list[int] | None, typer.Option(min=1, max=16, help="Worker processes; may be repeated.")
     ] = None,
@@ -105,7 +108,7 @@ def etl(
     def measure(server: Database) -> Awaitable[dict[str, Any]]:
         return bench_etl(
             server, heroes=heroes, small=small, processes=processes or [1, 2], rounds=rounds, role=role,
-            report=progress,
+            huge_mb=huge_mb, report=progress,
         )  # fmt: skip
 
     _run(measure, role=role, postgres=postgres, as_json=as_json)

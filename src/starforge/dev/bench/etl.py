@@ -25,6 +25,7 @@ from starforge.dev.bench.bomb import peak_bytes
 from starforge.dev.bench.documents import Heroes, small_documents
 from starforge.dev.bench.figures import Report, conditions, percentiles, spread
 from starforge.dev.bench.fleet import Fleet, fleet, started, until
+from starforge.dev.bench.huge import bench_huge
 from starforge.dev.bench.load import hold, release
 from starforge.dev.bench.place import Place, place
 from starforge.dev.errors import BenchStalledError
@@ -79,6 +80,7 @@ async def bench_etl(
     rounds: int,
     role: str,
     report: Report,
+    huge_mb: int = 500,
 ) -> dict[str, Any]:
     """Measure and return the figures.
 
@@ -90,6 +92,7 @@ async def bench_etl(
         rounds: How often each is measured.
         role: Database role of the workers.
         report: Called with a line about each phase.
+        huge_mb: Size of the document for the high-memory lane, in MB; 0: none.
     """
     found = Measured(small_per_s={number: [] for number in processes})
     about: dict[str, Any] = {}
@@ -101,6 +104,10 @@ async def bench_etl(
             found.small_per_s[workers].append(await _small(server, role, workers, small))
         report(f"  upserts of {UPSERT_ROWS} rows")
         await _upserts(server, role, found)
+    huge: dict[str, Any] = {}
+    if huge_mb:
+        report(f"a document of {huge_mb} MB on the high-memory lane")
+        huge = await bench_huge(server, role, huge_mb)
     report("a bomb of 120 kB")
     bombs = [await _bomb() for _ in range(max(3, rounds))]
     return {
@@ -117,6 +124,7 @@ async def bench_etl(
         ),
         "inserts_per_s": spread(found.inserts_per_s),
         "updates_per_s": spread(found.updates_per_s),
+        **huge,
         "bomb_ms": spread([each["ms"] for each in bombs]),
         "bomb_mb": spread([each["mb"] for each in bombs]),
         "heroes": heroes * rounds,

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,12 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(
-    url: str, *, processes: int, concurrency: int, environment: Mapping[str, str] | None = None
+    url: str,
+    *,
+    processes: int,
+    concurrency: int,
+    environment: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
 ) -> AsyncIterator[Fleet]:
     """Run so many workers on a database for the length of a `with` block; they end with it, or with us."""
     with tempfile.TemporaryDirectory(prefix="starforge-bench-") as folder:
@@ -60,7 +65,17 @@ async def fleet(
             FOLDER_ENV: folder,
             **(environment or {}),
         }
-        command = [sys.executable, "-m", "starforge", "worker", "--app", APP, "--log-level", "warning"]
+        command = [
+            sys.executable,
+            "-m",
+            "starforge",
+            "worker",
+            "--app",
+            APP,
+            "--log-level",
+            "warning",
+            *flags,
+        ]
         workers: list[asyncio.subprocess.Process] = []
         try:
             for _ in range(processes):
