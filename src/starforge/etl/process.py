@@ -81,23 +81,25 @@ class InHand:
     """It is processed although it is held back from ordinary workers."""
 
 
-async def process(pool: Pool, mapping: Mapping, snapshot: InHand, *, batch: int | None = None) -> Written:
+async def process(
+    pool: Pool, mapping: Mapping, snapshot: InHand, limits: ProcessSettings | None = None
+) -> Written:
     """Write a snapshot's rows; when this returns, they and the snapshot's new state are committed.
 
     Args:
         pool: Where the database is.
         mapping: How documents of its source become rows.
         snapshot: The snapshot.
-        batch: Rows sent together; STARFORGE_ETL_BATCH_ROWS where not given.
+        limits: How much is in memory and in one transaction; as the process is set where not given.
     Raises: MalformedError; MappingError; EntitiesFailedError where some entities of a large one failed and
         the others are written; asyncpg's errors.
     """
-    limits = process_settings()
+    limits = limits or process_settings()
     if snapshot.raw is not None and snapshot.size_bytes <= limits.together_max_mb * MB:
         return await _together(pool, mapping, snapshot)
     async with _document(pool, mapping, snapshot) as document:
         entities = await Entities.of(mapping, document)
-        return await _Apart(pool, entities, snapshot, batch or limits.batch_rows).write()
+        return await _Apart(pool, entities, snapshot, limits.batch_rows).write()
 
 
 async def _together(pool: Pool, mapping: Mapping, snapshot: InHand) -> Written:
