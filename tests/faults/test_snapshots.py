@@ -136,8 +136,8 @@ async def test_snapshots_of_one_user_that_are_processed_at_once_never_deadlock(
             await asyncio.gather(*(process(pool, HERO, one, dice.choice(ways)) for one in pair))
         async with pool.connection() as conn:
             present = await conn.fetch(
-                "SELECT array_agg(troop_id ORDER BY troop_id) AS troops, sum(amount) AS amount FROM user_troops"
-                " WHERE last_seen IS NULL GROUP BY user_id"
+                "SELECT array_agg(troop_id ORDER BY troop_id) AS troops, sum(amount) AS amount"
+                " FROM user_troops WHERE last_seen IS NULL GROUP BY user_id"
             )
             deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
             assert await conn.fetchval(deadlocks) == 0
