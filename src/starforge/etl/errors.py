@@ -83,7 +83,11 @@ class MappingDeclarationError(MisusedError):
     """A mapping contradicts itself; it is refused where it is declared, before any document is read."""
 
     code = "SF416"
-    remedy = "Correct the declaration that the message names; examples/fhir/README.md explains its words."
+    remedy = "Correct the declaration that the message names; docs/mappings.md explains its words."
+
+    def __init__(self, reason: str, at: str = "") -> None:
+        super().__init__(f"{at}: {reason}" if at else reason)
+        self.reason, self.at = reason, at
 
 
 class DuplicateMappingError(MisusedError):
@@ -106,3 +110,15 @@ class UnknownSourceError(NotFoundError):
     def __init__(self, source: str, known: tuple[str, ...]) -> None:
         super().__init__(f"no mapping for source {source!r}; known: {', '.join(known) or 'none'}")
         self.source, self.known = source, known
+
+
+class MappingUnfitError(RefusedError):
+    """The tables of this database lack something that a mapping writes; other sources are not affected."""
+
+    code = "SF440"
+    remedy = "Run the migration that makes them (`starforge mapping ddl` prints one), or correct the mapping."
+
+    def __init__(self, source: str, faults: list[str]) -> None:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        super().__init__(f"the mapping of source {source!r} does not fit the database: {faults[0]}{more}")
+        self.source, self.faults = source, faults

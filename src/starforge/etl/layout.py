@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +81,13 @@ def _key_type(table: Table) -> Type | None:
 
 
 def _plan(table: Table, types: Mapping[str, Type | None]) -> Plan:
-    rows = table.rows
     readers = tuple(_reader(column, table, types) for column in table.columns)
+    with _told_at(table.at):
+        return _plan_rows(table, readers)
+
+
+def _plan_rows(table: Table, readers: tuple[Reader, ...]) -> Plan:
+    rows = table.rows
     if isinstance(rows, One):
         return Plan(table, (), None, parse(rows.when) if rows.when else None, (), readers, {})
     own = [reader.path for reader in readers if isinstance(reader.path, tuple) and not reader.absolute]
@@ -92,6 +98,11 @@ def _plan(table: Table, types: Mapping[str, Type | None]) -> Plan:
 
 
 def _reader(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> Reader:
+    with _told_at(each.at):
+        return _read(each, table, types)
+
+
+def _read(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> Reader:
     absolute = isinstance(each.path, str) and each.path.startswith("/")
     path = parse(each.path.removeprefix("/")) if isinstance(each.path, str) else each.path
     in_key = each.name in table.key
@@ -103,6 +114,15 @@ def _reader(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> 
         return Reader(each.name, path, key_type, None, in_key, absolute)
     default = each.type.read_one(each.default)
     return Reader(each.name, path, each.type, default, each.required or in_key, absolute)
+
+
+@contextmanager
+def _told_at(at: str) -> Iterator[None]:
+    """Tell what is wrong with a path where it was declared."""
+    try:
+        yield
+    except MappingDeclarationError as error:
+        raise MappingDeclarationError(error.reason, error.at or at) from None
 
 
 def _root_paths(plans: Iterable[Plan]) -> Iterator[Path]:

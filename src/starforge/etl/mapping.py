@@ -46,6 +46,7 @@ from starforge.etl.declared import check
 from starforge.etl.errors import DuplicateMappingError, MappingError, UnknownSourceError
 from starforge.etl.layout import layout
 from starforge.etl.path import UnfitError, get, join, parse, shown
+from starforge.etl.place import here
 from starforge.etl.reading import Reading
 from starforge.etl.types import (
     BIGINT,
@@ -63,6 +64,7 @@ from starforge.etl.types import (
     TIMESTAMP,
     Type,
     array,
+    scaled,
     text,
 )
 
@@ -97,6 +99,7 @@ __all__ = [
     "Table",
     "Type",
     "array",
+    "scaled",
     "text",
 ]
 
@@ -142,8 +145,9 @@ class Mapping:
         known: Sequence[str] = (),
         unknown: Unknown = "extra",
     ) -> None:
-        check(name, subject, tables)
-        self.name, self.unknown = name, unknown
+        self.at = here()
+        check(name, subject, tables, self.at)
+        self.name, self.unknown, self.subject_table = name, unknown, subject
         self.tables = {table.name: table for table in tables}
         self._subject = (subject, self.tables[subject].own_key[0])
         self._captured_at, self._captured_as = tuple(map(parse, captured_at)), captured_as
