@@ -17,6 +17,7 @@ from starforge.cli import (
     explaining,
     history,
     kills,
+    mappings,
     settings,
     snapshots,
     tasks,
@@ -61,6 +62,7 @@ workers.add(app)
 kills.add(app)
 database.add(app)
 snapshots.add(app)
+mappings.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)

@@ -84,7 +84,8 @@ def _catalogue(catalogue: Catalogue, sql: str) -> str:
 
 def _table(table: Table, mapping: Mapping, referred: Ref | None) -> str:
     lines: list[Line] = []
-    if referred is not None:
+    own = {column.name for column in table.columns}
+    if referred is not None and referred.id not in own:
         kind = "DEFAULT gen_random_uuid()" if referred.sql == "uuid" else "GENERATED ALWAYS AS IDENTITY"
         lines.append((q(referred.id), f"{referred.sql} PRIMARY KEY {kind}"))
     lines.append((q("tenant_id"), "text NOT NULL"))
@@ -95,7 +96,8 @@ def _table(table: Table, mapping: Mapping, referred: Ref | None) -> str:
     written = {name for name, _ in lines}
     lines += [(q(name), NOW) for name in ("created_at", *table.touched) if q(name) not in written]
     key = ", ".join(q(name) for name in table.key)
-    rules = [f"{'UNIQUE' if referred is not None else 'PRIMARY KEY'} ({key})", *_references(table, mapping)]
+    made_id = referred is not None and referred.id not in own
+    rules = [f"{'UNIQUE' if made_id else 'PRIMARY KEY'} ({key})", *_references(table, mapping)]
     made = f"CREATE TABLE {q(table.name)} (\n{_aligned(lines)},\n    " + ",\n    ".join(rules) + "\n);"
     return "\n".join([made, *_indexes(table), *_comments(table)])
 

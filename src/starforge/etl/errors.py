@@ -122,3 +122,10 @@ class MappingUnfitError(RefusedError):
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         super().__init__(f"the mapping of source {source!r} does not fit the database: {faults[0]}{more}")
         self.source, self.faults = source, faults
+
+
+class UndraftableError(MisusedError):
+    """No mapping can be proposed from these snapshots."""
+
+    code = "SF441"
+    remedy = "Give more snapshots of one source, or --subject FIELD; docs/mappings.md shows how to write one."

@@ -52,6 +52,8 @@ class Layout:
     known: frozenset[str]
     """Names at the root that go to `extra` and are not unknown."""
     refuse_unknown: bool
+    of_root: Taken
+    """What all tables take from the root."""
 
 
 def layout(
@@ -72,7 +74,7 @@ def layout(
     places = tuple(map(parse, roots))
     if any(isinstance(segment, int) for place in places for segment in place):
         raise MappingDeclarationError(f"root={list(roots)!r}: the root does not lie in an array")
-    return Layout(plans, places, frozenset(map(parse, ignored)), frozenset(known), refuse)
+    return Layout(plans, places, frozenset(map(parse, ignored)), frozenset(known), refuse, of_root)
 
 
 def _key_type(table: Table) -> Type | None:

@@ -44,7 +44,7 @@ from starforge.etl.columns import (
 from starforge.etl.compile import statements
 from starforge.etl.declared import check
 from starforge.etl.errors import DuplicateMappingError, MappingError, UnknownSourceError
-from starforge.etl.layout import layout
+from starforge.etl.layout import Layout, layout
 from starforge.etl.path import UnfitError, get, join, parse, shown
 from starforge.etl.place import here
 from starforge.etl.reading import Reading
@@ -175,6 +175,11 @@ class Mapping:
         changed.unknown = unknown
         changed._layout = replace(self._layout, refuse_unknown=unknown == "refuse")
         return changed
+
+    @property
+    def layout(self) -> Layout:
+        """How its documents lie, for what looks at them and writes nothing."""
+        return self._layout
 
     def read(self, document: Any) -> Mapped:
         """Return a document's rows; raise MappingError at the first value that does not fit."""
