@@ -20,6 +20,7 @@ from starforge.cli import (
     mappings,
     settings,
     snapshots,
+    sources,
     tasks,
     work,
     workers,
@@ -63,6 +64,7 @@ kills.add(app)
 database.add(app)
 snapshots.add(app)
 mappings.add(app)
+sources.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)

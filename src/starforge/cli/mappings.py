@@ -73,9 +73,9 @@ def check(
 ) -> None:
     """Check a mapping, and show what it would make of snapshots; nothing is written.
 
-    The declaration is always checked. Where DATABASE_URL names a database, or StarForge's own runs, the mapping
-    is compared with its tables too. Of snapshots: rows per table, fields left over, columns that got no value,
-    and what does not fit, with its path. Exit code 1 where something does not fit.
+    The declaration is always checked. Where DATABASE_URL names a database, or StarForge's own runs, the
+    mapping is compared with its tables as well. Of snapshots it shows rows per table, fields left over,
+    columns that got no value, and what does not fit, with its path. Exit code 1 where something does not fit.
     """
     from starforge.etl.survey import survey
 

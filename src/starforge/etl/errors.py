@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from starforge.errors import MisusedError, NotFoundError, RefusedError
+
+if TYPE_CHECKING:
+    from starforge.etl.columns import Catalogue
 
 
 class MalformedError(MisusedError):
@@ -129,3 +134,39 @@ class UndraftableError(MisusedError):
 
     code = "SF441"
     remedy = "Give more snapshots of one source, or --subject FIELD; docs/mappings.md shows how to write one."
+
+
+class CatalogueGapError(RefusedError):
+    """A document refers to entries that a catalogue lacks, and is to wait for them."""
+
+    code = "SF443"
+    remedy = "Add the entries (`starforge catalog seed`): what waits goes on within seconds."
+
+    def __init__(self, catalogue: Catalogue, missing: list[Any]) -> None:
+        ids = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
+        told = f"; ask {catalogue.owner}" if catalogue.owner else ""
+        super().__init__(f"{catalogue.table} lacks {len(missing)} entries that it refers to: {ids}{told}")
+        self.catalogue, self.missing = catalogue, missing
+
+
+class NoCatalogueError(MisusedError):
+    """A table is no catalogue, or an entry does not fit it."""
+
+    code = "SF444"
+    remedy = "Name a catalogue that a mapping refers to, with entries that have its columns."
+
+
+class ModeNotSetError(NotFoundError):
+    """The mode of a source was to be reset and nobody had switched it."""
+
+    code = "SF445"
+    remedy = "Nothing to do: the source is read as its mapping says."
+
+
+class NoOffenderError(NotFoundError):
+    """No snapshot failed like that, or no batch has that name."""
+
+    code = "SF446"
+    remedy = (
+        "`starforge etl offenders` shows which constraints and fingerprints failed; try a longer --within."
+    )

@@ -29,6 +29,9 @@ log = structlog.get_logger("mapping")
 AGAIN_S = 10.0
 """A mapping that did not fit is looked at again after this long: somebody may have run the migration."""
 
+FIT_S = 60.0
+"""How often the leader says which mappings do not fit."""
+
 TENANT = "tenant_id"
 
 
@@ -67,6 +70,10 @@ class Fits:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, list[Misfit]]] = {}
+
+    def sure(self, mapping: Mapping) -> bool:
+        """Tell whether it is known, without asking, that a mapping fits."""
+        return self._known.get(mapping.name, (0.0, ["unknown"]))[1] == []
 
     async def require(self, conn: Connection, mapping: Mapping) -> None:
         """Raise MappingUnfitError where the mapping has faults."""

@@ -10,12 +10,15 @@ from uuid import UUID
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.etl.errors import MalformedError, MappingError, UnknownSourceError
+from starforge.etl.catalogue import register
+from starforge.etl.errors import CatalogueGapError, MalformedError, MappingError, UnknownSourceError
+from starforge.etl.hold import hold
 from starforge.etl.mapping import Mappings
 from starforge.etl.parse import read_document
 from starforge.etl.receive import JOB_TYPE
 from starforge.etl.rejects import Reject, reject, reject_of
 from starforge.etl.upsert import Written, write
+from starforge.etl.watch import watch_of
 from starforge.queue.handler import HIGH_MEMORY_SUFFIX, Context, JobType, PermanentError, Quarantined
 from starforge.queue.job import LeasedJob
 from starforge.telemetry.metrics import (
@@ -67,12 +70,16 @@ async def process_snapshot(
         raise Quarantined(f"snapshot {snapshot_id} is quarantined: {row['held']}")
     failpoint("after_begin")
     try:
-        mapping = mappings.get(row["source"])
+        watch = watch_of(context.pool)
+        mapping = await watch.fit(context.pool, mappings.get(row["source"]), context.tenant)
         document = read_document(row["raw"].encode())
+        tenant = context.tenant
+        await watch.look(context.pool, mapping.name, document, tenant=tenant, snapshot_id=snapshot_id)
         async with context.pool.transaction(tenant=context.tenant) as conn:
             written = await write(
                 conn, mapping, document, tenant=context.tenant, captured_at=row["captured_at"]
             )
+            await register(conn, mapping, written.placeholders, snapshot_id=snapshot_id)
             status = "processed" if written.complete else "superseded"
             await conn.execute(
                 sql("etl", "processed"), snapshot_id, status, written.rows_written, though_held
@@ -80,6 +87,10 @@ async def process_snapshot(
             failpoint("before_processed_commit")
     except (MalformedError, MappingError, UnknownSourceError) as error:
         raise PermanentError(str(error)) from error
+    except CatalogueGapError as gap:
+        async with context.pool.transaction(tenant=context.tenant) as conn:
+            await hold(conn, snapshot_id, context.job.id, gap)
+        raise Quarantined(str(gap)) from None
     SNAPSHOTS_PROCESSED.labels(result="success").inc()
     PROCESSING_DURATION.observe(monotonic_s() - started_s)
     return written

@@ -14,7 +14,13 @@ import asyncpg
 from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
 from starforge.errors import storable, told
-from starforge.etl.errors import MalformedError, MappingError, TooLargeError
+from starforge.etl.errors import (
+    CatalogueGapError,
+    MalformedError,
+    MappingError,
+    MappingUnfitError,
+    TooLargeError,
+)
 from starforge.queue.handler import PermanentError
 
 ErrorType = Literal["PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN"]
@@ -73,13 +79,13 @@ def error_type(error: BaseException) -> ErrorType:
             return "PARSE_ERROR"
         case MappingError():
             return "MAPPING_ERROR"
-        case asyncpg.ForeignKeyViolationError():
+        case asyncpg.ForeignKeyViolationError() | CatalogueGapError():
             return "FK_VIOLATION"
         case MemoryError():
             return "OOM"
         case asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() | TimeoutError():
             return "TIMEOUT"
-        case asyncpg.PostgresError():
+        case asyncpg.PostgresError() | MappingUnfitError():
             return "DB_ERROR"
         case _ if isinstance(error, DATABASE_AWAY):
             return "DB_ERROR"

@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any
 
 from starforge.db.pool import Connection
-from starforge.etl.columns import Column, Keep, Ref, Rows, Table
+from starforge.etl.catalogue import require_entries, supply
+from starforge.etl.columns import Keep, Ref, Rows, Table
 from starforge.etl.errors import MappingError
 from starforge.etl.mapping import Mapped, Mapping
 from starforge.etl.reading import NO_EXTRA
@@ -61,7 +62,7 @@ async def write(
         captured_at: When the document was taken, with its offset; guards each entity against older ones.
         only: The tables to write; all where not given. What the others hold is found and left alone.
     Raises: MappingError, before anything is written where the document is at fault; asyncpg's errors, for
-        instance where a foreign key is not satisfied.
+        instance where a foreign key is not satisfied; CatalogueGapError where the document is to wait.
     """
     mapped = mapping.read(document)
     wanted = [table for table in mapping.tables.values() if only is None or table.name in only]
@@ -71,6 +72,7 @@ async def write(
     writer = _Writer(conn, mapping, mapped, tenant, captured_at, superseded=superseded)
     if own and len(superseded) == len(own):
         return writer.told(complete=False)
+    await require_entries(conn, mapping, (mapped.tables[t.name] for t in wanted if t.name not in superseded))
     for table in wanted:
         if table.shared:
             await writer.write_shared(table)
@@ -151,14 +153,10 @@ class _Writer:
         self._count(await self.conn.execute(statement, self.tenant, *scope, *keys, *when))
 
     async def _make_placeholders(self, rows: Rows) -> None:
-        for name, statement in self.mapping.statements[rows.table.name].placeholders.items():
-            column = rows.table.column(name)
-            assert isinstance(column, Column)
-            assert column.catalogue is not None
-            ids = set(rows[name]) - {None}
-            made = await self.conn.fetch(statement, list(ids)) if ids else []
-            if made:
-                self.placeholders.setdefault(column.catalogue.table, []).extend(row[0] for row in made)
+        for catalogue, ids in (
+            await supply(self.conn, self.mapping.statements[rows.table.name], rows)
+        ).items():
+            self.placeholders.setdefault(catalogue, []).extend(ids)
 
     async def _resolved(self, rows: Rows) -> Rows:
         """Put the ids of the rows referred to in the place of their keys."""
