@@ -65,7 +65,7 @@ MAPPING = Mapping(
             key=KEY,
             columns=[
                 Column("id", "id", FHIR_ID),
-                Column("patient_id", "subject.reference", REFERENCE, required=True),
+                Column("patient_id", "subject.reference", REFERENCE, required=True, refers="patients"),
                 Column("status", "status", TEXT, required=True),
                 Column("class", "class.code", TEXT),
                 Column("code", "type[0].coding[0].code", TEXT),
@@ -80,8 +80,8 @@ MAPPING = Mapping(
             key=KEY,
             columns=[
                 Column("id", "id", FHIR_ID),
-                Column("patient_id", "subject.reference", REFERENCE, required=True),
-                Column("encounter_id", "encounter.reference", REFERENCE),
+                Column("patient_id", "subject.reference", REFERENCE, required=True, refers="patients"),
+                Column("encounter_id", "encounter.reference", REFERENCE, refers="encounters"),
                 Column("clinical_status", "clinicalStatus.coding[0].code", TEXT),
                 Column("verification_status", "verificationStatus.coding[0].code", TEXT),
                 Column("code", "code.coding[0].code", TEXT),
@@ -97,8 +97,8 @@ MAPPING = Mapping(
             key=KEY,
             columns=[
                 Column("id", "id", FHIR_ID),
-                Column("patient_id", "subject.reference", REFERENCE, required=True),
-                Column("encounter_id", "encounter.reference", REFERENCE),
+                Column("patient_id", "subject.reference", REFERENCE, required=True, refers="patients"),
+                Column("encounter_id", "encounter.reference", REFERENCE, refers="encounters"),
                 Column("status", "status", TEXT, required=True),
                 Column("category", "category[0].coding[0].code", TEXT),
                 Column("code", "code.coding[0].code", TEXT),
@@ -119,9 +119,9 @@ MAPPING = Mapping(
             key=KEY,
             columns=[
                 Column("id", "id", FHIR_ID),
-                Column("patient_id", "subject.reference", REFERENCE, required=True),
-                Column("encounter_id", "encounter.reference", REFERENCE),
-                Column("reason_condition_id", "reasonReference[0].reference", REFERENCE),
+                Column("patient_id", "subject.reference", REFERENCE, required=True, refers="patients"),
+                Column("encounter_id", "encounter.reference", REFERENCE, refers="encounters"),
+                Column("reason_condition_id", "reasonReference[0].reference", REFERENCE, refers="conditions"),
                 Column("status", "status", TEXT, required=True),
                 Column("intent", "intent", TEXT, required=True),
                 Column("code", "medicationCodeableConcept.coding[0].code", TEXT),

@@ -14,8 +14,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from starforge.etl.catalogue import LOOK_S, settle
+from starforge.etl.fit import FIT_S, report
 from starforge.etl.ingest import process_snapshot_highmem_type, process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
@@ -241,7 +244,13 @@ class StarForge(Producer):
 
     def upkeep(self) -> list[Task]:
         """Return what a worker of this app does for all when it leads."""
-        return [*duties(), Task("plans", HOURLY_S, unfenced(prune_plans))]
+        fits = partial(report, mappings=tuple(self.mappings))
+        return [
+            *duties(),
+            Task("plans", HOURLY_S, unfenced(prune_plans)),
+            Task("catalogues", LOOK_S, unfenced(settle)),
+            Task("mappings", FIT_S, unfenced(fits)),
+        ]
 
     def job_types(self) -> JobTypes:
         """Return the job types, for a worker."""

@@ -33,6 +33,12 @@ ROWS = {
     "snapshot_quarantine": "(tenant_id, bytes, reason) VALUES (TENANT, '', 'r')",
     "snapshot_entities": """(tenant_id, snapshot_id, entity, captured_at, status)
         SELECT TENANT, id, 'users', now(), 'written' FROM hero_snapshots WHERE tenant_id = TENANT""",
+    "snapshot_holds": """(tenant_id, quarantine_id, snapshot_id, source, catalogue, key_column, missing)
+        SELECT TENANT, id, gen_random_uuid(), 'hero', 'troop_catalog', 'id', '{1}'
+        FROM snapshot_quarantine WHERE tenant_id = TENANT""",
+    "source_modes": """(tenant_id, source, mode, owner, reason, expires_at)
+        VALUES (TENANT, 'hero', 'strict', 'ann', 'r', now())""",
+    "source_shapes": "(tenant_id, source, fingerprint, new_paths) VALUES (TENANT, 'hero', 'f', '{}')",
     "users": "(tenant_id, namecode) VALUES (TENANT, 'n')",
     "guilds": "(tenant_id, external_id) VALUES (TENANT, 1)",
     "guild_members": """(tenant_id, user_id, guild_id) SELECT TENANT, u.id, g.id

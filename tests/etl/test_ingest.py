@@ -36,7 +36,7 @@ from tests.covers import covers
 from tests.stories.test_path_of_a_job import run_until
 
 NAMECODE = Column("namecode", "NameCode", text(1, 64))
-TROOP = Column("troop_id", ID, INTEGER, catalogue=Catalogue("troop_catalog", missing="refuse"))
+TROOP = Column("troop_id", ID, INTEGER, catalogue=Catalogue("troop_catalog", missing="fail"))
 STRICT = Mapping(
     "strict",
     subject="users",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +46,7 @@ from starforge.etl.mapping import (
     Table,
     Type,
     array,
+    scaled,
     text,
 )
 from starforge.etl.path import EVERY, get, leftover, parse, shown, taken
@@ -435,7 +438,10 @@ def test_the_time_of_capture_is_the_first_that_the_document_gives() -> None:
         ([Table("t", key=("a",), columns=[Column("a", ID, TEXT)])], "only rows of Each have"),
         ([Table("t", key=("a",), columns=[Ref("a", "nowhere", "A")])], "not declared before it"),
         ([Table("t", key=("a",), left=Keep("seen"), columns=[Column("a", "A", TEXT)])], "left= needs a key"),
-        ([Table("t", key=("a",), columns=[Column("a", "A", INTEGER, default="x")])], "its default expected"),
+        (
+            [Table("t", key=("a",), columns=[Column("a", "A", INTEGER, default="x")])],
+            "has a default that does not fit: expected an integer",
+        ),
         ([Table("t", key=("tenant_id",), columns=[Column("a", "A", TEXT)])], "its key has no column"),
         ([Table("t", rows=Each(""), key=("a",), columns=[Column("a", "A", TEXT)])], "Each needs the path"),
         (
@@ -479,3 +485,50 @@ def test_an_unknown_source_is_told_with_the_known_ones() -> None:
 def test_a_second_mapping_for_a_source_is_refused() -> None:
     with pytest.raises(DuplicateMappingError, match="source 'shop' has two mappings"):
         Mappings([shop(), shop()])
+
+
+def test_a_contradiction_is_told_with_the_line_of_what_was_declared() -> None:
+    """The line is that of the word at fault, not of the mapping around it."""
+    wrong = Column("age", "Age", INTEGER, default="old")
+    with pytest.raises(MappingDeclarationError) as caught:
+        shop(Table("people", key=("age",), columns=[wrong]))
+    assert caught.value.at == wrong.at
+    assert str(caught.value).startswith(f"{wrong.at}: mapping 'shop': table people: column age has a default")
+    file, _, line = wrong.at.rpartition(":")
+    assert Path(file).samefile(__file__)
+    assert Path(__file__).read_text().splitlines()[int(line) - 1].startswith("    wrong = Column(")
+
+
+def test_a_path_that_is_none_is_told_with_its_line_too() -> None:
+    wrong = Column("age", "Age..Years", INTEGER)
+    with pytest.raises(MappingDeclarationError, match=re.escape(f"{wrong.at}: 'Age..Years' is not a path")):
+        shop(Table("people", key=("code",), columns=[Column("code", "Code", TEXT), wrong]))
+
+
+def test_equal_words_are_equal_wherever_they_stand() -> None:
+    first = Column("age", "Age", INTEGER)
+    second = Column("age", "Age", INTEGER)
+    assert first == second
+    assert first.at != second.at
+
+
+def test_a_number_is_kept_in_the_unit_of_its_column() -> None:
+    assert value_of(scaled(DOUBLE, 1000), 1500, unit="s") == 1.5
+    with pytest.raises(MappingDeclarationError, match="only DOUBLE is scaled"):
+        scaled(INTEGER, 1000)
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (Column("of", "Of", TEXT, refers="nobody"), "refers to 'nobody', which is not declared before it"),
+        (
+            Column("of", "Of", INTEGER, refers="customers"),
+            "is integer and refers to customers.code, which is text",
+        ),
+    ],
+)
+def test_a_reference_by_value_is_to_a_table_before_it_and_of_its_type(column: Column, told: str) -> None:
+    table = Table("people", key=("tenant_id", "code"), columns=[Column("code", "Code", TEXT), column])
+    with pytest.raises(MappingDeclarationError, match=told):
+        shop(table)

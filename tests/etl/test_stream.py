@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from starforge.app import load
 from starforge.etl.document import Document, Whole
 from starforge.etl.entities import Entities
 from starforge.etl.errors import MalformedError, MappingError
@@ -208,11 +209,10 @@ async def test_both_gears_agree_on_every_file_of_the_minefield(shared: Path) -> 
 
 @pytest.mark.shared
 async def test_both_gears_make_the_same_rows_of_the_sample_and_of_the_bundles(shared: Path) -> None:
-    from examples.fhir.app import MAPPING
-
+    fhir = load("examples.fhir.app:app").mappings.get("fhir")
     sample = (shared / "data" / "hero" / "sample.json").read_bytes()
     bundles = sorted((shared / "data" / "fhir-r4").glob("*.json.gz"))[:2]
-    pairs = [(HERO, sample), *((MAPPING, gzip.decompress(file.read_bytes())) for file in bundles)]
+    pairs = [(HERO, sample), *((fhir, gzip.decompress(file.read_bytes())) for file in bundles)]
     for mapping, data in pairs:
         whole = await tables(mapping, Whole(read_document(data)), 100)
         assert await in_pieces(mapping, data, [4096], 100) == whole

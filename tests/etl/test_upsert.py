@@ -349,7 +349,7 @@ async def test_what_a_catalogue_knows_stays_and_what_it_lacks_is_made(made: Conn
 
 
 async def test_without_placeholders_a_missing_entry_is_a_foreign_key_violation(made: Connection) -> None:
-    strict = shop(missing="refuse")
+    strict = shop(missing="fail")
     with pytest.raises(asyncpg.ForeignKeyViolationError):
         await put(made, FULL, mapping=strict)
 

@@ -40,10 +40,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 
 def add_doors(app: typer.Typer, run: Run[Any]) -> None:
-    """Add a command for every operation, in a group for every noun, and `ops list`."""
+    """Add a command for every operation that has none yet, in a group for every noun, and `ops list`."""
     for operation in registry.operations():
         noun, verb = registry.command(operation)
-        group(app, noun).command(verb, help=operation.help)(_command(operation, run))
+        found = group(app, noun)
+        if verb not in [known.name for known in found.registered_commands]:  # it has a door of its own
+            found.command(verb, help=operation.help)(_command(operation, run))
     group(app, "ops").command("list")(list_operations)
 
 

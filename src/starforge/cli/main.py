@@ -17,8 +17,10 @@ from starforge.cli import (
     explaining,
     history,
     kills,
+    mappings,
     settings,
     snapshots,
+    sources,
     tasks,
     work,
     workers,
@@ -61,6 +63,8 @@ workers.add(app)
 kills.add(app)
 database.add(app)
 snapshots.add(app)
+mappings.add(app)
+sources.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)

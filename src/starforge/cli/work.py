@@ -97,15 +97,18 @@ def server(
     asyncio.run(run())
 
 
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(app: AppOption = BUILT_IN, as_json: JsonOption = False) -> None:
     """Check whether this deployment is fit to run, and say how to mend what is not."""
+    from starforge.app import load
     from starforge.db.server import database
     from starforge.ops.doctor import Finding, examine
 
+    mappings = tuple(load(app).mappings)
+
     async def run() -> list[Finding]:
         async with database(migrated=False) as db:
-            embedded = db.embedded is not None
-            return [finding async for finding in examine(db.url("owner"), embedded=embedded)]
+            url, embedded = db.url("owner"), db.embedded is not None
+            return [finding async for finding in examine(url, embedded=embedded, mappings=mappings)]
 
     findings = asyncio.run(run())
     if as_json:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from starforge.etl.place import here
 from starforge.etl.types import ANY, Type
 
 
@@ -25,6 +26,13 @@ class Own(Enum):
 
 ID, POSITION = Own.ID, Own.POSITION
 
+Missing = Literal["placeholder", "hold", "fail"]
+
+
+def _at() -> Any:
+    """Make the field that keeps where a word was said; equal words are equal wherever they stand."""
+    return field(default_factory=here, init=False, compare=False, repr=False)
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -34,12 +42,15 @@ class Catalogue:
         table: The catalogue, with a jsonb column `meta`.
         key: Its primary key.
         missing: What becomes of a value that it lacks: "placeholder" makes a row whose meta is
-            {"placeholder": true}, "refuse" leaves the foreign key to refuse the document.
+            {"placeholder": true}, and registers it; "hold" holds the document back until the catalogue
+            has the entry; "fail" leaves the foreign key to refuse the document.
+        owner: Who looks after its entries; named wherever one lacks.
     """
 
     table: str
     key: str = "id"
-    missing: Literal["placeholder", "refuse"] = "placeholder"
+    missing: Missing = "placeholder"
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Column:
         default: What stands for null and absent, as JSON; not checked.
         required: Refuse the document where there is no value. Key columns always are.
         catalogue: The catalogue that the values refer to.
+        refers: The table of the mapping whose own key the values are: a foreign key together with tenant_id.
+        unit: What a number counts: "ms", "gold". It is told with the column; the type converts.
     """
 
     name: str
@@ -61,6 +74,9 @@ class Column:
     default: Any = None
     required: bool = False
     catalogue: Catalogue | None = None
+    refers: str | None = None
+    unit: str = ""
+    at: str = _at()
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,7 @@ class Ref:
     path: str
     id: str = "id"
     sql: str = "uuid"
+    at: str = _at()
 
 
 @dataclass(frozen=True)
@@ -104,6 +121,7 @@ class Derived:
     path: str | None = None
     reads: Type = ANY
     then: Callable[[Any], Any] | None = None
+    at: str = _at()
 
 
 AnyColumn = Column | Ref | Derived
@@ -171,6 +189,7 @@ class Table:
     left: Keep | Delete | None = None
     shared: bool = False
     touched: Sequence[str] = ("updated_at",)
+    at: str = _at()
 
     def column(self, name: str) -> AnyColumn:
         """Return a column by its name."""

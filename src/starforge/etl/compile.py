@@ -9,12 +9,13 @@ became a nested loop over 12 000 × 12 000 rows, because a young table has no st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from starforge.etl.columns import AnyColumn, Column, Keep, Ref, Table
+from starforge.etl.columns import AnyColumn, Column, Keep, Missing, Ref, Table
 
 PLACEHOLDER = '{"placeholder": true}'
+"""The `meta` of an entry that was made because a document refers to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Statements:
     Keep the time of the previous capture."""
     placeholders: dict[str, str]
     """By column: makes the catalogue's missing rows in the order of their ids and returns these."""
+    gaps: dict[str, str]
+    """By column whose catalogue holds documents back: the ids that the catalogue lacks, in order."""
     find: dict[str, str]
     """By Ref column: the ids of the rows with these keys, as (key, id)."""
 
@@ -53,29 +56,26 @@ def statements(table: Table, tables: dict[str, Table]) -> Statements:
     sent += [(table.extra, "text")] if table.extra else []
     first = 2 + len(table.constant)
     arrays = ", ".join(f"${first + place}::{type_}[]" for place, (_, type_) in enumerate(sent))
-    names = ", ".join(_q(name) for name, _ in sent)
-    staged = ", ".join(f"{_q(name)} {type_}" for name, type_ in sent)
+    names = ", ".join(q(name) for name, _ in sent)
+    staged = ", ".join(f"{q(name)} {type_}" for name, type_ in sent)
     from_arrays = f"unnest({arrays}) AS i ({names})"
     return Statements(
         upsert=_upsert(table, from_arrays),
-        stage=f"CREATE TEMPORARY TABLE {_q(stage_name)} ({staged}) ON COMMIT DROP",
+        stage=f"CREATE TEMPORARY TABLE {q(stage_name)} ({staged}) ON COMMIT DROP",
         stage_name=stage_name,
-        staged_upsert=_upsert(table, f"pg_temp.{_q(stage_name)} AS i"),
+        staged_upsert=_upsert(table, f"pg_temp.{q(stage_name)} AS i"),
         twice=_twice(table, stage_name),
         staged={
-            column.name: f"SELECT DISTINCT {_q(column.name)} FROM pg_temp.{_q(stage_name)} ORDER BY 1"
+            column.name: f"SELECT DISTINCT {q(column.name)} FROM pg_temp.{q(stage_name)} ORDER BY 1"
             for column in table.varying
             if isinstance(column, Column) and column.catalogue
         },
         staged_leave=_leave(table, stage_name),
-        unstage=f"DROP TABLE pg_temp.{_q(stage_name)}",
+        unstage=f"DROP TABLE pg_temp.{q(stage_name)}",
         mention=_mention(table, from_arrays),
         leave=_leave(table),
-        placeholders={
-            column.name: _placeholders(column)
-            for column in table.columns
-            if isinstance(column, Column) and column.catalogue and column.catalogue.missing == "placeholder"
-        },
+        placeholders={column.name: _placeholders(column) for column in _referring(table, "placeholder")},
+        gaps={column.name: _gaps(column) for column in _referring(table, "hold")},
         find={
             column.name: _find(column, tables[column.to])
             for column in table.columns
@@ -89,28 +89,28 @@ def _into(table: Table) -> dict[str, str]:
     into = {"tenant_id": "$1::text"}
     into |= {column.name: f"${place}::{_type(column)}" for place, column in enumerate(table.constant, 2)}
     into |= {column.name: _cast(column) for column in table.varying}
-    return into | ({table.extra: f"i.{_q(table.extra)}::jsonb"} if table.extra else {})
+    return into | ({table.extra: f"i.{q(table.extra)}::jsonb"} if table.extra else {})
 
 
 def _insert(table: Table, source: str) -> str:
     into = _into(table)
     return (
-        f"INSERT INTO {_q(table.name)} AS t ({_list(into)})\nSELECT {', '.join(into.values())}\nFROM {source}"
+        f"INSERT INTO {q(table.name)} AS t ({_list(into)})\nSELECT {', '.join(into.values())}\nFROM {source}"
     )
 
 
 def _mention(table: Table, source: str) -> str:
-    order = ", ".join(f"i.{_q(name)}" for name in table.own_key) or "1"
+    order = ", ".join(f"i.{q(name)}" for name in table.own_key) or "1"
     return f"{_insert(table, source)}\nORDER BY {order}\nON CONFLICT ({_list(table.key)}) DO NOTHING"
 
 
 def _upsert(table: Table, source: str) -> str:
     into, lines = _into(table), [_insert(table, source)]
-    present = f"t.{_q(table.left.column)} IS NULL" if isinstance(table.left, Keep) else ""
+    present = f"t.{q(table.left.column)} IS NULL" if isinstance(table.left, Keep) else ""
     if table.scope:
-        equal = [f"t.{_q(name)} = {into[name]}" for name in table.scope]
+        equal = [f"t.{q(name)} = {into[name]}" for name in table.scope]
         lines += [
-            f"EXCEPT SELECT {', '.join(f't.{_q(name)}' for name in into)} FROM {_q(table.name)} AS t",
+            f"EXCEPT SELECT {', '.join(f't.{q(name)}' for name in into)} FROM {q(table.name)} AS t",
             f"WHERE {' AND '.join([*equal, *([present] if present else [])])}",
         ]
     lines.append(f"ON CONFLICT ({_list(table.key)}) {_update(table, into, present)}")
@@ -121,14 +121,14 @@ def _update(table: Table, into: Iterable[str], present: str) -> str:
     values = [name for name in into if name not in (*table.key, "tenant_id")]
     changed = f"NOT ({present})" if present else ""
     if values:
-        old, new = (", ".join(f"{side}.{_q(name)}" for name in values) for side in ("t", "EXCLUDED"))
+        old, new = (", ".join(f"{side}.{q(name)}" for name in values) for side in ("t", "EXCLUDED"))
         differs = f"ROW({old}) IS DISTINCT FROM ROW({new})"
         changed = f"{differs} OR {changed}" if changed else differs
     if not changed:
         return "DO NOTHING"
-    sets = [f"{_q(name)} = EXCLUDED.{_q(name)}" for name in values]
-    sets += [f"{_q(table.left.column)} = NULL"] if isinstance(table.left, Keep) else []
-    sets += [f"{_q(name)} = sf_now()" for name in table.touched]
+    sets = [f"{q(name)} = EXCLUDED.{q(name)}" for name in values]
+    sets += [f"{q(table.left.column)} = NULL"] if isinstance(table.left, Keep) else []
+    sets += [f"{q(name)} = sf_now()" for name in table.touched]
     return f"DO UPDATE SET {', '.join(sets)}\nWHERE {changed}"
 
 
@@ -136,21 +136,21 @@ def _twice(table: Table, stage_name: str) -> str:
     if not table.own_key:
         return ""
     key = _list(table.own_key)
-    return f"SELECT {key} FROM pg_temp.{_q(stage_name)} GROUP BY {key} HAVING count(*) > 1 LIMIT 1"
+    return f"SELECT {key} FROM pg_temp.{q(stage_name)} GROUP BY {key} HAVING count(*) > 1 LIMIT 1"
 
 
 def _leave(table: Table, stage_name: str = "") -> str | None:
     if table.left is None:
         return None
-    name = _q(table.name)
-    own = ["tenant_id = $1", *(f"{_q(column)} = ${place}" for place, column in enumerate(table.scope, 2))]
+    name = q(table.name)
+    own = ["tenant_id = $1", *(f"{q(column)} = ${place}" for place, column in enumerate(table.scope, 2))]
     after = 2 + len(table.scope)
     change = f"DELETE FROM {name}"
     if isinstance(table.left, Keep):
-        kept = _q(table.left.column)
+        kept = q(table.left.column)
         own.append(f"{kept} IS NULL")
         time = after + (0 if stage_name else len(table.own_key))
-        touched = "".join(f", {_q(column)} = sf_now()" for column in table.touched)
+        touched = "".join(f", {q(column)} = sf_now()" for column in table.touched)
         change = f"UPDATE {name} SET {kept} = ${time}::timestamptz{touched}"
     where = " AND ".join(own)
     if not table.own_key:
@@ -158,18 +158,35 @@ def _leave(table: Table, stage_name: str = "") -> str | None:
     key = table.column(table.own_key[0])
     present = f"SELECT i::{_type(key)} FROM unnest(${after}::{_sent(key)}[]) AS i"
     if stage_name:
-        present = f"SELECT {_q(key.name)}::{_type(key)} FROM pg_temp.{_q(stage_name)}"
+        present = f"SELECT {q(key.name)}::{_type(key)} FROM pg_temp.{q(stage_name)}"
     return (
-        f"{change}\nWHERE {where} AND {_q(key.name)} = ANY (ARRAY(\n"
-        f"    SELECT {_q(key.name)} FROM {name} WHERE {where}\n"
+        f"{change}\nWHERE {where} AND {q(key.name)} = ANY (ARRAY(\n"
+        f"    SELECT {q(key.name)} FROM {name} WHERE {where}\n"
         f"    EXCEPT {present}))"
+    )
+
+
+def _referring(table: Table, missing: Missing) -> Iterator[Column]:
+    for column in table.columns:
+        if isinstance(column, Column) and column.catalogue and column.catalogue.missing == missing:
+            yield column
+
+
+def _gaps(column: Column) -> str:
+    catalogue = column.catalogue
+    assert catalogue is not None
+    table, key, type_ = q(catalogue.table), q(catalogue.key), column.type
+    return (
+        f"SELECT i::{type_.sql} FROM unnest($1::{type_.sent}[]) AS i\n"
+        f"EXCEPT SELECT {key} FROM {table} WHERE {key} = ANY ($1::{type_.sent}[]::{type_.sql}[])\n"
+        "ORDER BY 1"
     )
 
 
 def _placeholders(column: Column) -> str:
     catalogue = column.catalogue
     assert catalogue is not None
-    table, key, type_ = _q(catalogue.table), _q(catalogue.key), column.type
+    table, key, type_ = q(catalogue.table), q(catalogue.key), column.type
     return (
         f"INSERT INTO {table} ({key}, meta)\n"
         f"SELECT i::{type_.sql}, '{PLACEHOLDER}' FROM unnest($1::{type_.sent}[]) AS i ORDER BY i\n"
@@ -180,8 +197,8 @@ def _placeholders(column: Column) -> str:
 def _find(ref: Ref, to: Table) -> str:
     key = to.column(to.own_key[0])
     return (
-        f"SELECT {_q(key.name)}, {_q(ref.id)} FROM {_q(to.name)}\n"
-        f"WHERE tenant_id = $1 AND {_q(key.name)} = ANY ($2::{_type(key)}[])"
+        f"SELECT {q(key.name)}, {q(ref.id)} FROM {q(to.name)}\n"
+        f"WHERE tenant_id = $1 AND {q(key.name)} = ANY ($2::{_type(key)}[])"
     )
 
 
@@ -194,13 +211,14 @@ def _sent(column: AnyColumn) -> str:
 
 
 def _cast(column: AnyColumn) -> str:
-    value, type_ = f"i.{_q(column.name)}", _type(column)
+    value, type_ = f"i.{q(column.name)}", _type(column)
     return value if type_ == _sent(column) else f"{value}::{type_}"
 
 
 def _list(names: Iterable[str]) -> str:
-    return ", ".join(map(_q, names))
+    return ", ".join(map(q, names))
 
 
-def _q(name: str) -> str:
+def q(name: str) -> str:
+    """Quote a name, with or without its schema."""
     return ".".join(f'"{part}"' for part in name.split("."))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from starforge.errors import MisusedError, NotFoundError, RefusedError, UnreachableError
+
+if TYPE_CHECKING:
+    from starforge.etl.columns import Catalogue
 
 
 class MalformedError(MisusedError):
@@ -85,7 +89,11 @@ class MappingDeclarationError(MisusedError):
     """A mapping contradicts itself; it is refused where it is declared, before any document is read."""
 
     code = "SF416"
-    remedy = "Correct the declaration that the message names; examples/fhir/README.md explains its words."
+    remedy = "Correct the declaration that the message names; docs/mappings.md explains its words."
+
+    def __init__(self, reason: str, at: str = "") -> None:
+        super().__init__(f"{at}: {reason}" if at else reason)
+        self.reason, self.at = reason, at
 
 
 class DuplicateMappingError(MisusedError):
@@ -181,10 +189,65 @@ class EntitiesFailedError(RefusedError):
     """
 
     code = "SF470"
-    remedy = "See `starforge snapshot show` for the entities; mend the cause and retry the snapshot."
+    remedy = "The errors of the snapshot name the entities; mend the cause: its next attempt writes the rest."
 
     def __init__(self, failed: Mapping[str, BaseException], of: int) -> None:
         first = next(iter(failed.values()))
         names = ", ".join(failed)
         super().__init__(f"{len(failed)} of {of} entities are not written ({names}): {first}")
         self.failed, self.first = dict(failed), first
+
+
+class MappingUnfitError(RefusedError):
+    """The tables of this database lack something that a mapping writes; other sources are not affected."""
+
+    code = "SF440"
+    remedy = "Run the migration that makes them (`starforge mapping ddl` prints one), or correct the mapping."
+
+    def __init__(self, source: str, faults: list[str]) -> None:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        super().__init__(f"the mapping of source {source!r} does not fit the database: {faults[0]}{more}")
+        self.source, self.faults = source, faults
+
+
+class UndraftableError(MisusedError):
+    """No mapping can be proposed from these snapshots."""
+
+    code = "SF441"
+    remedy = "Give more snapshots of one source, or --subject FIELD; docs/mappings.md shows how to write one."
+
+
+class CatalogueGapError(RefusedError):
+    """A document refers to entries that a catalogue lacks, and is to wait for them."""
+
+    code = "SF443"
+    remedy = "Add the entries (`starforge catalog seed`): what waits goes on within seconds."
+
+    def __init__(self, catalogue: Catalogue, missing: list[Any]) -> None:
+        ids = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
+        told = f"; ask {catalogue.owner}" if catalogue.owner else ""
+        super().__init__(f"{catalogue.table} lacks {len(missing)} entries that it refers to: {ids}{told}")
+        self.catalogue, self.missing = catalogue, missing
+
+
+class NoCatalogueError(MisusedError):
+    """A table is no catalogue, or an entry does not fit it."""
+
+    code = "SF444"
+    remedy = "Name a catalogue that a mapping refers to, with entries that have its columns."
+
+
+class ModeNotSetError(NotFoundError):
+    """The mode of a source was to be reset and nobody had switched it."""
+
+    code = "SF445"
+    remedy = "Nothing to do: the source is read as its mapping says."
+
+
+class NoOffenderError(NotFoundError):
+    """No snapshot failed like that, or no batch has that name."""
+
+    code = "SF446"
+    remedy = (
+        "`starforge etl offenders` shows which constraints and fingerprints failed; try a longer --within."
+    )

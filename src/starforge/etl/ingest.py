@@ -10,13 +10,21 @@ from uuid import UUID
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.etl.errors import EntitiesFailedError, MalformedError, MappingError, UnknownSourceError
+from starforge.etl.errors import (
+    CatalogueGapError,
+    EntitiesFailedError,
+    MalformedError,
+    MappingError,
+    UnknownSourceError,
+)
 from starforge.etl.guard import MB
+from starforge.etl.hold import hold
 from starforge.etl.mapping import Mappings
 from starforge.etl.process import InHand, process, process_settings
 from starforge.etl.receive import JOB_TYPE
 from starforge.etl.rejects import Reject, reject, reject_of, rejects_of
 from starforge.etl.upsert import Written
+from starforge.etl.watch import watch_of
 from starforge.queue.handler import HIGH_MEMORY_SUFFIX, Context, JobType, PermanentError, Quarantined
 from starforge.queue.job import LeasedJob
 from starforge.telemetry.metrics import (
@@ -82,13 +90,18 @@ async def process_snapshot(
         though_held,
     )
     try:
-        written = await process(context.pool, mappings.get(row["source"]), snapshot)
+        mapping = await watch_of(context.pool).fit(context.pool, mappings.get(row["source"]), context.tenant)
+        written = await process(context.pool, mapping, snapshot)
     except EntitiesFailedError as error:
         if all(isinstance(one, LASTING) for one in error.failed.values()):
             raise PermanentError(str(error)) from error
         raise
     except LASTING as error:
         raise PermanentError(str(error)) from error
+    except CatalogueGapError as gap:
+        async with context.pool.transaction(tenant=context.tenant) as conn:
+            await hold(conn, snapshot_id, context.job.id, gap)
+        raise Quarantined(str(gap)) from None
     SNAPSHOTS_PROCESSED.labels(result="success").inc()
     PROCESSING_DURATION.observe(monotonic_s() - started_s)
     return written

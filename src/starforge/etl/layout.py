@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,8 @@ class Layout:
     known: frozenset[str]
     """Names at the root that go to `extra` and are not unknown."""
     refuse_unknown: bool
+    of_root: Taken
+    """What all tables take from the root."""
 
     def left_out(self, place: Path | None = None) -> frozenset[Path]:
         """Return where, from the document's top, containers lie whose items need not be in memory together.
@@ -107,7 +110,7 @@ def layout(
     places = tuple(map(parse, roots))
     if any(isinstance(segment, int) for place in places for segment in place):
         raise MappingDeclarationError(f"root={list(roots)!r}: the root does not lie in an array")
-    return Layout(plans, places, frozenset(map(parse, ignored)), frozenset(known), refuse)
+    return Layout(plans, places, frozenset(map(parse, ignored)), frozenset(known), refuse, of_root)
 
 
 def _key_type(table: Table) -> Type | None:
@@ -116,8 +119,13 @@ def _key_type(table: Table) -> Type | None:
 
 
 def _plan(table: Table, types: Mapping[str, Type | None]) -> Plan:
-    rows = table.rows
     readers = tuple(_reader(column, table, types) for column in table.columns)
+    with _told_at(table.at):
+        return _plan_rows(table, readers)
+
+
+def _plan_rows(table: Table, readers: tuple[Reader, ...]) -> Plan:
+    rows = table.rows
     if isinstance(rows, One):
         return Plan(table, (), None, parse(rows.when) if rows.when else None, (), readers, {})
     own = [reader.path for reader in readers if isinstance(reader.path, tuple) and not reader.absolute]
@@ -128,6 +136,11 @@ def _plan(table: Table, types: Mapping[str, Type | None]) -> Plan:
 
 
 def _reader(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> Reader:
+    with _told_at(each.at):
+        return _read(each, table, types)
+
+
+def _read(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> Reader:
     absolute = isinstance(each.path, str) and each.path.startswith("/")
     path = parse(each.path.removeprefix("/")) if isinstance(each.path, str) else each.path
     in_key = each.name in table.key
@@ -139,6 +152,15 @@ def _reader(each: AnyColumn, table: Table, types: Mapping[str, Type | None]) -> 
         return Reader(each.name, path, key_type, None, in_key, absolute)
     default = each.type.read_one(each.default)
     return Reader(each.name, path, each.type, default, each.required or in_key, absolute)
+
+
+@contextmanager
+def _told_at(at: str) -> Iterator[None]:
+    """Tell what is wrong with a path where it was declared."""
+    try:
+        yield
+    except MappingDeclarationError as error:
+        raise MappingDeclarationError(error.reason, error.at or at) from None
 
 
 def _root_paths(plans: Iterable[Plan], *, containers: bool = True) -> Iterator[Path]:

@@ -47,6 +47,7 @@ from starforge.etl.errors import DuplicateMappingError, MappingError, UnknownSou
 from starforge.etl.layout import layout
 from starforge.etl.parse import uncollected
 from starforge.etl.path import UnfitError, get, join, parse, shown
+from starforge.etl.place import here
 from starforge.etl.reading import Reading
 from starforge.etl.types import (
     BIGINT,
@@ -64,6 +65,7 @@ from starforge.etl.types import (
     TIMESTAMP,
     Type,
     array,
+    scaled,
     text,
 )
 
@@ -98,6 +100,7 @@ __all__ = [
     "Table",
     "Type",
     "array",
+    "scaled",
     "text",
 ]
 
@@ -143,8 +146,9 @@ class Mapping:
         known: Sequence[str] = (),
         unknown: Unknown = "extra",
     ) -> None:
-        check(name, subject, tables)
-        self.name, self.unknown = name, unknown
+        self.at = here()
+        check(name, subject, tables, self.at)
+        self.name, self.unknown, self.subject_table = name, unknown, subject
         self.tables = {table.name: table for table in tables}
         self.subject_key = (subject, self.tables[subject].own_key[0])
         self._captured_at, self._captured_as = tuple(map(parse, captured_at)), captured_as

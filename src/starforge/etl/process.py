@@ -11,15 +11,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from typing import Any
 from uuid import UUID
 
 from starforge.clock import failpoint
 from starforge.db.pool import DATABASE_AWAY, Connection, Pool
 from starforge.db.statement import sql
+from starforge.etl.catalogue import register
 from starforge.etl.columns import Derived, Ref, Table
 from starforge.etl.document import Document, Whole
 from starforge.etl.entities import Entities
-from starforge.etl.errors import EntitiesFailedError
+from starforge.etl.errors import CatalogueGapError, EntitiesFailedError
 from starforge.etl.guard import MB, Guard
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import read_document
@@ -27,6 +29,7 @@ from starforge.etl.raw import open_raw
 from starforge.etl.spool import spooled
 from starforge.etl.stream import Streamed
 from starforge.etl.upsert import Written, write, write_entity
+from starforge.etl.watch import watch_of
 from starforge.settings import Settings, setting
 
 EVERYWHERE: tuple[type[Exception], ...] = (*DATABASE_AWAY, MemoryError)
@@ -98,6 +101,7 @@ async def process(
     if snapshot.raw is not None and snapshot.size_bytes <= limits.together_max_mb * MB:
         return await _together(pool, mapping, snapshot)
     async with _document(pool, mapping, snapshot) as document:
+        await _look(pool, mapping, snapshot, document.root)
         entities = await Entities.of(mapping, document)
         return await _Apart(pool, entities, snapshot, limits.batch_rows).write()
 
@@ -105,12 +109,19 @@ async def process(
 async def _together(pool: Pool, mapping: Mapping, snapshot: InHand) -> Written:
     assert snapshot.raw is not None
     document = read_document(snapshot.raw.encode())
+    await _look(pool, mapping, snapshot, document)
     async with pool.transaction(tenant=snapshot.tenant) as conn:
         written = await write(
             conn, mapping, document, tenant=snapshot.tenant, captured_at=snapshot.captured_at
         )
+        await register(conn, mapping, written.placeholders, snapshot_id=snapshot.id)
         await _end(conn, snapshot, written)
     return written
+
+
+async def _look(pool: Pool, mapping: Mapping, snapshot: InHand, root: Any) -> None:
+    """Note what a document has that none of its source had; of one in pieces that is its skeleton."""
+    await watch_of(pool).look(pool, mapping.name, root, tenant=snapshot.tenant, snapshot_id=snapshot.id)
 
 
 async def _end(conn: Connection, snapshot: InHand, written: Written) -> None:
@@ -149,6 +160,9 @@ class _Apart:
             if table.name not in done:
                 await self._entity(table)
         if self.failed:
+            gaps = [one for one in self.failed.values() if isinstance(one, CatalogueGapError)]
+            if len(gaps) == len(self.failed):
+                raise gaps[0]  # the snapshot waits; nothing is wrong with it
             raise EntitiesFailedError(self.failed, len(tables))
         own = {table.name for table in tables if not table.shared}
         superseded = {name for told in self.written.values() for name in told.superseded}
@@ -181,6 +195,9 @@ class _Apart:
                     tenant=self.snapshot.tenant,
                     captured_at=self.snapshot.captured_at,
                     batch=self.batch,
+                )
+                await register(
+                    conn, self.entities.mapping, written.placeholders, snapshot_id=self.snapshot.id
                 )
                 status = "superseded" if not written.complete else "written"
                 await self._note(conn, table, status, written.rows_written)

@@ -15,10 +15,12 @@ from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
 from starforge.errors import storable, told
 from starforge.etl.errors import (
+    CatalogueGapError,
     DocumentTimeoutError,
     EntitiesFailedError,
     MalformedError,
     MappingError,
+    MappingUnfitError,
     TooLargeError,
 )
 from starforge.queue.handler import PermanentError
@@ -91,7 +93,7 @@ def error_type(error: BaseException) -> ErrorType:
             return "PARSE_ERROR"
         case MappingError():
             return "MAPPING_ERROR"
-        case asyncpg.ForeignKeyViolationError():
+        case asyncpg.ForeignKeyViolationError() | CatalogueGapError():
             return "FK_VIOLATION"
         case MemoryError():
             return "OOM"
@@ -99,7 +101,7 @@ def error_type(error: BaseException) -> ErrorType:
             return "TIMEOUT"
         case DocumentTimeoutError():
             return "TIMEOUT"
-        case asyncpg.PostgresError():
+        case asyncpg.PostgresError() | MappingUnfitError():
             return "DB_ERROR"
         case _ if isinstance(error, DATABASE_AWAY):
             return "DB_ERROR"

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from starforge.etl.errors import MappingDeclarationError
 from starforge.etl.path import IndexedError, UnfitError, named
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -132,6 +133,13 @@ def _short(value: int) -> str:
 def text(least: int = 0, most: int | None = None) -> Type:
     """Text of `least` to `most` characters."""
     return replace(TEXT, least=least, most=most, measure=len)
+
+
+def scaled(of: Type, per: float) -> Type:
+    """A number told in another unit than the column's: scaled(DOUBLE, 1000) keeps milliseconds as seconds."""
+    if of.kinds != DOUBLE.kinds or not per:
+        raise MappingDeclarationError(f"scaled({of.sql}, {per}): only DOUBLE is scaled, by anything but 0")
+    return replace(of, convert=lambda value: value / per)
 
 
 def array(of: Type) -> Type:

@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any
 
 from starforge.db.pool import Connection
-from starforge.etl.columns import Column, Keep, Ref, Rows, Table
+from starforge.etl.catalogue import provide, require_entries, supply
+from starforge.etl.columns import Keep, Ref, Rows, Table
 from starforge.etl.entities import Entities
 from starforge.etl.errors import MappingError
 from starforge.etl.mapping import Mapping
@@ -65,7 +66,7 @@ async def write(
         captured_at: When the document was taken, with its offset; guards each entity against older ones.
         only: The tables to write; all where not given. What the others hold is found and left alone.
     Raises: MappingError, before anything is written where the document is at fault; asyncpg's errors, for
-        instance where a foreign key is not satisfied.
+        instance where a foreign key is not satisfied; CatalogueGapError where the document is to wait.
     """
     mapped = mapping.read(document)
     wanted = [table for table in mapping.tables.values() if only is None or table.name in only]
@@ -75,6 +76,7 @@ async def write(
     writer = Writer(conn, mapping, mapped.subject, tenant, captured_at, superseded=superseded)
     if own and len(superseded) == len(own):
         return writer.told(complete=False)
+    await require_entries(conn, mapping, (mapped.tables[t.name] for t in wanted if t.name not in superseded))
     for table in wanted:
         rows = mapped.tables[table.name]
         if table.shared:
@@ -121,6 +123,7 @@ async def write_entity(
     if staged:
         await writer.write_staged(first, seen.previous)
     else:
+        await require_entries(conn, entities.mapping, [first])
         await writer.write_own(first, seen.previous)
     return writer.told(complete=True)
 
@@ -180,10 +183,8 @@ class Writer:
         table, rows = rows.table, await self._resolved(rows)
         statements = self.mapping.statements[table.name]
         for name, distinct in statements.staged.items():
-            column = table.column(name)
-            assert isinstance(column, Column)
             async for values in _some(self.conn, distinct):
-                await self._place(rows, column, values)
+                self._placed(await provide(self.conn, statements, rows.table, name, values))
         constants = [rows.constants[column.name] for column in table.constant]
         self._count(await self.conn.execute(statements.staged_upsert, self.tenant, *constants))
         if table.left is not None and previous is not None:
@@ -234,17 +235,12 @@ class Writer:
         self._count(await self.conn.execute(statement, self.tenant, *scope, *keys, *when))
 
     async def _make_placeholders(self, rows: Rows) -> None:
-        for column in rows.table.columns:
-            if isinstance(column, Column) and column.catalogue:
-                await self._place(rows, column, list(set(rows[column.name]) - {None}))
+        made = await supply(self.conn, self.mapping.statements[rows.table.name], rows)
+        self._placed(made)
 
-    async def _place(self, rows: Rows, column: Column, ids: list[Any]) -> None:
-        """Make the rows that a column's catalogue lacks, where it is declared so."""
-        statement = self.mapping.statements[rows.table.name].placeholders.get(column.name)
-        assert column.catalogue is not None
-        made = await self.conn.fetch(statement, ids) if ids and statement else []
-        if made:
-            self.placeholders.setdefault(column.catalogue.table, []).extend(row[0] for row in made)
+    def _placed(self, made: dict[str, list[Any]]) -> None:
+        for catalogue, ids in made.items():
+            self.placeholders.setdefault(catalogue, []).extend(ids)
 
     async def _resolved(self, rows: Rows) -> Rows:
         """Put the ids of the rows referred to in the place of their keys."""

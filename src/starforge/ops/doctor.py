@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,8 @@ from starforge.db.pool import Connection, PoolSettings, connect, require_bound_r
 from starforge.db.roles import EXTENSIONS, REQUIRED_EXTENSIONS, ROLES, role_name
 from starforge.db.url import shown
 from starforge.errors import RefusedError
+from starforge.etl.fit import misfits
+from starforge.etl.mapping import Mapping
 from starforge.settings import HomeSettings, Settings, setting
 
 State = Literal["ok", "warning", "fault"]
@@ -41,6 +43,7 @@ class Asked:
 
     url: str
     embedded: bool
+    mappings: tuple[Mapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,15 @@ class Finding:
     mend: str = ""
 
 
-async def examine(url: str, *, embedded: bool = False) -> AsyncIterator[Finding]:
+async def examine(
+    url: str, *, embedded: bool = False, mappings: Iterable[Mapping] = ()
+) -> AsyncIterator[Finding]:
     """Run every check against the database of `url`, the most fundamental first.
 
     Args:
         url: The login to check; without `embedded` the one that worker and server use too.
         embedded: The database is StarForge's own, which `starforge up` looks after.
+        mappings: Those of the app that is to run here, to compare with the tables.
     """
     yield _disk()
     try:
@@ -69,7 +75,7 @@ async def examine(url: str, *, embedded: bool = False) -> AsyncIterator[Finding]
     try:
         for name, check in CHECKS.items():
             try:
-                finding = await check(conn, Asked(url, embedded))
+                finding = await check(conn, Asked(url, embedded, tuple(mappings)))
             except asyncpg.InsufficientPrivilegeError as error:
                 finding = Finding(name, "fault", f"cannot be checked: {error}", CHECK_LOGIN)
             yield finding
@@ -202,6 +208,25 @@ async def _budget(conn: Connection, _asked: Asked) -> Finding:
     return Finding("connection budget", "ok", told)
 
 
+async def _mappings(conn: Connection, asked: Asked) -> Finding:
+    """Compare the app's mappings with the tables; a fault stops the jobs of its source and no other."""
+    if not await conn.fetchval("SELECT to_regclass('hero_snapshots') IS NOT NULL"):
+        return Finding("mappings", "ok", "told once the database is migrated")
+    found = [(mapping.name, each) for mapping in asked.mappings for each in await misfits(conn, mapping)]
+    if not found:
+        names = ", ".join(mapping.name for mapping in asked.mappings) or "none"
+        return Finding("mappings", "ok", f"they fit their tables: {names}")
+    faults = [(source, each) for source, each in found if each.level == "fault"]
+    source, first = (faults or found)[0]
+    more = f" (and {len(found) - 1} more: starforge mapping check)" if len(found) > 1 else ""
+    return Finding(
+        "mappings",
+        "fault" if faults else "warning",
+        f"source {source}: {first}{more}",
+        "Run the migration that makes the tables fit (`starforge mapping ddl`), or correct the mapping.",
+    )
+
+
 CHECKS: dict[str, Callable[[Connection, Asked], Awaitable[Finding]]] = {
     "connection": _connection,
     "roles": _roles,
@@ -209,6 +234,7 @@ CHECKS: dict[str, Callable[[Connection, Asked], Awaitable[Finding]]] = {
     "extensions": _extensions,
     "pooler": _pooler,
     "connection budget": _budget,
+    "mappings": _mappings,
 }
 """The checks that need a connection, the most fundamental first, by the name of their finding."""
 

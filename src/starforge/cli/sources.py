@@ -1,0 +1,329 @@
+"""Commands on sources and their catalogues: source show, catalog check, catalog seed, etl offenders."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from starforge.cli.doors import ROLE, group
+from starforge.cli.render import as_table, print_json, run, say
+from starforge.cli.work import BUILT_IN, AppOption, JsonOption
+from starforge.errors import InvalidInputError, MisusedError
+
+if TYPE_CHECKING:
+    from starforge.db.pool import Connection, Pool
+    from starforge.etl.mapping import Mapping
+    from starforge.ops.audit import Result
+
+T = TypeVar("T")
+SAMPLE = 20
+OFFENDERS_MAX = 1000
+PATHS_SHOWN = 5
+
+
+class EntriesUnreadableError(MisusedError):
+    """A file holds no entries of a catalogue."""
+
+    code = "SF833"
+    remedy = (
+        "Give a JSON array of objects, one object per line, or CSV with the columns' names in its first line."
+    )
+
+
+def add(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    group(app, "source").command("show")(show)
+    group(app, "catalog").command("check")(check)
+    group(app, "catalog").command("seed")(seed)
+    group(app, "etl").command("offenders")(offenders)
+
+
+def show(
+    source: Annotated[str, typer.Argument(help="Name of the source.")], as_json: JsonOption = False
+) -> None:
+    """Show how a source is read now, how what it sends has changed, and how its snapshots failed lately."""
+    from starforge.etl.drift import drift, shape_changes, source_errors
+    from starforge.etl.hold import held_for
+    from starforge.etl.mode import modes
+    from starforge.settings import HomeSettings
+
+    tenant = HomeSettings.read().tenant
+
+    async def read(conn: Connection) -> dict[str, Any]:
+        mode = (await modes(conn, source)).of(tenant, source)
+        suspects = [each for each in await drift(conn, tenant) if each.source == source]
+        return {
+            "source": source,
+            "mode": None if mode is None else mode.document(),
+            "shapes": [asdict(each) for each in await shape_changes(conn, tenant, source)],
+            "errors": [asdict(each) for each in await source_errors(conn, source)],
+            "drift": asdict(suspects[0]) if suspects else None,
+            "held": [asdict(each) for each in await held_for(conn, source=source)],
+        }
+
+    found = _read(read)
+    if as_json:
+        print_json(found)
+        return
+    mode = found["mode"]
+    say(
+        f"Source {source!r} is read "
+        + (
+            "as its mapping says."
+            if mode is None
+            else f"{mode['mode']} until {mode['until']:%Y-%m-%d %H:%M} UTC by {mode['owner']}:"
+            f" {mode['reason']}"
+        )
+    )
+    for error in found["errors"]:
+        at = f", first at {error['path']}" if error["path"] else ""
+        say(f"{error['failures']} × {error['error_type']} in the last hour{at}", style="red")
+    if found["drift"] and found["drift"]["field"]:
+        since = found["drift"]["since"]
+        told = f", new since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+        say(f"The first new field: {found['drift']['field']}{told}", style="bold")
+    if found["held"]:
+        say(f"{len(found['held'])} snapshots wait for entries of catalogues: starforge catalog check")
+    as_table(
+        ("first seen", "shape", "snapshots", "new paths"),
+        [
+            (f"{s['first_seen']:%Y-%m-%d %H:%M}", s["fingerprint"], s["snapshots"], _paths(s))
+            for s in found["shapes"]
+        ],
+    )
+
+
+def check(
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    sample: Annotated[int, typer.Option(min=0, max=1000, help="Newest snapshots to look into.")] = SAMPLE,
+    app: AppOption = BUILT_IN,
+    as_json: JsonOption = False,
+) -> None:
+    """Report what catalogues lack: placeholders unresolved, snapshots that wait, references without entry.
+
+    The references are those of the newest stored snapshots, processed or not. Exit code 1 where one lacks.
+    """
+    from starforge.app import load
+    from starforge.etl.catalogue import placeholders
+    from starforge.etl.hold import held_for
+
+    known = load(app).mappings
+    chosen = [known.get(source)] if source else list(known)
+
+    async def read(conn: Connection) -> dict[str, Any]:
+        open_, more = await placeholders(conn, source=source)
+        lacking: dict[str, dict[str, list[str]]] = {}
+        looked = 0
+        for mapping in chosen:
+            count, found = await _lacking(conn, mapping, sample)
+            looked += count
+            if found:
+                lacking[mapping.name] = {name: sorted(ids) for name, ids in found.items()}
+        return {
+            "placeholders": [asdict(each) for each in open_],
+            "placeholders_more": more,
+            "held": [asdict(each) for each in await held_for(conn, source=source)],
+            "snapshots_looked_into": looked,
+            "missing": lacking,
+        }
+
+    found = _read(read)
+    if as_json:
+        print_json(found)
+    else:
+        _show_check(found)
+    if found["placeholders"] or found["held"] or found["missing"]:
+        raise typer.Exit(1)
+
+
+def seed(
+    catalog: Annotated[str, typer.Argument(help="Table of the catalogue.")],
+    file: Annotated[Path, typer.Argument(help="JSON, NDJSON or CSV with the entries.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make or change entries of a catalogue from a file; placeholders become entries, what waited goes on.
+
+    Then says what is still unresolved. Each thousand entries are one operation, with its own audit row.
+    """
+    from starforge.clock import new_id
+    from starforge.etl.catalogue import ENTRIES_MAX, placeholders
+    from starforge.ops.perform import perform
+    from starforge.ops.request import local_actor
+    from starforge.settings import HomeSettings
+
+    entries = _entries(file)
+    tenant = HomeSettings.read().tenant
+
+    async def work(pool: Pool) -> tuple[list[Result], list[Any], int]:
+        results = []
+        for start in range(0, len(entries), ENTRIES_MAX):
+            arguments = {
+                "catalog": catalog,
+                "entries": entries[start : start + ENTRIES_MAX],
+                "reason": reason,
+            }
+            results.append(
+                await perform(
+                    pool,
+                    "catalog seed",
+                    arguments,
+                    actor=local_actor(),
+                    role=ROLE,
+                    tenant=tenant,
+                    request_id=new_id(),
+                )
+            )
+        async with pool.transaction(tenant=tenant) as conn:
+            return results, *await placeholders(conn, catalog)
+
+    results, left, more = run(work)
+    if as_json:
+        print_json(
+            {
+                "operations": [result.document() for result in results],
+                "unresolved": [asdict(each) for each in left],
+                "unresolved_more": more,
+            }
+        )
+        return
+    for result in results:
+        say(result.summary, style="bold")
+    say(f"{len(left) + more} placeholders of {catalog} are still unresolved" + (":" if left else "."))
+    as_table(
+        ("id", "since", "source", "owner"),
+        [(each.id, f"{each.created_at:%Y-%m-%d %H:%M}", each.source, each.owner) for each in left[:SAMPLE]],
+    )
+
+
+def offenders(
+    constraint: Annotated[str | None, typer.Option(help="Name of the constraint that was violated.")] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="Fingerprint of the failure.")] = None,
+    within: Annotated[int, typer.Option(min=1, help="Failures of so many minutes back.")] = 24 * 60,
+    as_json: JsonOption = False,
+) -> None:
+    """List the snapshots behind a constraint's failures, or behind failures of one fingerprint."""
+    from starforge.etl.hold import offenders as offending
+
+    if constraint is None and fingerprint is None:
+        raise InvalidInputError(
+            "give --constraint or --fingerprint: `starforge source show` names what failed"
+        )
+
+    async def read(conn: Connection) -> Any:
+        return await offending(
+            conn,
+            constraint=constraint,
+            fingerprint=fingerprint,
+            within_s=within * 60.0,
+            most=OFFENDERS_MAX,
+        )
+
+    found, more = _read(read)
+    if as_json:
+        print_json({"offenders": [asdict(each) for each in found], "more": more})
+        return
+    as_table(
+        ("snapshot", "source", "failures", "last", "status", "held"),
+        [
+            (
+                e.snapshot_id,
+                e.source,
+                e.failures,
+                f"{e.last_at:%Y-%m-%d %H:%M}",
+                e.status,
+                "yes" if e.held else "no",
+            )
+            for e in found
+        ],
+    )
+    say(f"{len(found)} snapshots" + (f" and {more} more" if more else ""))
+    if found:
+        how = f"--constraint {constraint}" if constraint else f"--fingerprint {fingerprint}"
+        say(f"Hold them together: starforge snapshot hold-batch {how} --reason …")
+
+
+def _read(work: Callable[[Connection], Awaitable[T]]) -> T:
+    from starforge.settings import HomeSettings
+
+    async def read(pool: Pool) -> T:
+        async with pool.transaction(tenant=HomeSettings.read().tenant) as conn:
+            return await work(conn)
+
+    return run(read)
+
+
+async def _lacking(conn: Connection, mapping: Mapping, most: int) -> tuple[int, dict[str, set[str]]]:
+    """Return how many stored snapshots were looked into, and the entries to which they refer in vain."""
+    from starforge.db.statement import sql
+    from starforge.etl.catalogue import catalogues, missing
+    from starforge.etl.errors import MalformedError, MappingError
+    from starforge.etl.parse import read_document
+
+    found: dict[str, set[str]] = {}
+    if not most or not catalogues(mapping):
+        return 0, found
+    rows = await conn.fetch(sql("etl", "newest"), mapping.name, most)
+    for row in rows:
+        try:
+            mapped = mapping.treating_unknown("extra").read(read_document(row["raw"].encode()))
+        except (MalformedError, MappingError):
+            continue  # it fails by itself, with its reason
+        for name, ids in (await missing(conn, mapping, mapped.tables.values())).items():
+            found.setdefault(name, set()).update(ids)
+    return len(rows), found
+
+
+def _show_check(found: dict[str, Any]) -> None:
+    say(
+        f"{len(found['placeholders']) + found['placeholders_more']} placeholders are unresolved,"
+        f" {len(found['held'])} snapshots wait for an entry."
+    )
+    if found["placeholders"]:
+        as_table(
+            ("catalogue", "id", "since", "source", "owner"),
+            [
+                (p["catalogue"], p["id"], f"{p['created_at']:%Y-%m-%d %H:%M}", p["source"], p["owner"])
+                for p in found["placeholders"][:SAMPLE]
+            ],
+        )
+    for each in found["held"][:SAMPLE]:
+        say(f"{each['snapshot_id']} waits for {each['catalogue']}: {', '.join(each['missing'][:10])}")
+    for source, lacking in found["missing"].items():
+        for name, ids in lacking.items():
+            say(f"source {source}: {name} lacks {len(ids)} entries: {', '.join(ids[:10])}")
+    say(f"{found['snapshots_looked_into']} stored snapshots were looked into.")
+
+
+def _entries(file: Path) -> list[dict[str, Any]]:
+    """Read the entries of a file; raise EntriesUnreadableError."""
+    import msgspec
+
+    try:
+        text = file.read_text("utf-8-sig")
+        if file.suffix.lower() == ".csv":
+            return [
+                {k: v for k, v in row.items() if v not in (None, "")}
+                for row in csv.DictReader(io.StringIO(text))
+            ]
+        if file.suffix.lower() in (".ndjson", ".jsonl"):
+            return [msgspec.json.decode(line, type=dict[str, Any]) for line in _lines(text)]
+        return msgspec.json.decode(text, type=list[dict[str, Any]])
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError, csv.Error) as error:
+        raise EntriesUnreadableError(f"{file}: {error}") from None
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (line for line in text.splitlines() if line.strip())
+
+
+def _paths(shape: dict[str, Any]) -> str:
+    paths = shape["new_paths"]
+    more = f" and {len(paths) - PATHS_SHOWN} more" if len(paths) > PATHS_SHOWN else ""
+    return "; ".join(paths[:PATHS_SHOWN]) + more
