@@ -1,6 +1,7 @@
 -- The tables of examples/fhir/app.py. Run once, as the owner:
 --     starforge db psql --role owner -f examples/fhir/tables.sql
 --
+-- `starforge mapping ddl examples/fhir/app.py` prints the same tables; the indexes here suit the example's queries.
 -- What StarForge asks of a table that it writes: tenant_id, and the columns of the mapping with a unique
 -- key over those that its `key` names. created_at and updated_at tell a row's first and last change.
 

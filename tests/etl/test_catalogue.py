@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from starforge.db.pool import Connection, Pool
 from starforge.etl.catalogue import missing, placeholders, seed, settle
 from starforge.etl.errors import CatalogueGapError, NoCatalogueError
+from starforge.etl.fit import report
 from starforge.etl.hold import held_for
 from starforge.etl.mapping import ID, INTEGER, Catalogue, Column, Each, Mapping, Ref, Table, text
 from starforge.heroes.mapping import HERO
 from starforge.ops.perform import perform
 from tests.covers import covers
-from tests.etl.test_ingest import UNFINISHED, offer, one, snapshot_of, types
+from tests.etl.test_ingest import ERRORS, UNFINISHED, offer, one, snapshot_of, types
+from tests.postgres import TestServer
 from tests.stories.test_path_of_a_job import run_until
 
 WHO: dict[str, Any] = {"actor": "ann", "role": "operator", "tenant": "default"}
@@ -68,7 +71,7 @@ async def test_a_document_waits_for_the_entry_that_its_catalogue_lacks_and_burns
     assert (row["status"], row["processing"], row["error_count"]) == ("quarantined", False, 0)
     job = await one(pool, "SELECT attempts, last_error FROM queue_jobs")
     assert job["attempts"] == 0
-    assert job["last_error"]["reason"] == "troop_catalog lacks 1 entries that it refers to: 6024; ask data"
+    assert job["last_error"]["reason"] == "troop_catalog lacks what it refers to: 6024; ask data"
     assert await one(pool, "SELECT count(*) FROM users") == {"count": 0}
     assert await one(pool, "SELECT count(*) FROM etl_errors") == {"count": 0}
     async with pool.connection() as conn:
@@ -261,5 +264,71 @@ async def test_two_documents_that_lack_the_same_entries_never_wait_for_each_othe
 def test_a_gap_names_what_lacks_and_whom_to_ask() -> None:
     gap = CatalogueGapError(Catalogue("c", owner="the data team"), list(range(12)))
     assert (
-        str(gap) == "c lacks 12 entries that it refers to: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 …; ask the data team"
+        str(gap) == "c lacks what it refers to: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 …, 12 in all; ask the data team"
     )
+
+
+# ---- with the rights that workers, the web and the command line have
+
+
+@pytest.fixture
+async def engine(database: str, server: TestServer) -> AsyncIterator[Pool]:
+    opened = await Pool.open(server.url(database.rpartition("/")[2], user="starforge_engine"), size=8)
+    yield opened
+    await opened.close()
+
+
+@covers("F-41", "F-42", "F-66")
+async def test_a_worker_with_the_engines_rights_holds_registers_and_releases(
+    pool: Pool, engine: Pool
+) -> None:
+    await offer(pool, name="B_2", Troops={"7": {}}, tenant="acme")
+    await run_until(engine, types(), DONE, 1)
+    await offer(pool, WAITING, tenant="acme")
+    await run_until(engine, types(WAITING), "SELECT count(*) FROM queue_jobs WHERE status = 'quarantined'", 1)
+    async with pool.connection() as conn:
+        await conn.execute("UPDATE troop_catalog SET meta = '{}'")
+        await conn.execute("INSERT INTO troop_catalog (id) VALUES (6024)")
+    async with engine.connection() as conn:
+        assert await settle(conn) == ([("troop_catalog", "7")], 1)
+        await report(conn, [HERO])
+    await run_until(engine, types(WAITING), DONE, 2)
+    assert await one(pool, "SELECT count(*) FROM source_shapes WHERE tenant_id = 'acme'") == {"count": 2}
+
+
+@pytest.mark.parametrize("role", ["starforge_app", "starforge_operator"])
+async def test_the_operations_have_the_rights_that_their_doors_have(
+    database: str, server: TestServer, pool: Pool, role: str
+) -> None:
+    await held(pool)
+    await offer(pool, FAILING, name="F_1")
+    await run_until(pool, types(FAILING), ERRORS, 1)
+    door = await Pool.open(server.url(database.rpartition("/")[2], user=role), size=2)
+    try:
+        asked: dict[str, dict[str, Any]] = {
+            "source mode": {"name": "hero", "mode": "strict"},
+            "source mode reset": {"name": "hero"},
+            "catalog release": {"catalog": "troop_catalog"},
+            "snapshot hold-batch": {"constraint": "user_troops_troop_id_fkey"},
+            "catalog seed": {"catalog": "troop_catalog", "entries": [{"id": 6024}]},
+        }
+        for operation, arguments in asked.items():
+            done = await perform(door, operation, {**arguments, "reason": "x"}, **WHO)
+            assert done.changed == 1, operation
+        batch = await one(
+            pool, "SELECT details ->> 'batch' AS id FROM snapshot_quarantine WHERE details ? 'batch'"
+        )
+        done = await perform(door, "snapshot release-batch", {"batch": batch["id"]}, **WHO)
+        assert done.changed == 1
+        done = await perform(door, "snapshot retry-failed", {"source": "failing", "reason": "x"}, **WHO)
+        assert done.changed == 0
+    finally:
+        await door.close()
+
+
+async def test_another_tenants_snapshots_are_not_tried_again(pool: Pool) -> None:
+    await offer(pool, tenant="acme", Level="high")
+    await run_until(pool, types(), ERRORS, 1)
+    arguments = {"source": "hero", "reason": "x"}
+    assert (await perform(pool, "snapshot retry-failed", arguments, **WHO)).changed == 0
+    assert (await perform(pool, "snapshot retry-failed", arguments, **{**WHO, "tenant": "acme"})).changed == 1

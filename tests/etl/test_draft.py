@@ -51,6 +51,7 @@ async def test_the_hero_sample_becomes_a_mapping_with_its_keyed_objects_as_table
     mapping = drafted([document])
     found = survey(mapping, [("sample", document)])
     assert found.failures == []
+    assert mapping.captured_at(document) == datetime(2025, 12, 2, 0, 0, 0, 123000, tzinfo=UTC)
     counts = {name: table.rows for name, table in found.tables.items()}
     assert counts == {"drafted": 1, "troops": 4, "pets": 2, "artifacts": 2, "teams": 2}
     assert mapping.tables["troops"].column("troop_id").type.sql == "bigint"  # type: ignore[union-attr]

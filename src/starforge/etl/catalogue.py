@@ -31,6 +31,9 @@ LOOK_S = 10.0
 """How soon at the latest it is noticed that an entry has come, while somebody leads."""
 
 SHOWN_MAX = 1000
+UNREADABLE = (asyncpg.SyntaxOrAccessError, asyncpg.DataError)
+"""What a catalogue answers that was dropped, renamed, or may not be read."""
+
 ENTRIES_MAX = 1000
 """Entries that are seeded at once."""
 
@@ -158,7 +161,7 @@ async def settle(conn: Connection) -> tuple[list[tuple[str, str]], int]:
         try:
             async with conn.transaction():
                 ids, count = await _settle(conn, row["catalogue"], row["key_column"], row["ids"])
-        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.DataError) as error:
+        except UNREADABLE as error:
             log.warning("catalogue.unreadable", catalogue=row["catalogue"], error=str(error))
             continue
         resolved += [(row["catalogue"], id_) for id_ in ids]

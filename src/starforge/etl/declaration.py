@@ -33,10 +33,14 @@ class Drafted:
     """The path of the key column that tells it apart, where it has just one."""
 
 
-def source(name: str, subject: str, root: str, tables: list[Drafted]) -> str:
+def source(
+    name: str, subject: str, root: str, tables: list[Drafted], taken_at: tuple[str, str] | None
+) -> str:
     """Write a mapping of these tables, and an app with it, as Python source."""
     body = "\n".join(_table_source(table) for table in tables)
     roots = f"    root=[{said(root)}, {said('')}],\n" if root else ""
+    if taken_at is not None:
+        roots += f"    captured_at=[{said(taken_at[0])}],\n    captured_as={taken_at[1]},\n"
     text = (
         f"MAPPING = Mapping(\n    {said(name)},\n    subject={said(subject)},\n{roots}"
         f"    tables=[\n{body}\n    ],\n)\n\n"

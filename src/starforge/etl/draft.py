@@ -32,6 +32,7 @@ TELLING = ("resourceType", "type", "kind", "@type", "_type", "eventType")
 
 ID_NAMES = ("id", "uuid", "code", "key")
 SUBJECT_NAMES = (*ID_NAMES, "name", "number", "email")
+TIME_TYPES = ("EPOCH_S", "EPOCH_MS", "TIMESTAMP")
 TABLE = re.compile(r"CREATE TABLE (\w+)")
 OWN_COLUMNS = ("tenant_id", "extra", "created_at", "updated_at", "last_seen")
 
@@ -64,7 +65,7 @@ def draft(documents: Sequence[Any], name: str, *, subject: str | None = None) ->
     objects = [document for document in documents if isinstance(document, dict)]
     if not objects or len(objects) < len(documents):
         raise UndraftableError("a snapshot is no object at its root; a mapping reads fields of objects")
-    path, roots = _root(objects, subject)
+    path, roots, taken_at = _root(objects, subject)
     found = list(_collections(roots))[:TABLES_MAX]
     names = {table for each in migrations() for table in TABLE.findall(each.text)}
     top = _top(roots, name, subject, {each.path for each in found}, names)
@@ -73,26 +74,41 @@ def draft(documents: Sequence[Any], name: str, *, subject: str | None = None) ->
     whose = top or next((table for table in tables if table.singular and table.own_key), None)
     if whose is None:
         raise UndraftableError("no field says whose state a snapshot is; name it with --subject")
-    return source(name, whose.name, path, tables)
+    return source(name, whose.name, path, tables, taken_at)
 
 
-def _root(documents: list[dict[str, Any]], subject: str | None) -> tuple[str, list[dict[str, Any]]]:
-    """Step into envelopes: where there is one object in each document, and little beside it."""
-    path = ""
+def _root(
+    documents: list[dict[str, Any]], subject: str | None
+) -> tuple[str, list[dict[str, Any]], tuple[str, str] | None]:
+    """Step into envelopes, where there is one object in each document and little beside it.
+
+    Returns: The path of the object inside, that object of each document, and the path and type of a time in
+    an envelope: when the document was taken.
+    """
+    path, taken_at = "", None
     while True:
         if any(subject in document for document in documents):
-            return path, documents
+            return path, documents, taken_at
         inner = {
             name for document in documents for name, value in document.items() if isinstance(value, dict)
         }
         others = max(len(document) for document in documents) - 1
         if len(inner) != 1 or others > ROOT_SCALARS_MAX or not is_path(name := inner.pop()):
-            return path, documents
+            return path, documents, taken_at
         below = [document.get(name) for document in documents]
         beside = [v for document in documents for v in document.values() if isinstance(v, list)]
         if beside or not all(isinstance(each, dict) and each and not is_keyed(each) for each in below):
-            return path, documents
+            return path, documents, taken_at
+        taken_at = _time(documents, path) or taken_at
         path, documents = join(path, name), [each for each in below if isinstance(each, dict)]
+
+
+def _time(documents: list[dict[str, Any]], at: str) -> tuple[str, str] | None:
+    for name in documents[0]:
+        values = [value for document in documents if (value := document.get(name)) is not None]
+        if is_path(name) and values and (type_ := guess(name, values).type) in TIME_TYPES:
+            return join(at, name), type_
+    return None
 
 
 def _collections(roots: list[dict[str, Any]]) -> Iterator[_Items]:

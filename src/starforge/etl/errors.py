@@ -224,9 +224,9 @@ class CatalogueGapError(RefusedError):
     remedy = "Add the entries (`starforge catalog seed`): what waits goes on within seconds."
 
     def __init__(self, catalogue: Catalogue, missing: list[Any]) -> None:
-        ids = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
+        ids = ", ".join(map(str, missing[:10])) + (f" …, {len(missing)} in all" if len(missing) > 10 else "")
         told = f"; ask {catalogue.owner}" if catalogue.owner else ""
-        super().__init__(f"{catalogue.table} lacks {len(missing)} entries that it refers to: {ids}{told}")
+        super().__init__(f"{catalogue.table} lacks what it refers to: {ids}{told}")
         self.catalogue, self.missing = catalogue, missing
 
 

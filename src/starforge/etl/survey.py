@@ -18,6 +18,9 @@ FAILURES_MAX = 100
 FIELDS_MAX = 1000
 """Fields that are told apart; a document with more has data for names."""
 
+INTEGER_BITS_MAX = 1000
+"""Python does not write very long integers."""
+
 LEFT_ITEMS_MAX = 200
 """Of the items of one array or object so many are looked into for what is left over."""
 
@@ -70,14 +73,18 @@ def survey(mapping: Mapping, documents: Iterable[tuple[str, Any]]) -> Survey:
 def redacted(value: Any) -> str:
     """Say what a value is without giving it away."""
     if isinstance(value, str):
-        return f"text of {len(value)} characters"
+        return f"text of {_many(len(value), 'character')}"
     if isinstance(value, bool) or value is None:
         return named(value)
-    if isinstance(value, int):
-        return f"an integer of {len(str(abs(value)))} digits" if abs(value) < 10**30 else "a long integer"
+    if isinstance(value, int) and value.bit_length() < INTEGER_BITS_MAX:
+        return f"an integer of {_many(len(str(abs(value))), 'digit')}"
     if isinstance(value, (list, dict)):
         return f"{named(value)} of {len(value)}"
     return named(value) if isinstance(value, float) else type(value).__name__
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 class _Surveyor:
