@@ -188,3 +188,10 @@ class EntitiesFailedError(RefusedError):
         names = ", ".join(failed)
         super().__init__(f"{len(failed)} of {of} entities are not written ({names}): {first}")
         self.failed, self.first = dict(failed), first
+
+
+class NoFastParserError(UnreachableError):
+    """The C library that parses streams is missing; without it large documents take hours and gigabytes."""
+
+    code = "SF437"
+    remedy = "Install ijson from a wheel of this platform, or build it where yajl's headers are installed."
