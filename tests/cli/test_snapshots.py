@@ -154,7 +154,7 @@ async def test_what_cannot_be_taken_is_told_by_name_and_the_rest_is_taken(
         "  latin\ufffd.json: malformed at line 1, column 2 (byte 1): object keys must be strings"
         " (kept in quarantine)",
         "  huge.json is larger than 64000000 bytes (nothing to keep)",
-        "  folder: holds no file named *.json, *.ndjson, *.jsonl (or with .gz) (nothing to keep)",
+        "  folder: holds no file named *.json, *.ndjson, *.jsonl (or with .gz, .zst) (nothing to keep)",
         "  missing.json: No such file or directory (nothing to keep)",
         f"  {'n' * 300}: File name too long (nothing to keep)",
         "oversized snapshots are stored and held back until they are released",

@@ -81,7 +81,8 @@ def shape_of(tables: list[str]) -> str:
                                                 pg_get_expr(d.adbin, d.adrelid)) ORDER BY a.attname)
              FROM pg_attribute a LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
              WHERE a.attrelid = c.oid AND a.attnum > 0) AS columns,
-            (SELECT jsonb_agg(pg_get_constraintdef(k.oid) ORDER BY pg_get_constraintdef(k.oid)) FROM pg_constraint k
+            (SELECT jsonb_agg(pg_get_constraintdef(k.oid) ORDER BY pg_get_constraintdef(k.oid))
+             FROM pg_constraint k
              WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f')) AS keys,
             (SELECT jsonb_agg(jsonb_build_array(pg_get_expr(p.polqual, p.polrelid), p.polcmd,
                                                 (SELECT array_agg(r::regrole::text ORDER BY r::regrole::text)

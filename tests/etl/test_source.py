@@ -92,7 +92,7 @@ def test_a_folder_without_snapshots_is_told(tmp_path: Path) -> None:
     """A mistyped folder must not look like success."""
     error = only(snapshots(tmp_path)).error
     assert isinstance(error, UnreadableError)
-    assert str(error) == f"{tmp_path}: holds no file named *.json, *.ndjson, *.jsonl (or with .gz)"
+    assert str(error) == f"{tmp_path}: holds no file named *.json, *.ndjson, *.jsonl (or with .gz, .zst)"
 
 
 def test_a_file_that_cannot_be_read_is_told_by_name_and_the_next_one_is_read(tmp_path: Path) -> None:

@@ -226,6 +226,8 @@ async def test_both_gears_make_the_same_rows_of_the_sample_and_of_the_bundles(sh
         (b"[1, 2\n, 3", 9, 2, 4),
         (b"[1] x", 4, 1, 5),
         (b"", 0, 1, 1),
+        (b'[1] "x', 6, 1, 7),
+        (b'[1, "x', 6, 1, 7),
     ],
 )
 @pytest.mark.parametrize("size", [1, 4, 64])

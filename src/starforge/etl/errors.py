@@ -251,3 +251,10 @@ class NoOffenderError(NotFoundError):
     remedy = (
         "`starforge etl offenders` shows which constraints and fingerprints failed; try a longer --within."
     )
+
+
+class NoFastParserError(UnreachableError):
+    """The C library that parses streams is missing; without it large documents take hours and gigabytes."""
+
+    code = "SF437"
+    remedy = "Install ijson from a wheel of this platform, or build it where yajl's headers are installed."

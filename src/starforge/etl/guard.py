@@ -89,6 +89,14 @@ class GuardSettings(Settings):
         gt=0,
         le=256,
     )
+    hard_max_mb: float = setting(
+        1073.741824,
+        env="STARFORGE_SNAPSHOT_SIZE_HARD_MB",
+        unit="MB (1 000 000 bytes)",
+        meaning="Hard limit: a larger document is refused by the command line; it is 1 GiB.",
+        gt=0,
+        le=100_000,
+    )
     depth_max: int = setting(
         512,
         env="STARFORGE_JSON_DEPTH_MAX",
@@ -131,6 +139,11 @@ class GuardSettings(Settings):
     def inline_bytes_max(self) -> int:
         """The most that is kept inline and read into memory, in bytes."""
         return int(self.inline_max_mb * MB)
+
+    @property
+    def hard_bytes_max(self) -> int:
+        """The most that the command line takes in, in bytes."""
+        return round(self.hard_max_mb * MB)
 
 
 @cache

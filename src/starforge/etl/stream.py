@@ -16,6 +16,7 @@ import ijson
 
 from starforge.etl.errors import MalformedError, MappingError
 from starforge.etl.escapes import Escapes
+from starforge.etl.grammar import parser
 from starforge.etl.guard import Guard
 from starforge.etl.layout import Layout
 from starforge.etl.path import Path, Segment, shown
@@ -101,7 +102,7 @@ class Streamed:
 async def _events(opened: Opened, guard: Guard | None = None) -> AsyncIterator[tuple[list[Event], int]]:
     """Yield the events of each chunk, and how many bytes it had."""
     events = ijson.sendable_list()
-    parser, escapes, before = _backend().basic_parse_coro(events), Escapes(), 0
+    reader, escapes, before = parser().basic_parse_coro(events), Escapes(), 0
     try:
         async for chunk in opened():
             if guard is not None:
@@ -109,28 +110,23 @@ async def _events(opened: Opened, guard: Guard | None = None) -> AsyncIterator[t
             for first in range(0, len(chunk), PART_BYTES):
                 part = chunk[first : first + PART_BYTES]
                 if certain := escapes.feed(part):  # no bytes would mean that this is the end
-                    parser.send(certain)
+                    reader.send(certain)
                 yield events, len(part)
                 before += len(part)
                 events.clear()
-        if rest := escapes.end():
-            parser.send(rest)
-        parser.close()
+        # The line's end: yajl forgets a string that is open behind a whole document.
+        reader.send(escapes.end() + b"\n")
+        reader.close()
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise await _located(opened, before, error) from None
     yield events, 0
-
-
-def _backend() -> Any:
-    """Return the parser that is written in C; the others take as much memory as the document."""
-    return ijson.get_backend("yajl2_c")
 
 
 async def _located(opened: Opened, before: int, error: Exception) -> MalformedError:
     """Find the byte at fault in the chunk that begins with byte `before`: it is fed byte by byte."""
     reason = str(error).partition("\n")[0].removeprefix("parse error: ").removeprefix("lexical error: ")
     events = ijson.sendable_list()
-    parser, escapes = _backend().basic_parse_coro(events), Escapes()
+    reader, escapes = parser().basic_parse_coro(events), Escapes()
     position, line, line_at = 0, 1, -1
     async for chunk in opened():
         step = len(chunk) if position + len(chunk) <= before else 1
@@ -138,7 +134,7 @@ async def _located(opened: Opened, before: int, error: Exception) -> MalformedEr
             part = chunk[first : first + step]
             try:
                 if certain := escapes.feed(part):
-                    parser.send(certain)
+                    reader.send(certain)
             except (ijson.JSONError, UnicodeDecodeError):
                 return MalformedError(position, line, position - line_at, reason)
             events.clear()
