@@ -22,6 +22,7 @@ from starforge.etl.fit import FIT_S, report
 from starforge.etl.ingest import process_snapshot_highmem_type, process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
+from starforge.etl.quarantine import resume_released
 from starforge.heroes.mapping import HERO
 from starforge.ops.plan import prune_plans
 from starforge.queue.call import plan
@@ -75,6 +76,9 @@ __all__ = [
     "current_job",
     "load",
 ]
+
+RELEASED_S = 2.0
+RELEASED_SHARE_MAX = 0.05
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -250,6 +254,7 @@ class StarForge(Producer):
             Task("plans", HOURLY_S, unfenced(prune_plans)),
             Task("catalogues", LOOK_S, unfenced(settle)),
             Task("mappings", FIT_S, unfenced(fits)),
+            Task("released", RELEASED_S, unfenced(resume_released), share_max=RELEASED_SHARE_MAX),
         ]
 
     def job_types(self) -> JobTypes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from starforge.errors import MisusedError, NotFoundError, RefusedError, UnreachableError
 
@@ -251,3 +252,30 @@ class NoOffenderError(NotFoundError):
     remedy = (
         "`starforge etl offenders` shows which constraints and fingerprints failed; try a longer --within."
     )
+
+
+class UnknownSnapshotError(NotFoundError):
+    """The caller's tenant has no snapshot with this id."""
+
+    code = "SF450"
+    remedy = "Check the id, and TENANT_ID: `starforge snapshot list` shows the tenant's snapshots."
+
+    def __init__(self, snapshot_id: UUID, tenant: str) -> None:
+        super().__init__(f"tenant {tenant!r} has no snapshot {snapshot_id}")
+        self.snapshot_id = snapshot_id
+
+
+class SnapshotBytesError(RefusedError):
+    """What is kept under this id is bytes that are no JSON: they cannot become rows as they are."""
+
+    code = "SF451"
+    remedy = (
+        "Take the bytes out (`starforge snapshot export ID --raw -o FILE`), mend them, and offer the file"
+        " again (`starforge snapshot ingest FILE`)."
+    )
+
+    def __init__(self, quarantine_id: UUID, name: str | None, source: str | None, reason: str) -> None:
+        super().__init__(
+            f"{quarantine_id} is bytes of {name or 'no name'} from source {source!r}, no snapshot: {reason}"
+        )
+        self.quarantine_id = quarantine_id
