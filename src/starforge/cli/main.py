@@ -19,6 +19,8 @@ from starforge.cli import (
     kills,
     mappings,
     settings,
+    snapshot_looks,
+    snapshot_tries,
     snapshots,
     sources,
     tasks,
@@ -65,6 +67,8 @@ database.add(app)
 snapshots.add(app)
 mappings.add(app)
 sources.add(app)
+snapshot_looks.add(app)
+snapshot_tries.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)

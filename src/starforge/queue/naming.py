@@ -40,6 +40,12 @@ async def quarantined_naming(conn: Connection, key: str, types: Sequence[str], m
     return [Naming(**row) for row in rows]
 
 
+async def ended_naming(conn: Connection, key: str, value: str, tenant: str, about: datetime) -> list[Naming]:
+    """Return the jobs that name `value` and ended within 5 minutes of a time; `updated_at` is their end."""
+    rows = await conn.fetch(sql("queue", "naming_ended"), key, value, tenant, about)
+    return [Naming(**row) for row in rows]
+
+
 async def release_as(conn: Connection, job_id: UUID, job_type: str, priority: int) -> bool:
     """Make a job that waits or is quarantined pending, of this type; False where it is neither any more.
 
