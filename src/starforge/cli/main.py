@@ -18,6 +18,7 @@ from starforge.cli import (
     history,
     kills,
     mappings,
+    retention,
     settings,
     snapshot_looks,
     snapshot_tries,
@@ -69,6 +70,7 @@ mappings.add(app)
 sources.add(app)
 snapshot_looks.add(app)
 snapshot_tries.add(app)
+retention.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)

@@ -21,6 +21,7 @@ from starforge.etl.errors import (
 from starforge.etl.guard import MB
 from starforge.etl.hold import hold
 from starforge.etl.mapping import Mappings
+from starforge.etl.noted import note_source
 from starforge.etl.process import InHand, process, process_settings
 from starforge.etl.rejects import Reject, reject, reject_of, rejects_of
 from starforge.etl.snapshot import HIGHMEM_TYPE, JOB_TYPE
@@ -90,6 +91,7 @@ async def process_snapshot(
     )
     try:
         mapping = await watch_of(context.pool).fit(context.pool, mappings.get(row["source"]), context.tenant)
+        await note_source(context.pool, mapping)
         written = await process(context.pool, mapping, snapshot)
     except EntitiesFailedError as error:
         if all(isinstance(one, LASTING) for one in error.failed.values()):

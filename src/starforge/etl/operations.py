@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from starforge.etl import ingest_operations, mapping_operations, snapshot_operations
+from starforge.etl import ingest_operations, mapping_operations, retention_operations, snapshot_operations
 
-__all__ = ["ingest_operations", "mapping_operations", "snapshot_operations"]
+__all__ = ["ingest_operations", "mapping_operations", "retention_operations", "snapshot_operations"]

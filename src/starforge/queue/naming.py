@@ -29,8 +29,8 @@ class Naming:
     reason: str | None
 
 
-async def jobs_naming(conn: Connection, key: str, values: Sequence[str], tenant: str) -> list[Naming]:
-    """Return a tenant's live jobs whose payload holds one of `values` under `key`, the newest first."""
+async def jobs_naming(conn: Connection, key: str, values: Sequence[str], tenant: str | None) -> list[Naming]:
+    """Return the live jobs, of a tenant or all, whose payload has one of `values` at `key`, newest first."""
     return [Naming(**row) for row in await conn.fetch(sql("queue", "naming"), key, list(values), tenant)]
 
 
