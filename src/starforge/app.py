@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from starforge.etl import retention
 from starforge.etl.catalogue import LOOK_S, settle
 from starforge.etl.fit import FIT_S, report
 from starforge.etl.ingest import process_snapshot_highmem_type, process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
+from starforge.etl.quarantine import resume_released
 from starforge.heroes.mapping import HERO
 from starforge.ops.plan import prune_plans
 from starforge.queue.call import plan
@@ -50,7 +52,7 @@ from starforge.queue.signature import Signature
 from starforge.worker.child import load_app
 from starforge.worker.duties import HOURLY_S, duties
 from starforge.worker.errors import AppNotFoundError
-from starforge.worker.upkeep import Task, unfenced
+from starforge.worker.upkeep import Task, in_batches, unfenced
 
 __all__ = [
     "Accepted",
@@ -75,6 +77,10 @@ __all__ = [
     "current_job",
     "load",
 ]
+
+RELEASED_S = 2.0
+RELEASED_SHARE_MAX = 0.05
+OBJECTS_S = 10.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -250,6 +256,12 @@ class StarForge(Producer):
             Task("plans", HOURLY_S, unfenced(prune_plans)),
             Task("catalogues", LOOK_S, unfenced(settle)),
             Task("mappings", FIT_S, unfenced(fits)),
+            Task("released", RELEASED_S, unfenced(resume_released), share_max=RELEASED_SHARE_MAX),
+            Task("snapshots", HOURLY_S, in_batches(retention.prune_snapshots, retention.BATCH)),
+            Task("captures", HOURLY_S, in_batches(retention.prune_captures, retention.BATCH)),
+            Task("quarantine", HOURLY_S, in_batches(retention.prune_quarantine, retention.BATCH)),
+            Task("errors", HOURLY_S, in_batches(retention.prune_errors, retention.BATCH)),
+            Task("objects", OBJECTS_S, in_batches(retention.drop_objects, retention.OBJECTS_BATCH)),
         ]
 
     def job_types(self) -> JobTypes:

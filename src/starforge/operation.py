@@ -36,6 +36,14 @@ class BadArgumentError(MisusedError):
 
 
 @dataclass(frozen=True, slots=True)
+class Hidden:
+    """A note on a parameter: audit log and plans keep a hash of its value, for example of a person's name."""
+
+
+HIDDEN = Hidden()
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks: the name, role and tenant that a door has established, and how it was reached."""
 
@@ -93,6 +101,8 @@ class Parameter:
     """True for what the command line takes as a word, False for what it takes as an option."""
 
     help: str
+    hidden: bool = False
+    """Its value is kept nowhere, only a hash of it."""
 
     @property
     def type_name(self) -> str:
@@ -240,6 +250,7 @@ def _parameters(act: Act) -> tuple[Parameter, ...]:
                 default=None if required else parameter.default,
                 positional=parameter.kind is not parameter.KEYWORD_ONLY,
                 help=next((note for note in notes if isinstance(note, str)), ""),
+                hidden=HIDDEN in notes,
             )
         )
     return tuple(found)

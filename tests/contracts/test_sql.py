@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from uuid import UUID
 
 import pytest
 
-from starforge.app import StarForge
 from starforge.db.pool import Connection, Pool, connect
 from starforge.etl.reads import last_snapshots
+from starforge.etl.shown import held, list_snapshots, whole
+from starforge.ops.perform import perform
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import LeasedJob, NewJob
@@ -18,7 +20,6 @@ from tests.contracts.contract import filled, statements
 from tests.covers import covers
 from tests.etl.test_ingest import offer
 from tests.queue.jobs import a_worker, claimed
-from tests.stories.test_path_of_a_job import run_until
 from tests.worker.processes import a_worker as a_process
 from tests.worker.processes import until
 
@@ -177,21 +178,51 @@ BUILT_IN = "starforge.app:app"
 @shows_effect("O-SQL-4")
 @covers("O-25", "O-26")
 async def test_a_snapshot_held_by_hand_is_listed_so_and_no_ordinary_worker_runs_it_until_it_is_released(
-    scene: Scene, pool: Pool
+    scene: Scene, pool: Pool, database: str
 ) -> None:
     await scene.engine.execute("DELETE FROM queue_jobs")
     snapshot_id = await offer(pool)
     await scene.run("O-SQL-4", snapshot_id=snapshot_id)
-    assert await scene.operator.fetchval(LISTED, snapshot_id) == "quarantined"
-    assert [one.status for one in await last_snapshots(scene.operator, 1)] == ["quarantined"]
-    types = StarForge().job_types().known_to(high_memory=False)
-    await run_until(pool, types, "SELECT count(*) FROM queue_jobs WHERE status = 'quarantined'", 1)
-    assert await scene.operator.fetchval("SELECT count(*) FROM users") == 0
-    await scene.operator.execute("UPDATE snapshot_quarantine SET released_at = now()")
-    assert await scene.operator.fetchval(LISTED, snapshot_id) == "received"
-    await scene.operator.execute("UPDATE queue_jobs SET status = 'pending'")
-    await run_until(pool, types, "SELECT count(*) FROM job_history", 1)
-    assert await scene.operator.fetchval(LISTED, snapshot_id) == "processed"
+    async with a_process(database, app=BUILT_IN):
+        await until(scene.operator, "SELECT status FROM queue_jobs", "quarantined")
+        assert await listed_as(scene.operator, snapshot_id) == {"quarantined"}
+        assert await scene.operator.fetchval("SELECT count(*) FROM users") == 0
+        # By hand as well: its job is pending again without anybody's doing.
+        await scene.operator.execute("UPDATE snapshot_quarantine SET released_at = now()")
+        await until(scene.operator, "SELECT count(*) FROM job_history", 1)
+    assert await listed_as(scene.operator, snapshot_id) == {"processed"}
+    assert await scene.operator.fetchval("SELECT count(*) FROM users") == 1
+
+
+@covers("O-25", "O-44")
+async def test_a_snapshot_held_by_its_command_waits_under_a_live_worker_until_its_release(
+    scene: Scene, pool: Pool, database: str
+) -> None:
+    await scene.engine.execute("DELETE FROM queue_jobs")
+    snapshot_id = await offer(pool)
+    who = {"actor": "ann", "role": "operator", "tenant": "default"}
+    arguments = {"snapshot_id": str(snapshot_id), "reason": "a look first"}
+    await perform(pool, "snapshot quarantine", arguments, **who)  # type: ignore[arg-type]
+    async with a_process(database, app=BUILT_IN), a_process(database, "--high-memory", app=BUILT_IN):
+        await until(scene.operator, "SELECT status FROM queue_jobs", "quarantined")
+        assert await listed_as(scene.operator, snapshot_id) == {"quarantined"}
+        await perform(pool, "snapshot release", {**arguments, "to": "highmem"}, **who)  # type: ignore[arg-type]
+        await until(scene.operator, "SELECT count(*) FROM job_history", 1)
+        ran = await scene.operator.fetchrow(
+            "SELECT h.type, w.high_memory FROM job_history h JOIN workers w ON w.id = h.worker_id"
+        )
+    assert ran is not None
+    assert tuple(ran) == ("process_snapshot_highmem", True)
+    assert await listed_as(scene.operator, snapshot_id) == {"processed"}
+
+
+async def listed_as(conn: Connection, snapshot_id: UUID) -> set[str]:
+    """The statuses under which a snapshot is listed, wherever people look for it."""
+    found = {one.status for one in await last_snapshots(conn) if one.id == snapshot_id}
+    found |= {one.status for one in await list_snapshots(conn, "default") if one.id == snapshot_id}
+    found.add((await whole(conn, snapshot_id, "default")).snapshot.status)
+    found |= {"quarantined" for one in await held(conn, "default") if one.snapshot_id == snapshot_id}
+    return found
 
 
 @shows_effect("O-SQL-6")

@@ -39,6 +39,9 @@ ROWS = {
     "source_modes": """(tenant_id, source, mode, owner, reason, expires_at)
         VALUES (TENANT, 'hero', 'strict', 'ann', 'r', now())""",
     "source_shapes": "(tenant_id, source, fingerprint, new_paths) VALUES (TENANT, 'hero', 'f', '{}')",
+    "retention_rules": """(tenant_id, kind, days, owner, reason)
+        VALUES (TENANT, 'errors', 1, 'ann', 'r')""",
+    "dropped_objects": "(tenant_id, raw_key) VALUES (TENANT, TENANT)",
     "users": "(tenant_id, namecode) VALUES (TENANT, 'n')",
     "guilds": "(tenant_id, external_id) VALUES (TENANT, 1)",
     "guild_members": """(tenant_id, user_id, guild_id) SELECT TENANT, u.id, g.id

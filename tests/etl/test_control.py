@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from starforge.db.pool import Connection
-from starforge.etl import operations
+from starforge.etl import ingest_operations as operations
 from starforge.etl.control import IngestPause, ingest_pause, require_open
 from starforge.etl.errors import IngestNotPausedError, IngestPausedError
 from starforge.operation import Caller, Change

@@ -15,7 +15,8 @@ from starforge.db.pool import Pool
 from starforge.etl import receive as receiving
 from starforge.etl.errors import IngestPausedError, MalformedError, TooLargeError, UnreadableError
 from starforge.etl.mapping import TEXT, Column, Mapping, Table
-from starforge.etl.receive import SNAPSHOT, Receipt, batches, receive
+from starforge.etl.receive import Receipt, batches, receive
+from starforge.etl.snapshot import SNAPSHOT
 from starforge.etl.source import Offer, snapshots
 from starforge.heroes.mapping import HERO
 from starforge.ops.perform import perform

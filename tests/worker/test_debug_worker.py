@@ -55,6 +55,19 @@ async def test_it_runs_the_chosen_jobs_though_paused_or_not_due_and_ends_with_th
     assert tuple(row) == ("stopped", [], [], 4_096_000_000)
 
 
+@covers("O-39")
+async def test_a_raised_limit_lasts_no_longer_than_it_was_given_and_the_job_goes_back(
+    db: Connection, database: str
+) -> None:
+    slow = await _enqueued(db, payload={"seconds": 60.0})
+    words = ("--only-jobs", str(slow), "--memory-limit", "4096MB", "--for", "3s")
+    async with a_worker(database, *words, STARFORGE_GRACE_S="1") as worker:
+        text = await ended(worker, 40)
+        assert worker.returncode == 0
+    assert f"job {slow} (hungry.small) is pending" in text
+    assert await db.fetchval("SELECT memory_limit_bytes FROM workers") == 4_096_000_000
+
+
 @covers("F-33")
 async def test_it_takes_nothing_from_the_other_workers_and_they_go_on(db: Connection, database: str) -> None:
     slow = await _enqueued(db, payload={"seconds": 2.0})

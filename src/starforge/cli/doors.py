@@ -185,6 +185,7 @@ def _apply_line(operation: Operation, planned: Plan) -> str:
         if value is None or value == parameter.default:
             continue
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        text = parameter.name.upper() if parameter.hidden else text
         if parameter.positional:
             words.append(text)
         elif value is True:

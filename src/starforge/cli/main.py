@@ -18,7 +18,10 @@ from starforge.cli import (
     history,
     kills,
     mappings,
+    retention,
     settings,
+    snapshot_looks,
+    snapshot_tries,
     snapshots,
     sources,
     tasks,
@@ -65,6 +68,9 @@ database.add(app)
 snapshots.add(app)
 mappings.add(app)
 sources.add(app)
+snapshot_looks.add(app)
+snapshot_tries.add(app)
+retention.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)

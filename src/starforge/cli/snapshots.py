@@ -1,4 +1,4 @@
-"""Commands for snapshots: ingest."""
+"""The command that takes snapshots in."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from starforge.db.pool import Pool
     from starforge.etl.receive import Receipt
 
-snapshot = typer.Typer(help="Raw snapshots: take them in.", no_args_is_help=True)
+snapshot = typer.Typer(
+    help="Snapshots: take them in, look at them, hold and release them, take them apart.",
+    no_args_is_help=True,
+)
 
 BAD_SHOWN_MAX = 20
 FATES = ("accepted", "recaptured", "retried", "duplicate", "oversized", "malformed", "unreadable")

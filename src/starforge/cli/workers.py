@@ -70,6 +70,10 @@ def run_one(
         list[UUID] | None,
         typer.Option(help="Run this job, no others, and end; may be repeated.", metavar="ID"),
     ] = None,
+    lasts: Annotated[
+        str | None,
+        typer.Option("--for", help="Stop in order after this time, as 30m or 2h.", metavar="TIME"),
+    ] = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="For development: start anew when the app's sources change.")
     ] = False,
@@ -84,6 +88,8 @@ def run_one(
     log_at(log_level)
     if os.environ.pop("STARFORGE_PARENT_PIPE", ""):
         _end_with_parent()
+    if lasts is not None:
+        _end_after(seconds_of(lasts))
     # The children count in processes of their own; whoever started this tree may have given it a folder.
     own_page = WorkerSettings.read().metrics_port and not os.environ.get(FOLDER_ENV)
     with counted_together() if own_page else nullcontext():
@@ -153,6 +159,13 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _end_after(seconds: float) -> None:
+    """Stop in order after a time: a debug worker with a raised limit is not forgotten (O-39)."""
+    ending = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    ending.daemon = True
+    ending.start()
 
 
 def ls(

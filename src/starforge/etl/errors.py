@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from starforge.errors import MisusedError, NotFoundError, RefusedError, UnreachableError
 
@@ -258,3 +259,77 @@ class NoFastParserError(UnreachableError):
 
     code = "SF437"
     remedy = "Install ijson from a wheel of this platform, or build it where yajl's headers are installed."
+
+
+class UnknownSnapshotError(NotFoundError):
+    """The caller's tenant has no snapshot with this id."""
+
+    code = "SF450"
+    remedy = "Check the id, and TENANT_ID: `starforge snapshot list` shows the tenant's snapshots."
+
+    def __init__(self, snapshot_id: UUID, tenant: str) -> None:
+        super().__init__(f"tenant {tenant!r} has no snapshot {snapshot_id}")
+        self.snapshot_id = snapshot_id
+
+
+class SnapshotBytesError(RefusedError):
+    """What is kept under this id is bytes that are no JSON: they cannot become rows as they are."""
+
+    code = "SF451"
+    remedy = (
+        "Take the bytes out (`starforge snapshot export ID --raw -o FILE`), mend them, and offer the file"
+        " again (`starforge snapshot ingest FILE`)."
+    )
+
+    def __init__(self, quarantine_id: UUID, name: str | None, source: str | None, reason: str) -> None:
+        super().__init__(
+            f"{quarantine_id} is bytes of {name or 'no name'} from source {source!r}, no snapshot: {reason}"
+        )
+        self.quarantine_id = quarantine_id
+
+
+class NoRetentionRuleError(NotFoundError):
+    """A rule of retention was to end that does not exist."""
+
+    code = "SF452"
+    remedy = "Look which rules there are: `starforge retention list`."
+
+    def __init__(self, kind: str, source: str) -> None:
+        whose = f"source {source!r}" if source else "all sources"
+        super().__init__(f"there is no rule of its own for how long {kind} of {whose} are kept")
+
+
+class SubjectBusyError(RefusedError):
+    """A snapshot of the subject is being processed: its rows would come back."""
+
+    code = "SF453"
+    remedy = "Ask again when these jobs have ended: `starforge task ls --state running`."
+
+    def __init__(self, jobs: int) -> None:
+        super().__init__(
+            f"nothing was erased: {jobs} jobs that process snapshots of this subject are running"
+        )
+
+
+class UntraceableError(RefusedError):
+    """Nothing leads from a table's rows to their subject, so what is his cannot be told from the rest."""
+
+    code = "SF454"
+    remedy = (
+        "Give the table a foreign key to the subject's table, or a Ref to it in the mapping; then ask again."
+    )
+
+    def __init__(self, source: str, tables: tuple[str, ...]) -> None:
+        super().__init__(
+            f"nothing was erased: of source {source!r} nothing leads from {', '.join(tables)} to a subject"
+        )
+
+
+class StillReferredError(RefusedError):
+    """A table outside the mapping refers to the subject's rows."""
+
+    code = "SF455"
+    remedy = "Erase the subject in that table first, or let its foreign key cascade; then ask again."
+
+    def __init__(self, table: str | None, constraint: str | None) -> None:
+        super().__init__(f"nothing was erased: rows of {table} refer to the subject ({constraint})")

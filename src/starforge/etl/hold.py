@@ -16,6 +16,7 @@ import structlog
 
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.etl.snapshot import JOB_TYPE
 from starforge.queue.cancel import release
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("snapshot")
 
-JOB_TYPE = "process_snapshot"
 HOLDS_MAX = 1000
 """Holds that are looked at, and released, at once."""
 

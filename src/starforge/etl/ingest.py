@@ -10,6 +10,7 @@ from uuid import UUID
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.etl.alert import alert
 from starforge.etl.errors import (
     CatalogueGapError,
     EntitiesFailedError,
@@ -20,12 +21,13 @@ from starforge.etl.errors import (
 from starforge.etl.guard import MB
 from starforge.etl.hold import hold
 from starforge.etl.mapping import Mappings
+from starforge.etl.noted import note_source
 from starforge.etl.process import InHand, process, process_settings
-from starforge.etl.receive import JOB_TYPE
 from starforge.etl.rejects import Reject, reject, reject_of, rejects_of
+from starforge.etl.snapshot import HIGHMEM_TYPE, JOB_TYPE
 from starforge.etl.upsert import Written
 from starforge.etl.watch import watch_of
-from starforge.queue.handler import HIGH_MEMORY_SUFFIX, Context, JobType, PermanentError, Quarantined
+from starforge.queue.handler import Context, JobType, PermanentError, Quarantined
 from starforge.queue.job import LeasedJob
 from starforge.telemetry.metrics import (
     LABELS,
@@ -33,8 +35,6 @@ from starforge.telemetry.metrics import (
     SNAPSHOTS_FAILED,
     SNAPSHOTS_PROCESSED,
 )
-
-HIGHMEM_TYPE = f"{JOB_TYPE}{HIGH_MEMORY_SUFFIX}"
 
 LASTING = (MalformedError, MappingError, UnknownSourceError)
 """What no retry can mend."""
@@ -91,6 +91,7 @@ async def process_snapshot(
     )
     try:
         mapping = await watch_of(context.pool).fit(context.pool, mappings.get(row["source"]), context.tenant)
+        await note_source(context.pool, mapping)
         written = await process(context.pool, mapping, snapshot)
     except EntitiesFailedError as error:
         if all(isinstance(one, LASTING) for one in error.failed.values()):
@@ -147,7 +148,11 @@ async def _lost(conn: Connection, job: LeasedJob, evidence: Mapping[str, Any]) -
         last_error = _last_error(found, job)
         if evidence.get("quarantined"):
             reason = f"its job has killed {evidence.get('kills')} worker processes; the last one: {words}"
-            row = await conn.fetchrow(sql("etl", "contain"), snapshot_id, last_error, reason, job.tenant)
+            row = await conn.fetchrow(
+                sql("etl", "contain"), snapshot_id, last_error, reason, job.tenant, "poison", None
+            )
+            if row is not None and row["held"]:
+                alert("poison", row["source"], reason, owner=row["owner"], snapshot_id=snapshot_id)
         else:
             row = await conn.fetchrow(sql("etl", "failed"), snapshot_id, last_error, False, job.tenant)
     await _count(conn, found, job, snapshot_id, row["source"] if row else "")

@@ -24,12 +24,12 @@ from starforge.etl.errors import MalformedError, ObjectMissingError, TooLargeErr
 from starforge.etl.grammar import Grammar
 from starforge.etl.guard import MB, Guard, guard_settings
 from starforge.etl.mapping import Mapping
-from starforge.etl.receive import JOB_TYPE, Receipt, receive
+from starforge.etl.receive import Receipt, receive
 from starforge.etl.rejects import reject, reject_of
+from starforge.etl.snapshot import HIGHMEM_TYPE
 from starforge.etl.source import BrokenPackError, LargeDocument, LargeReading, Offer
 from starforge.etl.store import CHUNK_BYTES, ObjectStore, new_key, object_store
 from starforge.queue.enqueue import enqueue
-from starforge.queue.handler import HIGH_MEMORY_SUFFIX
 from starforge.queue.job import NewJob
 from starforge.telemetry.metrics import SNAPSHOTS_RECEIVED
 
@@ -162,7 +162,7 @@ async def _hold(
 
 async def _again(conn: Connection, snapshot_id: UUID, tenant: str) -> UUID:
     """Have a known document that had failed processed anew, where there is memory for it."""
-    job = NewJob(type=JOB_TYPE + HIGH_MEMORY_SUFFIX, payload={"snapshot_id": str(snapshot_id)}, tenant=tenant)
+    job = NewJob(type=HIGHMEM_TYPE, payload={"snapshot_id": str(snapshot_id)}, tenant=tenant)
     return (await enqueue(conn, job)).id
 
 

@@ -130,6 +130,7 @@ class Mapping:
         ignored: Paths in the whole document of fields that stay in the raw document only.
         known: Names at the root that go to `extra` as a matter of course: never an unknown field.
         unknown: Fields that nothing takes go to `extra`, or ("refuse") are an error.
+        owner: Who answers for the source: named where its snapshots are held back.
     Raises: MappingDeclarationError where the declaration contradicts itself.
     """
 
@@ -145,10 +146,12 @@ class Mapping:
         ignored: Sequence[str] = (),
         known: Sequence[str] = (),
         unknown: Unknown = "extra",
+        owner: str | None = None,
     ) -> None:
         self.at = here()
         check(name, subject, tables, self.at)
         self.name, self.unknown, self.subject_table = name, unknown, subject
+        self.owner = owner
         self.tables = {table.name: table for table in tables}
         self.subject_key = (subject, self.tables[subject].own_key[0])
         self._captured_at, self._captured_as = tuple(map(parse, captured_at)), captured_as

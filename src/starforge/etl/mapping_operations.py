@@ -12,7 +12,7 @@ from starforge.etl import catalogue as catalogues
 from starforge.etl import hold as holds
 from starforge.etl import mode as modes
 from starforge.etl.errors import NoOffenderError
-from starforge.etl.hold import JOB_TYPE
+from starforge.etl.snapshot import JOB_TYPE
 from starforge.operation import ROLES, Caller, Change, operation
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.errors import OtherTenantError

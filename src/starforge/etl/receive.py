@@ -16,35 +16,19 @@ import msgspec
 from starforge.clock import failpoint
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
+from starforge.etl.alert import alert
 from starforge.etl.control import require_open
 from starforge.etl.errors import MalformedError, MappingError, UnreadableError
 from starforge.etl.guard import MB, Verdict, check, guard_settings
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import parse
 from starforge.etl.rejects import reject, reject_of
+from starforge.etl.snapshot import JOB_TYPE
 from starforge.etl.source import Offer, OfferError
-from starforge.machine import Machine
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
 from starforge.telemetry.metrics import SNAPSHOTS_RECEIVED
 
-SNAPSHOT = Machine.of(
-    "snapshot",
-    [
-        # verb        from                              to
-        ("receive", "", "received"),
-        ("hold", "", "quarantined"),  # above the size guard at the door
-        ("process", "received failed quarantined", "processed"),  # held: on a high-memory worker
-        ("supersede", "received failed quarantined", "superseded"),
-        ("fail", "received processed superseded", "failed"),  # also a later delivery of its job
-        ("quarantine", "received failed", "quarantined"),
-        ("release", "quarantined", "received"),
-        ("recapture", "received processed superseded failed", "received"),
-        ("retry", "failed", "received"),  # its content was offered again
-    ],
-)
-
-JOB_TYPE = "process_snapshot"
 BATCH_OFFERS_MAX = 50
 BATCH_BYTES_MAX = 8 * MB
 
@@ -86,7 +70,19 @@ async def receive(
     """
     receipts = await _Receiver(mapping, tenant, captured_at).take_all(pool, offers)
     SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc(sum(one.fate != "unreadable" for one in receipts))
+    _alert(receipts, mapping)
     return receipts
+
+
+def _alert(receipts: Iterable[Receipt], mapping: Mapping) -> None:
+    """Tell whoever answers for the source what of it is in quarantine now (O-34)."""
+    for one in receipts:
+        if one.fate == "oversized":
+            limit = f"above the size guard of {guard_settings().size_max_mb:g} MB"
+            reason = f"{one.name}: {one.size_bytes / MB:.1f} MB is {limit}"
+            alert("size", mapping.name, reason, owner=mapping.owner, snapshot_id=one.snapshot_id)
+        elif one.fate == "malformed":
+            alert("malformed", mapping.name, f"{one.name}: {one.error}", owner=mapping.owner)
 
 
 class _Receiver:

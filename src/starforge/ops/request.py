@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 from collections.abc import Iterator, Mapping
@@ -101,7 +102,26 @@ async def admit(
         require_storable(where, text, chars_max=TEXT_CHARS_MAX)
     if operation.needs_reason and not str(bound.get("reason") or "").strip():
         raise ReasonMissingError(name)
-    return Request(operation, bound, redacted(bound), actor, role, tenant, source_address, request_id)
+    return Request(
+        operation, bound, _shown(operation, bound, tenant), actor, role, tenant, source_address, request_id
+    )
+
+
+def _shown(operation: Operation, bound: Mapping[str, Any], tenant: str) -> dict[str, Any]:
+    """Return the arguments as they may be kept: secrets left out, hidden ones as a hash."""
+    hidden = {parameter.name for parameter in operation.parameters if parameter.hidden}
+    kept = {
+        name: hidden_as(str(value), tenant) if name in hidden and value is not None else value
+        for name, value in bound.items()
+    }
+    shown: dict[str, Any] = redacted(kept)
+    return shown
+
+
+def hidden_as(value: str, tenant: str) -> str:
+    """Return what is kept in the place of a hidden value: who knows the value can find it again."""
+    digest = hashlib.sha256(f"{tenant}\n{value}".encode())
+    return f"sha256:{digest.hexdigest()}"
 
 
 @contextmanager

@@ -75,6 +75,12 @@ CATALOGUE: dict[str, Named] = {
             "Failed attempts on snapshots by class of error.",
         ),
         Named(
+            "starforge_etl_snapshots_quarantined_total",
+            "counter",
+            ("source", "cause"),
+            "What was offered or stored and is held back since, by what held it; not what people held.",
+        ),
+        Named(
             "starforge_etl_processing_duration_seconds",
             "histogram",
             (),
@@ -135,6 +141,7 @@ CATALOGUE: dict[str, Named] = {
 
 RESULTS = ("success", "failure")
 ERROR_TYPES = ("PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN")
+QUARANTINE_CAUSES = ("size", "poison", "malformed")
 JOB_STATUSES = ("completed", "failed", "quarantined", "cancelled")
 RESTART_CAUSES = ("exit", "signal", "oom", "stalled", "unknown")
 TICK_RESULTS = ("run", "held", "skipped")
@@ -162,6 +169,7 @@ def _gauge_of(name: str) -> Gauge:
 SNAPSHOTS_RECEIVED = _counter("starforge_etl_snapshots_received_total")
 SNAPSHOTS_PROCESSED = _counter("starforge_etl_snapshots_processed_total")
 SNAPSHOTS_FAILED = _counter("starforge_etl_snapshots_failed_total")
+SNAPSHOTS_QUARANTINED = _counter("starforge_etl_snapshots_quarantined_total")
 PROCESSING_DURATION = _histogram("starforge_etl_processing_duration_seconds")
 JOBS_PROCESSED = _counter("job_processed_total")
 JOB_DURATION = _histogram("job_duration_seconds")
@@ -196,6 +204,8 @@ def start_at_zero(
             UPKEEP_RUNS.labels(task=task, result=result)
     for source in sources:
         SNAPSHOTS_RECEIVED.labels(source=source)
+        for cause in QUARANTINE_CAUSES:
+            SNAPSHOTS_QUARANTINED.labels(source=source, cause=cause)
     for job_type in types:
         JOB_DURATION.labels(type=job_type)
         for status in JOB_STATUSES:

@@ -30,7 +30,8 @@ from starforge.dev.bench.load import hold, release
 from starforge.dev.bench.place import Place, place
 from starforge.dev.errors import BenchStalledError
 from starforge.etl.parse import read_document
-from starforge.etl.receive import JOB_TYPE, batches, receive
+from starforge.etl.receive import batches, receive
+from starforge.etl.snapshot import JOB_TYPE
 from starforge.etl.source import Offer
 from starforge.etl.upsert import write
 from starforge.heroes.mapping import HERO

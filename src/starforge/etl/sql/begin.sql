@@ -3,9 +3,9 @@
 -- takes   snapshot_id uuid, capture_id uuid or null for the latest capture, tenant_id text, though_held boolean: in
 --         hand also where it is held back
 -- gives   one row (id, source, raw, size_bytes, captured_at, held); none where the tenant has no such snapshot;
---         held is the reason of an open quarantine, null otherwise; raw is null where it is held and not taken, and where it
---         is larger
--- index   hero_snapshots_pkey, snapshot_captures_once, snapshot_captures_pkey, snapshot_quarantine_open
+--         held is the reason of a quarantine that is open, or open for ordinary workers, null otherwise; raw is null where it
+--         is held and not taken, and where it is larger
+-- index   hero_snapshots_pkey, snapshot_captures_once, snapshot_captures_pkey, snapshot_quarantine_snapshot
 -- Its commit waits for no disk: a mark that a crash of the server takes away is made again with the next attempt.
 WITH unhurried AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 UPDATE hero_snapshots AS s
@@ -14,9 +14,10 @@ SET processing = (hold.reason IS NULL OR $4), updated_at = sf_now(),
                   WHEN hold.reason IS NULL AND s.status = 'quarantined' THEN 'received' ELSE s.status END
 FROM (SELECT $1::uuid AS id FROM unhurried) AS wanted
 LEFT JOIN LATERAL (
-    SELECT q.reason FROM snapshot_quarantine q
-    WHERE q.snapshot_id = wanted.id AND q.released_at IS NULL
-    ORDER BY q.created_at DESC LIMIT 1) AS hold ON true
+    SELECT CASE WHEN q.released_at IS NULL THEN q.reason ELSE 'it was released to high-memory workers only' END AS reason
+    FROM snapshot_quarantine q
+    WHERE q.snapshot_id = wanted.id AND (q.released_at IS NULL OR q.released_to = 'highmem')
+    ORDER BY q.released_at IS NULL DESC, q.created_at DESC LIMIT 1) AS hold ON true
 LEFT JOIN LATERAL (
     SELECT c.captured_at FROM snapshot_captures c
     WHERE c.snapshot_id = wanted.id AND ($2::uuid IS NULL OR c.id = $2)

@@ -12,8 +12,8 @@ WITH snapshot AS (
     WHERE h.snapshot_id = $1 AND q.id = h.quarantine_id AND q.released_at IS NULL
     RETURNING h.quarantine_id
 ), held AS (
-    INSERT INTO snapshot_quarantine (tenant_id, snapshot_id, source, size_bytes, sha256, reason, details)
-    SELECT tenant_id, id, source, size_bytes, sha256, $7, $8 FROM snapshot WHERE NOT EXISTS (SELECT FROM again)
+    INSERT INTO snapshot_quarantine (tenant_id, snapshot_id, source, size_bytes, sha256, reason, details, cause)
+    SELECT tenant_id, id, source, size_bytes, sha256, $7, $8, 'catalogue' FROM snapshot WHERE NOT EXISTS (SELECT FROM again)
     RETURNING id, tenant_id, source
 ), waits AS (
     INSERT INTO snapshot_holds (quarantine_id, tenant_id, snapshot_id, job_id, source, catalogue, key_column, missing, owner)
