@@ -24,6 +24,8 @@ RANDOM_BYTES = 32
 TOKEN_CHARS_MAX = 200
 FILE_NAME = "token"
 FIRST_ROLE = "admin"
+PRODUCER = "producer"
+"""The role that stands outside the ladder: it offers snapshots and sees what became of them."""
 
 
 @dataclass(frozen=True, slots=True)
