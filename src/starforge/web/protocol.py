@@ -50,7 +50,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self._url_bytes = self._header_bytes = 0
         if not self._in_head:
-            self._in_head, self._head_bytes = True, 0
+            self._in_head, self._head_bytes = True, 1
             self._start()
 
     def on_url(self, url: bytes) -> None:

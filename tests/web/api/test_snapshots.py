@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.covers import covers
 from tests.web.api.conftest import JSON, SNAPSHOTS, count, hero, nothing_stored
 from tests.web.conftest import Bearer
 
-PACKED = {"gzip": gzip.compress, "zstd": zstandard.compress}
+PACKED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstandard.compress}
 
 
 @covers("F-20")
