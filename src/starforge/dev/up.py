@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -147,6 +148,7 @@ async def serving(*, host: str | None, port: int | None, app: str) -> AsyncItera
             pool = await Pool.open(db.url("app"), application="starforge server")
             stop = asyncio.Event()
             server = asyncio.create_task(serve(pool, listener, stop, star=star))
+            _settle()
             nurse = asyncio.create_task(_keep_database(db, pool, stop))
             address = "{}:{}".format(*listener.getsockname()[:2])
             try:
@@ -156,6 +158,12 @@ async def serving(*, host: str | None, port: int | None, app: str) -> AsyncItera
                 nurse.cancel()
                 await asyncio.wait({server, nurse})
                 await pool.close()
+
+
+def _settle() -> None:
+    """Leave what was loaded to the end: a full collection would walk over all of it in mid-request."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _keep_database(db: Database, pool: Pool, stop: asyncio.Event) -> None:

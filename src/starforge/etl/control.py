@@ -48,7 +48,15 @@ async def ingest_pause(conn: Connection) -> IngestPause | None:
 
 async def require_open(conn: Connection) -> None:
     """Raise IngestPausedError while ingestion is paused."""
-    row = await conn.fetchrow(sql("etl", "control"))
+    _require_open(await conn.fetchrow(sql("etl", "control")))
+
+
+async def open_for(conn: Connection, tenant: str) -> None:
+    """Make the open transaction speak for `tenant`, as `set_tenant` does; raise as `require_open` does."""
+    _require_open(await conn.fetchrow(sql("etl", "open"), tenant))
+
+
+def _require_open(row: asyncpg.Record | None) -> None:
     pause = _read(row)
     if pause is None or row is None:
         return

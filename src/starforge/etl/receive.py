@@ -13,7 +13,7 @@ import asyncpg
 from starforge.clock import failpoint, new_id
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
-from starforge.etl.control import require_open
+from starforge.etl.control import open_for, require_open
 from starforge.etl.errors import IngestKeyReusedError, MalformedError, UnreadableError
 from starforge.etl.guard import MB, guard_settings
 from starforge.etl.ingest_key import IngestKey, KeyContestedError, keep, known
@@ -23,7 +23,7 @@ from starforge.etl.receipt import FATES, Fate, Receipt
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.source import Offer
 from starforge.machine import Machine
-from starforge.queue.enqueue import enqueue, enqueue_many
+from starforge.queue.enqueue import enqueue, enqueue_all
 from starforge.queue.job import NewJob
 from starforge.telemetry.metrics import SNAPSHOTS_RECEIVED
 
@@ -94,8 +94,8 @@ async def take(pool: Pool, takings: Sequence[Taking], *, tenant: str, tried: int
     Raises: IngestPausedError; then none was taken.
     """
     try:
-        async with pool.transaction(tenant=tenant) as conn:
-            await require_open(conn)
+        async with pool.transaction() as conn:
+            await open_for(conn, tenant)
             taken = await _Transaction(conn, tenant).take_all(takings)
             failpoint("receive_before_commit")
     except CONTESTED:
@@ -220,7 +220,7 @@ class _Transaction:
 
     async def _enqueue(self, jobs: Sequence[NewJob]) -> list[UUID]:
         if len(jobs) > 1:
-            return [accepted.id for accepted in await enqueue_many(self._conn, jobs)]
+            return [accepted.id for accepted in await enqueue_all(self._conn, jobs)]
         return [(await enqueue(self._conn, job)).id for job in jobs]
 
     async def _hold(self, snapshot_id: UUID, judged: Judged) -> Receipt:

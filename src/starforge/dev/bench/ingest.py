@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+import psutil
 
 from starforge.db.server import Database
 from starforge.dev.bench.figures import Report, conditions, percentiles, spread
@@ -47,6 +48,9 @@ class _Figures:
     ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     growth_mb: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    """Processor time of the server for one request: what other programs on the machine change least."""
+
     statuses: dict[int, int] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
@@ -56,6 +60,7 @@ class _Figures:
             **{f"{name}_ms": told[name] for name in ("p50", "p95", "p99", "max")},
             "p99_ms_by_round": spread(self.p99_ms),
             "growth_mb": spread(self.growth_mb),
+            "server_cpu_ms": spread(self.cpu_ms),
             "requests": told["n"],
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
         }
@@ -140,7 +145,7 @@ async def _serving(server: Database, here: Place) -> AsyncIterator[_Serving]:
 async def _run(serving: _Serving, connections: int, seconds: float, run: str, found: _Figures) -> None:
     """Let a client run, and note what it and the server's memory say."""
     orders = Orders(serving.host, serving.port, serving.token, connections, seconds, run)
-    before = memory_of(serving.pid)
+    before, cpu_s = memory_of(serving.pid), _cpu_s(serving.pid)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -159,8 +164,14 @@ async def _run(serving: _Serving, connections: int, seconds: float, run: str, fo
     found.ms += told.ms
     found.p99_ms.append(percentiles(told.ms)["p99"])
     found.growth_mb.append((after.rss_bytes - before.rss_bytes) / MB)
+    found.cpu_ms.append((_cpu_s(serving.pid) - cpu_s) * 1000 / max(1, len(told.ms)))
     for status, count in told.statuses.items():
         found.statuses[status] = found.statuses.get(status, 0) + count
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 @asynccontextmanager
