@@ -90,10 +90,13 @@ class _Batch:
             bytes_max = IngestSettings.read().bytes_max
             return LineAnswer(number, REFUSED, 0, error=fault(TooLargeError(f"line {number}", bytes_max)))
         offer = Offer(f"http {what.request_id}:{number}", line)
-        if len(line) > LARGE_BYTES:
-            judged = await asyncio.to_thread(judge, offer, what.mapping, what.captured_at)
-        else:
-            judged = judge(offer, what.mapping, what.captured_at)
+        try:
+            if len(line) > LARGE_BYTES:
+                judged = await asyncio.to_thread(judge, offer, what.mapping, what.captured_at)
+            else:
+                judged = judge(offer, what.mapping, what.captured_at)
+        except StarForgeError as error:  # it took too long, say
+            return LineAnswer(number, REFUSED, len(line), error=fault(error))
         if judged.error is not None and not what.keep:
             return LineAnswer(number, REFUSED, len(line), error=fault(judged.error))
         return judged
