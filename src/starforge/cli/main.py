@@ -20,6 +20,7 @@ from starforge.cli import (
     settings,
     snapshots,
     tasks,
+    tokens,
     work,
     workers,
 )
@@ -60,6 +61,7 @@ capacity.add(app)
 workers.add(app)
 kills.add(app)
 database.add(app)
+tokens.add(app)
 snapshots.add(app)
 explaining.add(app)
 history.add(app)

@@ -150,3 +150,10 @@ class SnapshotUnknownError(NotFoundError):
 
     code = "SF717"
     remedy = "Take the id from the answer to the offer."
+
+
+class TokenUnknownError(NotFoundError):
+    """The tenant has no token of this name that is not revoked."""
+
+    code = "SF718"
+    remedy = "See the names: `starforge token ls`."

@@ -18,13 +18,18 @@ HEAD_BYTES_MAX = 1 << 16
 """Longest head: request line and headers."""
 
 
+REST_BYTES_MAX = 16 << 20
+"""How much of a body is thrown away that nobody wanted: its sender was answered already."""
+
+
 class Protocol(HttpToolsProtocol):
-    """A connection whose requests have heads of limited size that come in limited time."""
+    """A connection whose heads are of limited size and come in limited time, as does what nobody reads."""
 
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
     _is_too_large = False
+    _rest_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """Start the time of the first head."""
@@ -41,6 +46,11 @@ class Protocol(HttpToolsProtocol):
         """Take what came; of a head that goes on, it is counted."""
         if self._in_head:
             self._head_bytes += len(data)
+        elif self._is_answered_early():
+            self._rest_bytes += len(data)
+            if self._rest_bytes > REST_BYTES_MAX:
+                self.transport.close()
+                return
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
             self._refuse(431)
@@ -72,6 +82,24 @@ class Protocol(HttpToolsProtocol):
             raise ValueError("the head is too large")  # the parser stops, and `send_400_response` is called
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        """Go on to the next request; what is left of this one's body has so long to come."""
+        super().on_response_complete()
+        if self._is_answered_early():
+            self._rest_bytes = 0
+            self._start()
+
+    def on_message_complete(self) -> None:
+        """Take note that the body is over."""
+        super().on_message_complete()
+        if self.cycle is not None:
+            self.cycle.more_body = False
+        self._stop()
+
+    def _is_answered_early(self) -> bool:
+        cycle: Any = self.cycle  # None before the first request, whatever its type says
+        return cycle is not None and cycle.response_complete and cycle.more_body
+
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser does not take."""
         if self._is_too_large:
@@ -90,7 +118,7 @@ class Protocol(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._timer = None
-        if self._head_bytes:
+        if self._in_head and self._head_bytes:
             self._refuse(408)
         else:
             self.transport.close()

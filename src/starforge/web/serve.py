@@ -35,8 +35,8 @@ from starforge.web.protocol import Protocol
 from starforge.web.settings import WebSettings
 
 BACKLOG = 128
-CONCURRENCY_MAX = 200
-"""Requests at once; more are answered with 503 at once rather than kept waiting."""
+CONCURRENCY_MAX = 500
+"""Connections at once; requests on more are answered with 503 at once rather than kept waiting."""
 
 GRACE_S = 5
 """Time that running requests get when the server stops."""

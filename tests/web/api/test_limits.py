@@ -200,6 +200,32 @@ async def test_a_head_that_does_not_come_to_an_end_is_ended(
             writer.close()
 
 
+async def test_a_refused_request_keeps_its_connection_and_what_is_left_of_its_body_has_its_time(
+    app_pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody without a token holds a connection by sending a body that nobody reads."""
+    monkeypatch.setattr(protocol, "HEAD_S", 0.3)
+    monkeypatch.setattr(protocol, "REST_BYTES_MAX", MIB)
+    async with a_server(app_pool) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        for _ in range(2):
+            writer.write(_head("none", "Content-Length: 5000"))
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).split()[1] == b"401"
+            writer.write(b"x" * 5000)
+            await reader.readuntil(b"}")
+        writer.write(_head("none", "Content-Length: 5000") + b"x")
+        began_s = time.monotonic()
+        await asyncio.wait_for(reader.read(), 5)
+        assert time.monotonic() - began_s < 3
+        writer.close()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(_head("none", f"Content-Length: {GB}"))
+        with pytest.raises(ConnectionError):
+            for _ in range(200):
+                writer.write(bytes(MIB))
+                await writer.drain()
+
+
 @pytest.mark.parametrize("slowly", [False, True])
 @pytest.mark.parametrize("what", ["header", "headers", "target"])
 async def test_an_oversized_head_is_refused(app_pool: Pool, what: str, slowly: bool) -> None:

@@ -67,7 +67,7 @@ class _Figures:
 
 
 async def bench_ingest(
-    server: Database, *, seconds: float, connections: int, rounds: int, report: Report
+    server: Database, *, seconds: float, connections: int, rounds: int, report: Report, warm_s: float = WARM_S
 ) -> dict[str, Any]:
     """Measure and return the figures.
 
@@ -77,11 +77,12 @@ async def bench_ingest(
         connections: Keep-alive connections of the client; each has one request under way.
         rounds: How often each variant is measured.
         report: Called with a line about each phase.
+        warm_s: How long the server is warmed up.
     """
     alone, beside = _Figures(), _Figures()
     async with place(server, "engine") as here, _serving(server, here) as serving:
-        report(f"warming up, {WARM_S:g} s")
-        await _run(serving, connections, WARM_S, "warm", _Figures())
+        report(f"warming up, {warm_s:g} s")
+        await _run(serving, connections, warm_s, "warm", _Figures())
         for number in range(1, rounds + 1):
             report(f"round {number} of {rounds}: {connections} connections, {seconds:g} s")
             await _run(serving, connections, seconds, f"alone{number}", alone)

@@ -25,7 +25,7 @@ from starforge.etl.receive import Taking
 from starforge.etl.source import Offer
 from starforge.web.api.answer import SnapshotState, malformed, offered
 from starforge.web.api.asked import Asked, asked, require_offers
-from starforge.web.api.body import Body, linger
+from starforge.web.api.body import SPOOL_BYTES, Body, linger
 from starforge.web.api.gather import Gather
 from starforge.web.api.rate import Rates
 from starforge.web.doors import Document
@@ -114,8 +114,14 @@ class Offering:
             if body is not None:
                 body.close()
         response.headers.update(fields)
-        over = body is not None and body.is_over
+        over = (body is not None and body.is_over) or _is_short(request)
         await response(scope, receive, send if over else _cutting_off(receive, send))
+
+
+def _is_short(request: Request) -> bool:
+    """Tell whether what is left of a body can be passed over, and the connection be kept."""
+    declared = request.headers.get("content-length", "")
+    return declared.isdigit() and int(declared) <= SPOOL_BYTES
 
 
 def _cutting_off(receive: Receive, send: Send) -> Send:
