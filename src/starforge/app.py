@@ -14,23 +14,29 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from starforge.db.pool import Connection, set_tenant
 from starforge.etl import retention
 from starforge.etl.catalogue import LOOK_S, settle
 from starforge.etl.fit import FIT_S, report
+from starforge.etl.given import given
 from starforge.etl.ingest import process_snapshot_highmem_type, process_snapshot_type
+from starforge.etl.ingest_key import PRUNE_BATCH, prune_ingest_keys
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
 from starforge.etl.quarantine import resume_released
+from starforge.etl.receive import Receipt, take_here
 from starforge.heroes.mapping import HERO
 from starforge.ops.plan import prune_plans
 from starforge.queue.call import plan
+from starforge.queue.caller import is_asyncpg
 from starforge.queue.context import current_context, current_job
 from starforge.queue.declare import Declared, Limit, Rate, Retry, Unique, read_declared
 from starforge.queue.depend import Depends, once
-from starforge.queue.errors import DeclarationError, ScheduleError
+from starforge.queue.errors import CallerConnectionError, DeclarationError, ScheduleError
 from starforge.queue.function import JobFunction
 from starforge.queue.handler import (
     Context,
@@ -49,8 +55,9 @@ from starforge.queue.producer import Producer
 from starforge.queue.results import JobState
 from starforge.queue.schedule import Missed, Schedule, Schedules
 from starforge.queue.signature import Signature
+from starforge.settings import HomeSettings
 from starforge.worker.child import load_app
-from starforge.worker.duties import HOURLY_S, duties
+from starforge.worker.duties import HOURLY_S, PRUNE_S, duties
 from starforge.worker.errors import AppNotFoundError
 from starforge.worker.upkeep import Task, in_batches, unfenced
 
@@ -67,6 +74,7 @@ __all__ = [
     "PermanentError",
     "Quarantined",
     "Rate",
+    "Receipt",
     "Retry",
     "RetryLater",
     "Snooze",
@@ -248,6 +256,41 @@ class StarForge(Producer):
         """Return the sources of snapshots that the app's mappings know."""
         return list(self.mappings.sources)
 
+    async def ingest(
+        self,
+        data: Any,
+        source: str = HERO.name,
+        *,
+        captured_at: datetime | None = None,
+        tenant: str | None = None,
+        conn: Connection | None = None,
+    ) -> Receipt:
+        """Take one snapshot: it is stored and has a job, or is known already; the receipt says which.
+
+        receipt = await app.ingest(profile)
+        await app.ingest(raw, "fhir", captured_at=export.finished_at, conn=conn)
+
+        Args:
+            data: The document as bytes or text, kept byte for byte; or a value, which is encoded.
+            source: The source whose mapping applies.
+            captured_at: When it was taken; else the document says so, else now. Without a zone: UTC.
+            tenant: For whom; inside a job that job's, else this process's.
+            conn: An asyncpg connection whose open transaction the snapshot belongs to; else one that the
+                app keeps, or the worker's own while a job runs here, and a transaction of its own.
+        Raises: MalformedError, and nothing is kept; IngestPausedError; UnknownSourceError;
+            InvalidInputError where a value cannot be made into JSON; CallerConnectionError.
+        """
+        judged = given(data, self.mappings.get(source), captured_at)
+        inside = current_job()
+        whose = tenant or (inside.tenant if inside else None) or HomeSettings.read().tenant
+        if conn is not None:
+            if not is_asyncpg(conn):
+                raise CallerConnectionError("a snapshot goes over an asyncpg connection")
+            return await take_here(conn, judged, tenant=whose)
+        async with self._connected(None) as own, own.transaction():
+            await set_tenant(own, whose)
+            return await take_here(own, judged, tenant=whose)
+
     def upkeep(self) -> list[Task]:
         """Return what a worker of this app does for all when it leads."""
         fits = partial(report, mappings=tuple(self.mappings))
@@ -262,6 +305,7 @@ class StarForge(Producer):
             Task("quarantine", HOURLY_S, in_batches(retention.prune_quarantine, retention.BATCH)),
             Task("errors", HOURLY_S, in_batches(retention.prune_errors, retention.BATCH)),
             Task("objects", OBJECTS_S, in_batches(retention.drop_objects, retention.OBJECTS_BATCH)),
+            Task("ingest_keys", PRUNE_S, in_batches(prune_ingest_keys, PRUNE_BATCH)),
         ]
 
     def job_types(self) -> JobTypes:

@@ -17,6 +17,16 @@ log = structlog.get_logger("loop")
 BACKOFF_S_MAX = 5.0
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop where it is installed (extra `fast`), else None: asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
 async def wait(stop: asyncio.Event, seconds: float) -> bool:
     """Wait `seconds` or until `stop` is set; return whether it was set."""
     if seconds <= 0:

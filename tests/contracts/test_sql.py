@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
+import httpx
 import pytest
 
 from starforge.db.pool import Connection, Pool, connect
@@ -16,10 +19,12 @@ from starforge.ops.perform import perform
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import LeasedJob, NewJob
+from starforge.web.auth import make_token
 from tests.contracts.contract import filled, statements
 from tests.covers import covers
 from tests.etl.test_ingest import offer
 from tests.queue.jobs import a_worker, claimed
+from tests.web.api.conftest import JSON, SNAPSHOTS, a_server, hero
 from tests.worker.processes import a_worker as a_process
 from tests.worker.processes import until
 
@@ -28,7 +33,7 @@ pytestmark = pytest.mark.shared
 ENTRIES = {entry["id"]: entry for entry in statements()}
 EFFECTS = {name for name, entry in ENTRIES.items() if "effect" in entry}
 
-NOT_YET = ("Q-SQL-5", "Q-SQL-6", "Q-SQL-7", "B-SQL-1", "B-SQL-7")
+NOT_YET = ("Q-SQL-5", "Q-SQL-7", "B-SQL-1", "B-SQL-7")
 """Effects whose behaviour is not built yet; whoever builds one writes its test and takes it out here."""
 
 SHOWN: dict[str, str] = {}
@@ -146,6 +151,53 @@ async def test_a_job_quarantined_by_hand_stays_failed_with_its_reason_whatever_i
         "failed",
         {"reason": "quarantined for manual review", "original_status": "running"},
     )
+
+
+@covers("Q-29", "X-14")
+@shows_effect("Q-SQL-6")
+async def test_the_flag_set_by_hand_closes_every_server_within_5_s_and_opens_them_again(
+    scene: Scene, pool: Pool, database: str
+) -> None:
+    app_url = database.replace("tester@", "starforge_app@")
+    async with AsyncExitStack() as stack:
+        users = []
+        for _ in range(2):
+            own = await Pool.open(app_url, size=2)
+            stack.push_async_callback(own.close)
+            host, port = await stack.enter_async_context(a_server(own))
+            user = httpx.AsyncClient(base_url=f"http://{host}:{port}")
+            users.append(await stack.enter_async_context(user))
+        async with pool.connection() as conn:
+            token = await make_token(conn, name="ann", role="producer", tenant="default")
+        headers = {**JSON, "Authorization": f"Bearer {token}"}
+        number = 0
+
+        async def offers() -> list[httpx.Response]:
+            nonlocal number
+            number += 1
+            return [
+                await user.post(SNAPSHOTS, content=hero(f"A_{number}_{n}"), headers=headers)
+                for n, user in enumerate(users)
+            ]
+
+        async def until_all(status: int) -> list[httpx.Response]:
+            async with asyncio.timeout(5):
+                while True:
+                    answers = await offers()
+                    if {one.status_code for one in answers} == {status}:
+                        return answers
+                    await asyncio.sleep(0.02)
+
+        assert [one.status_code for one in await offers()] == [202, 202]
+        await scene.run("Q-SQL-6")
+        for answer in await until_all(503):
+            assert int(answer.headers["Retry-After"]) > 0
+            assert "paused" in answer.json()["detail"]
+        before = await scene.engine.fetchval("SELECT count(*) FROM hero_snapshots")
+        assert [one.status_code for one in await offers()] == [503, 503]
+        assert await scene.engine.fetchval("SELECT count(*) FROM hero_snapshots") == before
+        await scene.operator.execute(ENTRIES["Q-SQL-6"]["sql"].replace("'true'", "'false'"))
+        await until_all(202)
 
 
 @shows_effect("Q-SQL-8")

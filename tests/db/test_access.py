@@ -29,6 +29,8 @@ ROWS = {
         SELECT TENANT, id, 'hero', now() FROM hero_snapshots WHERE tenant_id = TENANT""",
     "entity_seen": """(tenant_id, source, subject, entity, captured_at)
         VALUES (TENANT, 'hero', 's', 'users', now())""",
+    "ingest_keys": """(tenant_id, client, key, fingerprint, answer, expires_at)
+        VALUES (TENANT, 'ann', 'k', '', '{}', now())""",
     "etl_errors": "(tenant_id, error_type, message) VALUES (TENANT, 'UNKNOWN', 'm')",
     "snapshot_quarantine": "(tenant_id, bytes, reason) VALUES (TENANT, '', 'r')",
     "snapshot_entities": """(tenant_id, snapshot_id, entity, captured_at, status)

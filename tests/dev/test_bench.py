@@ -19,6 +19,7 @@ from starforge.dev.bench.contention import bench_contention
 from starforge.dev.bench.cost import bench_features
 from starforge.dev.bench.features import FEATURES, chosen, environment, shown
 from starforge.dev.bench.figures import percentiles, ratios, spread
+from starforge.dev.bench.ingest import bench_ingest
 from starforge.dev.bench.peers.peer import DRIVERS, PEERS, Peer, install
 from starforge.dev.bench.peers.side import table
 from starforge.dev.bench.pinned import bench_pinned
@@ -64,12 +65,13 @@ async def figures(server: TestServer) -> dict[str, Figures]:
             place, jobs=1000, names=["pauses"], rounds=1, processes=1, concurrency=8, role="admin",
             report=silent,
         ),
+        bench_ingest(place, seconds=1, connections=2, rounds=1, report=silent, warm_s=0.5),
     )  # fmt: skip
-    return dict(zip(("queue", "backlog", "pinned", "contention", "features"), found, strict=True))
+    return dict(zip(("queue", "backlog", "pinned", "contention", "features", "ingest"), found, strict=True))
 
 
 async def test_no_benchmark_leaves_a_database(figures: dict[str, Figures], server: TestServer) -> None:
-    assert len(figures) == 5
+    assert len(figures) == 6
     conn = await connect(server.url())
     assert await conn.fetchval(LEFT, f"{PREFIX}%") == 0
     await conn.close()
@@ -100,6 +102,17 @@ async def test_the_pinned_benchmark_compares_the_first_seconds_with_the_last(
 ) -> None:
     assert figures["pinned"]["first_per_s"] > 0
     assert figures["pinned"]["last_per_s"] > 0
+
+
+async def test_the_ingest_benchmark_compares_a_server_alone_with_one_that_is_harmed(
+    figures: dict[str, Figures],
+) -> None:
+    found = figures["ingest"]
+    for each in (found, found["beside"]):
+        assert each["requests_per_s"]["median"] > 0
+        assert each["p50_ms"] <= each["p95_ms"] <= each["p99_ms"]
+        assert set(each["statuses"]) == {"202"}
+    assert found["stored"] >= found["requests"] + found["beside"]["requests"]
 
 
 async def test_the_contention_benchmark_says_what_was_lost_and_who_waited(

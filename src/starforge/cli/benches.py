@@ -13,6 +13,7 @@ import typer
 from starforge.cli.render import as_table, err, print_json, say
 from starforge.cli.work import JsonOption, log_at
 from starforge.errors import InvalidInputError
+from starforge.loop import loop_factory
 
 if TYPE_CHECKING:
     from starforge.db.server import Database
@@ -112,6 +113,25 @@ def etl(
         )  # fmt: skip
 
     _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
+@bench.command("ingest")
+def ingest(
+    seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="How long each variant is measured.")
+    ] = 15.0,
+    connections: Annotated[int, typer.Option(min=1, max=200, help="Keep-alive connections.")] = 12,
+    rounds: Rounds = 3,
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure snapshots of 50 kB over HTTP, alone and beside slow clients and bodies of 1 GB."""
+    from starforge.dev.bench.ingest import bench_ingest
+
+    def measure(server: Database) -> Awaitable[dict[str, Any]]:
+        return bench_ingest(server, seconds=seconds, connections=connections, rounds=rounds, report=progress)
+
+    _run(measure, role="engine", postgres=postgres, as_json=as_json)
 
 
 @bench.command("contention")
@@ -276,7 +296,7 @@ def _run(measure: Measure, *, role: str, postgres: int | None, as_json: bool) ->
             return await measure(server)
 
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             figures = runner.run(run())
     except asyncio.CancelledError:
         raise typer.Exit(143) from None
@@ -284,16 +304,6 @@ def _run(measure: Measure, *, role: str, postgres: int | None, as_json: bool) ->
         print_json(figures)
         return
     as_table(("figure", "value"), _lines(figures))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop where it is installed, as the workers do: the producers run here."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def _lines(figures: dict[str, Any], under: str = "") -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from starforge.cli import (
     snapshots,
     sources,
     tasks,
+    tokens,
     work,
     workers,
 )
@@ -65,6 +66,7 @@ capacity.add(app)
 workers.add(app)
 kills.add(app)
 database.add(app)
+tokens.add(app)
 snapshots.add(app)
 mappings.add(app)
 sources.add(app)

@@ -15,6 +15,7 @@ import typer
 from starforge.cli.doors import group
 from starforge.cli.render import as_table, err, out, print_json, run, say
 from starforge.errors import InvalidInputError
+from starforge.loop import loop_factory
 
 if TYPE_CHECKING:
     from starforge.db.pool import Pool
@@ -78,6 +79,7 @@ def counted_together() -> Iterator[None]:
 
 
 def server(
+    app: AppOption = BUILT_IN,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     log_level: LevelOption = "info",
@@ -90,11 +92,12 @@ def server(
     async def run() -> None:
         stop = asyncio.Event()
         on_signals(stop, [])
-        async with serving(host=host, port=port) as running:
+        async with serving(host=host, port=port, app=app) as running:
             out.print(f"StarForge serves at [bold]{running.url}[/] — token in {running.token_file}")
             await running.until(stop)
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(run())
 
 
 def doctor(app: AppOption = BUILT_IN, as_json: JsonOption = False) -> None:

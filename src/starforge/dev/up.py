@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from starforge.app import load
 from starforge.clock import monotonic_s
 from starforge.db.migrate import check_version
 from starforge.db.pool import MAY_PASS, Pool, connect, require_bound_role
@@ -123,11 +125,17 @@ def _end_group(pid: int) -> None:
 
 
 @asynccontextmanager
-async def serving(*, host: str | None, port: int | None) -> AsyncIterator[Running]:
+async def serving(*, host: str | None, port: int | None, app: str) -> AsyncIterator[Running]:
     """Serve HTTP for the length of a `with` block.
 
-    Raises: PortTakenError before anything else is started; DatabaseUnreachableError, SchemaVersionError.
+    Args:
+        host: Address; STARFORGE_HTTP_HOST where not given.
+        port: Port; STARFORGE_HTTP_PORT where not given.
+        app: The app whose mappings are served, as module:attribute.
+    Raises: AppNotFoundError; PortTakenError before anything else is started; DatabaseUnreachableError,
+        SchemaVersionError.
     """
+    star = load(app)
     with bind(host, port) as listener:
         async with database() as db:
             conn = await connect(db.url("owner"))
@@ -139,7 +147,8 @@ async def serving(*, host: str | None, port: int | None) -> AsyncIterator[Runnin
                 await conn.close()
             pool = await Pool.open(db.url("app"), application="starforge server")
             stop = asyncio.Event()
-            server = asyncio.create_task(serve(pool, listener, stop))
+            server = asyncio.create_task(serve(pool, listener, stop, star=star))
+            _settle()
             nurse = asyncio.create_task(_keep_database(db, pool, stop))
             address = "{}:{}".format(*listener.getsockname()[:2])
             try:
@@ -149,6 +158,12 @@ async def serving(*, host: str | None, port: int | None) -> AsyncIterator[Runnin
                 nurse.cancel()
                 await asyncio.wait({server, nurse})
                 await pool.close()
+
+
+def _settle() -> None:
+    """Leave what was loaded to the end: a full collection would walk over all of it in mid-request."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _keep_database(db: Database, pool: Pool, stop: asyncio.Event) -> None:
@@ -178,7 +193,7 @@ async def running(
     Until `on_signals` is called SIGTERM ends the start as Ctrl-C does: with what was started.
     """
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-    async with serving(host=host, port=port) as served:
+    async with serving(host=host, port=port, app=app) as served:
         worker = WorkerProcess(served.database.url("engine"), app, log_level)
         keeper = asyncio.create_task(worker.run())
         try:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
@@ -48,7 +49,15 @@ async def ingest_pause(conn: Connection) -> IngestPause | None:
 
 async def require_open(conn: Connection) -> None:
     """Raise IngestPausedError while ingestion is paused."""
-    row = await conn.fetchrow(sql("etl", "control"))
+    _require_open(await conn.fetchrow(sql("etl", "control")))
+
+
+async def open_for(conn: Connection, tenant: str) -> None:
+    """Make the open transaction speak for `tenant`, as `set_tenant` does; raise as `require_open` does."""
+    _require_open(await conn.fetchrow(sql("etl", "open"), tenant))
+
+
+def _require_open(row: asyncpg.Record | None) -> None:
     pause = _read(row)
     if pause is None or row is None:
         return
@@ -83,6 +92,8 @@ async def resume(conn: Connection) -> IngestPause:
 def _read(row: asyncpg.Record | None) -> IngestPause | None:
     """Read the flag with leniency: what people write by hand must work, and in doubt it pauses."""
     data = row["data"] if row is not None else None
+    if isinstance(data, str):  # a caller's own connection need not decode jsonb
+        data = msgspec.json.decode(data)
     if row is None or not isinstance(data, dict) or str(data.get("ingest_paused")).lower() != "true":
         return None
     until = _time(data.get("until"))

@@ -21,6 +21,7 @@ class MalformedError(MisusedError):
 
     code = "SF401"
     remedy = "Its bytes are kept in snapshot_quarantine: correct the producer and offer the snapshot again."
+    http_status = 400
 
     def __init__(self, position: int, line: int, column: int, reason: str) -> None:
         super().__init__(f"malformed at line {line}, column {column} (byte {position}): {reason}")
@@ -65,7 +66,7 @@ class IngestPausedError(RefusedError):
 
     def __init__(self, told: str, retry_after_s: int) -> None:
         super().__init__(f"ingestion is paused: {told}")
-        self.retry_after_s = retry_after_s
+        self.told, self.retry_after_s = told, retry_after_s
 
 
 class IngestNotPausedError(NotFoundError):
@@ -73,6 +74,18 @@ class IngestNotPausedError(NotFoundError):
 
     code = "SF411"
     remedy = "Nothing to do: snapshots are accepted."
+
+
+class IngestKeyReusedError(RefusedError):
+    """The idempotency key was used for another document, or for the same one offered another way."""
+
+    code = "SF412"
+    remedy = "Take a new key for each new document; keep a key only to repeat the very same offer."
+    http_status = 422
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"idempotency key {key!r} was used for another offer")
+        self.key = key
 
 
 class MappingError(MisusedError):

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 import asyncpg
-import msgspec
 
-from starforge.clock import failpoint
+from starforge.clock import failpoint, new_id
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.etl.alert import alert
-from starforge.etl.control import require_open
-from starforge.etl.errors import MalformedError, MappingError, UnreadableError
-from starforge.etl.guard import MB, Verdict, check, guard_settings
+from starforge.etl.control import open_for, require_open
+from starforge.etl.errors import IngestKeyReusedError, MalformedError, UnreadableError
+from starforge.etl.guard import MB, guard_settings
+from starforge.etl.ingest_key import IngestKey, KeyContestedError, keep, known
+from starforge.etl.judge import Judged, judge
 from starforge.etl.mapping import Mapping
-from starforge.etl.parse import parse
+from starforge.etl.receipt import FATES, Fate, Receipt
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.snapshot import JOB_TYPE
-from starforge.etl.source import Offer, OfferError
-from starforge.queue.enqueue import enqueue
+from starforge.etl.source import Offer
+from starforge.queue.enqueue import enqueue, enqueue_all
 from starforge.queue.job import NewJob
 from starforge.telemetry.metrics import SNAPSHOTS_RECEIVED
+
+__all__ = ["FATES", "Fate", "Receipt", "Taking", "batches", "receive", "take", "take_here"]
 
 BATCH_OFFERS_MAX = 50
 BATCH_BYTES_MAX = 8 * MB
@@ -35,24 +36,23 @@ BATCH_BYTES_MAX = 8 * MB
 REFUSED: tuple[type[Exception], ...] = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
 """What Postgres raises for a document that our rule let pass: a text it cannot hold, or cannot index."""
 
-Fate = Literal["accepted", "recaptured", "retried", "duplicate", "oversized", "malformed", "unreadable"]
+CONTESTED: tuple[type[Exception], ...] = (asyncpg.DeadlockDetectedError, KeyContestedError)
+"""What passes when each offer is taken in a transaction of its own: nobody waits in a circle then."""
+
+ALONE_TRIES = 3
+"""How often an offer by itself is tried: its key may be contested once, and is known at the next look."""
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of one offer.
+class Taking:
+    """A judged offer to be taken, and the idempotency key that came with it."""
 
-    accepted, recaptured and retried have a job; oversized and malformed are in quarantine; a duplicate is
-    known already; unreadable had no bytes to keep. retried is known too, had failed, and is tried anew.
-    """
+    judged: Judged
+    key: IngestKey | None = None
 
-    name: str
-    fate: Fate
-    size_bytes: int
-    snapshot_id: UUID | None = None
-    job_id: UUID | None = None
-    error: OfferError | None = None
-    sha256: bytes | None = None
+
+Taken = Receipt | IngestKeyReusedError
+"""What becomes of one offer: a receipt, or the refusal of its key."""
 
 
 async def receive(
@@ -68,161 +68,245 @@ async def receive(
     Where Postgres refuses the transaction because of one of them, each is taken in a transaction of its own.
     Raises: IngestPausedError while ingestion is paused; then none was taken.
     """
-    receipts = await _Receiver(mapping, tenant, captured_at).take_all(pool, offers)
-    SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc(sum(one.fate != "unreadable" for one in receipts))
-    _alert(receipts, mapping)
-    return receipts
+    takings = [Taking(judge(offer, mapping, captured_at)) for offer in offers]
+    return [one for one in await take(pool, takings, tenant=tenant) if isinstance(one, Receipt)]
 
 
-def _alert(receipts: Iterable[Receipt], mapping: Mapping) -> None:
+async def take(pool: Pool, takings: Sequence[Taking], *, tenant: str, tried: int = 1) -> list[Taken]:
+    """Take judged offers of any sources in one transaction, as `receive` does; a key's answer comes again.
+
+    Raises: IngestPausedError; then none was taken.
+    """
+    try:
+        async with pool.transaction() as conn:
+            await open_for(conn, tenant)
+            taken = await _Transaction(conn, tenant).take_all(takings)
+            failpoint("receive_before_commit")
+    except CONTESTED:
+        if len(takings) == 1 and tried >= ALONE_TRIES:
+            raise
+    except REFUSED as error:
+        if len(takings) == 1:
+            return [await _refused(pool, takings[0], tenant, error)]
+    else:
+        _count(taken, takings)
+        return taken
+    tried = tried + 1 if len(takings) == 1 else 1
+    return [one for taking in takings for one in await take(pool, [taking], tenant=tenant, tried=tried)]
+
+
+async def take_here(conn: Connection, judged: Judged, *, tenant: str) -> Receipt:
+    """Take a judged offer in the caller's own transaction: it is there if and only if that commits.
+
+    Raises: IngestPausedError; MalformedError where it is no JSON, or none that Postgres can hold: then
+        nothing is kept, and the caller's transaction is as it was.
+    """
+    if judged.error is not None:
+        raise judged.error
+    await require_open(conn)
+    try:
+        async with conn.transaction():
+            [receipt] = await _Transaction(conn, tenant).take_all([Taking(judged)])
+    except REFUSED as error:
+        raise _malformed(error) from None
+    assert isinstance(receipt, Receipt)
+    _count([receipt], [Taking(judged)])
+    return receipt
+
+
+async def _refused(pool: Pool, taking: Taking, tenant: str, error: Exception) -> Receipt:
+    """Keep the bytes of what our rule let pass and Postgres does not."""
+    judged = replace(taking.judged, error=_malformed(error))
+    async with pool.transaction(tenant=tenant) as conn:
+        receipt = await _Transaction(conn, tenant).keep_bytes(judged)
+    _count([receipt], [taking])
+    return receipt
+
+
+def _malformed(error: Exception) -> MalformedError:
+    return MalformedError(0, 1, 1, f"Postgres refuses it: {error}")
+
+
+def _count(taken: Sequence[Taken], takings: Sequence[Taking]) -> None:
+    for one, taking in zip(taken, takings, strict=True):
+        if isinstance(one, Receipt) and one.fate != "unreadable" and not one.repeated:
+            SNAPSHOTS_RECEIVED.labels(source=taking.judged.source).inc()
+            _alert(one, taking.judged)
+
+
+def _alert(one: Receipt, judged: Judged) -> None:
     """Tell whoever answers for the source what of it is in quarantine now (O-34)."""
-    for one in receipts:
-        if one.fate == "oversized":
-            limit = f"above the size guard of {guard_settings().size_max_mb:g} MB"
-            reason = f"{one.name}: {one.size_bytes / MB:.1f} MB is {limit}"
-            alert("size", mapping.name, reason, owner=mapping.owner, snapshot_id=one.snapshot_id)
-        elif one.fate == "malformed":
-            alert("malformed", mapping.name, f"{one.name}: {one.error}", owner=mapping.owner)
+    if one.fate == "oversized":
+        limit = f"above the size guard of {guard_settings().size_max_mb:g} MB"
+        reason = f"{one.name}: {one.size_bytes / MB:.1f} MB is {limit}"
+        alert("size", judged.source, reason, owner=judged.owner, snapshot_id=one.snapshot_id)
+    elif one.fate == "malformed":
+        alert("malformed", judged.source, f"{one.name}: {one.error}", owner=judged.owner)
 
 
-class _Receiver:
-    """Takes offers of one source for one tenant."""
+class _Transaction:
+    """Takes offers of one tenant in an open transaction."""
 
-    def __init__(self, mapping: Mapping, tenant: str, captured_at: datetime | None) -> None:
-        self._mapping, self._tenant, self._captured_at = mapping, tenant, captured_at
+    def __init__(self, conn: Connection, tenant: str) -> None:
+        self._conn, self._tenant = conn, tenant
 
-    async def take_all(self, pool: Pool, offers: Sequence[Offer]) -> list[Receipt]:
-        try:
-            async with pool.transaction(tenant=self._tenant) as conn:
-                await require_open(conn)
-                receipts = [await self.take(conn, offer) for offer in offers]
-                failpoint("receive_before_commit")
-                return receipts
-        except asyncpg.DeadlockDetectedError:
-            # Somebody takes the same contents in another order. One by one nobody waits in a circle.
-            if len(offers) == 1:
-                raise
-        except REFUSED as error:
-            if len(offers) == 1:
-                refused = MalformedError(0, 1, 1, f"Postgres refuses it: {error}")
-                async with pool.transaction(tenant=self._tenant) as conn:
-                    return [await self.keep_bytes(conn, offers[0], refused)]
-        return [receipt for offer in offers for receipt in await self.take_all(pool, [offer])]
+    async def take_all(self, takings: Sequence[Taking]) -> list[Taken]:
+        taken: list[Taken] = []
+        for part in _parts(takings):
+            taken += await self._take_part(part)
+        return taken
 
-    async def take(self, conn: Connection, offer: Offer) -> Receipt:
-        if offer.error is not None:
-            return await self.keep_bytes(conn, offer, offer.error)
-        try:
-            verdict = check(offer.data)
-            document = self._document(offer.data, verdict)
-        except MalformedError as error:
-            return await self.keep_bytes(conn, offer, error)
-        return await self._store(conn, offer, verdict, document)
+    async def _take_part(self, part: Sequence[Taking]) -> list[Taken]:
+        """Take offers of different contents, subjects and keys: their order does not matter."""
+        keys = [taking.key for taking in part if taking.key is not None]
+        answered: dict[Any, Taken] = {}
+        if keys:
+            answered.update(await known(self._conn, self._tenant, keys))
+        fresh = [taking.judged for taking in part if _name(taking) not in answered]
+        receipts = iter(await self._take_fresh(fresh))
+        taken = [answered.get(_name(taking)) or next(receipts) for taking in part]
+        new = [
+            (taking.key, one)
+            for taking, one in zip(part, taken, strict=True)
+            if taking.key is not None and isinstance(one, Receipt) and not one.repeated
+        ]
+        if new:
+            await keep(self._conn, self._tenant, new)
+        return taken
 
-    def _document(self, data: bytes, verdict: Verdict) -> Any:
-        """Parse what will be processed; of what is above the size guard only the grammar is checked."""
-        if not verdict.oversized:
-            return parse(data, verdict)
-        try:
-            msgspec.json.decode(data, type=msgspec.Raw)
-        except msgspec.DecodeError:
-            parse(data, verdict)  # raises with the position
-        return None
+    async def _take_fresh(self, part: Sequence[Judged]) -> list[Receipt]:
+        ids = [new_id() for _ in part]
+        sound = [(each, judged) for each, judged in zip(ids, part, strict=True) if judged.error is None]
+        stored = await self._store(sound) if sound else {}
+        jobs = [
+            NewJob(type=JOB_TYPE, payload=_payload(each, stored[each]), tenant=self._tenant)
+            for each, judged in sound
+            if each in stored and not judged.oversized
+        ]
+        job_ids = iter(await self._enqueue(jobs))
+        receipts = []
+        for each, judged in zip(ids, part, strict=True):
+            if judged.error is not None:
+                receipts.append(await self.keep_bytes(judged))
+            elif each not in stored:
+                receipts.append(await self._again(judged))
+            elif judged.oversized:
+                receipts.append(await self._hold(each, judged))
+            else:
+                receipts.append(_receipt(judged, "accepted", each, next(job_ids)))
+        return receipts
 
-    async def _store(self, conn: Connection, offer: Offer, verdict: Verdict, document: Any) -> Receipt:
-        subject, captured_at = self._identity(document)
-        digest = hashlib.sha256(offer.data).digest()
-        row = await conn.fetchrow(
+    async def _store(self, sound: Sequence[tuple[UUID, Judged]]) -> dict[UUID, UUID | None]:
+        """Store what is new; return the capture of each that was, by its id."""
+        judged = [one for _, one in sound]
+        rows = await self._conn.fetch(
             sql("etl", "receive"),
             self._tenant,
-            self._mapping.name,
-            subject,
-            offer.data.decode(),
-            len(offer.data),
-            digest,
-            captured_at,
-            "quarantined" if verdict.oversized else "received",
+            [each for each, _ in sound],
+            [one.source for one in judged],
+            [one.subject for one in judged],
+            [one.offer.data.decode() for one in judged],
+            [one.size for one in judged],
+            [one.sha256 for one in judged],
+            [one.captured_at for one in judged],
+            ["quarantined" if one.oversized else "received" for one in judged],
         )
-        size = len(offer.data)
-        if row is None:
-            return await self._again(conn, offer, digest, subject, captured_at)
-        snapshot_id = row["id"]
-        if verdict.oversized:
-            limit = guard_settings().size_max_mb
-            reason = f"{size / MB:.1f} MB is above the size guard of {limit:g} MB"
-            await conn.execute(sql("etl", "quarantine_snapshot"), snapshot_id, offer.name, reason)
-            return Receipt(offer.name, "oversized", size, snapshot_id)
-        capture_id = await self._capture(conn, snapshot_id, subject, row["captured_at"])
-        job_id = await self._enqueue(conn, snapshot_id, capture_id)
-        return Receipt(offer.name, "accepted", size, snapshot_id, job_id)
+        return {row["id"]: row["capture_id"] for row in rows}
 
-    async def _again(
-        self, conn: Connection, offer: Offer, digest: bytes, subject: str | None, captured_at: datetime | None
-    ) -> Receipt:
+    async def _enqueue(self, jobs: Sequence[NewJob]) -> list[UUID]:
+        if len(jobs) > 1:
+            return [accepted.id for accepted in await enqueue_all(self._conn, jobs)]
+        return [(await enqueue(self._conn, job)).id for job in jobs]
+
+    async def _hold(self, snapshot_id: UUID, judged: Judged) -> Receipt:
+        limit = guard_settings().size_max_mb
+        reason = f"{judged.size / MB:.1f} MB is above the size guard of {limit:g} MB"
+        await self._conn.execute(sql("etl", "quarantine_snapshot"), snapshot_id, judged.offer.name, reason)
+        return _receipt(judged, "oversized", snapshot_id)
+
+    async def _again(self, judged: Judged) -> Receipt:
         """Known content is nothing new, unless its subject differed since (A → B → A), or it failed."""
-        known = await conn.fetchrow(sql("etl", "known"), self._tenant, self._mapping.name, digest)
-        assert known is not None
-        size, snapshot_id, status = len(offer.data), known["id"], known["status"]
+        row = await self._conn.fetchrow(sql("etl", "known"), self._tenant, judged.source, judged.sha256)
+        assert row is not None
+        snapshot_id, status = row["id"], row["status"]
         fate: Fate = "retried" if status == "failed" else "duplicate"
         capture_id = None
-        if status != "quarantined" and known["latest_id"] not in (None, snapshot_id):
-            capture_id = await self._capture(conn, snapshot_id, known["subject"], captured_at)
+        if status != "quarantined" and row["latest_id"] not in (None, snapshot_id):
+            capture_id = await self._conn.fetchval(
+                sql("etl", "capture"),
+                self._tenant,
+                snapshot_id,
+                judged.source,
+                row["subject"],
+                judged.captured_at,
+            )
             fate = "recaptured" if capture_id is not None else fate
-        if fate == "duplicate" or not await conn.fetchval(
-            sql("etl", "again"), snapshot_id, subject, fate == "retried"
+        if fate == "duplicate" or not await self._conn.fetchval(
+            sql("etl", "again"), snapshot_id, judged.subject, fate == "retried"
         ):
-            return Receipt(offer.name, "duplicate", size, snapshot_id)
-        job_id = await self._enqueue(conn, snapshot_id, capture_id)
-        return Receipt(offer.name, fate, size, snapshot_id, job_id)
+            return _receipt(judged, "duplicate", snapshot_id)
+        payload = _payload(snapshot_id, capture_id)
+        [job_id] = await self._enqueue([NewJob(type=JOB_TYPE, payload=payload, tenant=self._tenant)])
+        return _receipt(judged, fate, snapshot_id, job_id)
 
-    async def keep_bytes(self, conn: Connection, offer: Offer, error: OfferError) -> Receipt:
+    async def keep_bytes(self, judged: Judged) -> Receipt:
         """Keep what is no JSON as it came, and record why. Of a file that cannot be read nothing came."""
+        offer, error = judged.offer, judged.error
+        assert error is not None
         if isinstance(error, UnreadableError):
             return Receipt(offer.name, "unreadable", 0, error=error)
         found = reject_of(error)
         details = {**found.details, "name": offer.name}
-        await reject(conn, replace(found, details=details), tenant=self._tenant, source=self._mapping.name)
-        if offer.error is not None and not offer.data:
+        await reject(self._conn, replace(found, details=details), tenant=self._tenant, source=judged.source)
+        if judged.is_unreadable:
             return Receipt(offer.name, "unreadable", 0, error=error)
-        digest = hashlib.sha256(offer.data).digest()
-        size = len(offer.data)
-        await conn.execute(
+        await self._conn.execute(
             sql("etl", "quarantine_bytes"),
             self._tenant,
-            self._mapping.name,
+            judged.source,
             offer.name,
             offer.data,
-            size,
-            digest,
+            judged.size,
+            judged.sha256,
             str(error),
             details,
         )
-        return Receipt(offer.name, "malformed", size, error=error, sha256=digest)
+        return Receipt(offer.name, "malformed", judged.size, error=error, sha256=judged.sha256)
 
-    def _identity(self, document: Any) -> tuple[str | None, datetime | None]:
-        """Return whose state this is and when it was; what does not say is stored, and fails when mapped."""
-        subject, captured_at = None, self._captured_at
-        if document is not None:
-            with suppress(MappingError):
-                subject = self._mapping.subject(document)
-            with suppress(MappingError):
-                captured_at = captured_at or self._mapping.captured_at(document)
-        return subject, captured_at
 
-    async def _capture(
-        self, conn: Connection, snapshot_id: UUID, subject: str | None, captured_at: datetime | None
-    ) -> UUID | None:
-        found: UUID | None = await conn.fetchval(
-            sql("etl", "capture"), self._tenant, snapshot_id, self._mapping.name, subject, captured_at
-        )
-        return found
+def _receipt(judged: Judged, fate: Fate, snapshot_id: UUID, job_id: UUID | None = None) -> Receipt:
+    return Receipt(judged.offer.name, fate, judged.size, snapshot_id, job_id)
 
-    async def _enqueue(self, conn: Connection, snapshot_id: UUID, capture_id: UUID | None) -> UUID:
-        payload = {"snapshot_id": str(snapshot_id)}
-        if capture_id is not None:
-            payload["capture_id"] = str(capture_id)
-        accepted = await enqueue(conn, NewJob(type=JOB_TYPE, payload=payload, tenant=self._tenant))
-        return accepted.id
+
+def _payload(snapshot_id: UUID, capture_id: UUID | None) -> dict[str, str]:
+    payload = {"snapshot_id": str(snapshot_id)}
+    if capture_id is not None:
+        payload["capture_id"] = str(capture_id)
+    return payload
+
+
+def _name(taking: Taking) -> tuple[str, str] | None:
+    return (taking.key.client, taking.key.key) if taking.key is not None else None
+
+
+def _parts(takings: Sequence[Taking]) -> Iterator[list[Taking]]:
+    """Cut where a content, a subject or a key comes again: what it meets must be there already."""
+    part: list[Taking] = []
+    met: set[object] = set()
+    for taking in takings:
+        judged = taking.judged
+        marks: set[object] = {(judged.source, judged.sha256)}
+        if judged.subject is not None:
+            marks.add((judged.source, judged.subject))
+        if taking.key is not None:
+            marks.add((IngestKey, taking.key.client, taking.key.key))
+        if not met.isdisjoint(marks):
+            yield part
+            part, met = [], set()
+        part.append(taking)
+        met |= marks
+    if part:
+        yield part
 
 
 def batches(offers: Iterable[Offer]) -> Iterator[list[Offer]]:

@@ -77,18 +77,27 @@ async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepte
         raise CallerConnectionError("a bulk goes over an asyncpg connection; enqueue one by one over others")
     if not jobs:
         return []
+    async with conn.transaction():
+        accepted = await enqueue_all(conn, jobs)
+    failpoint("after_enqueue_many")
+    return accepted
+
+
+async def enqueue_all(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepted]:
+    """Accept all of these jobs, as enqueue_many does, in the open transaction of an asyncpg connection.
+
+    Without the price of a savepoint: what it raises ends the caller's transaction.
+    """
     keyed = [job for job in jobs if job.unique is not None]
     plain = [job for job in jobs if job.unique is None] if keyed else jobs
     began_s = monotonic_s()
-    async with conn.transaction():
-        lanes, _ = await _bulk(conn, "enqueue_many", chunks(plain))
-        found = iter(await _keyed(conn, keyed) if keyed else ())
-        lanes |= {kind.lane for kind in map(kind_of, keyed) if kind.is_due}
-        # What is committed long after it was due is behind the workers' watermarks.
-        late = monotonic_s() - began_s > LATE_S
-        for hint in [EVERYWHERE] if late and lanes else hints_for(lanes):
-            await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, hint)
-    failpoint("after_enqueue_many")
+    lanes, _ = await _bulk(conn, "enqueue_many", chunks(plain))
+    found = iter(await _keyed(conn, keyed) if keyed else ())
+    lanes |= {kind.lane for kind in map(kind_of, keyed) if kind.is_due}
+    # What is committed long after it was due is behind the workers' watermarks.
+    late = monotonic_s() - began_s > LATE_S
+    for hint in [EVERYWHERE] if late and lanes else hints_for(lanes):
+        await conn.execute("SELECT pg_notify($1, $2)", CHANNEL, hint)
     return [Accepted(job.id, True) if job.unique is None else next(found) for job in jobs]
 
 

@@ -15,15 +15,24 @@ import asyncpg
 
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.operation import ROLES, Change
+from starforge.ops.audit import Entry, record
 from starforge.ops.request import local_actor
 from starforge.settings import HomeSettings
-from starforge.web.errors import TokenNotMadeError
+from starforge.web.errors import TokenNotMadeError, TokenUnknownError
 
 PREFIX = "sf_"
 RANDOM_BYTES = 32
 TOKEN_CHARS_MAX = 200
 FILE_NAME = "token"
 FIRST_ROLE = "admin"
+ACCESS = "authz_admin"
+"""The operation of an audit row about who has access."""
+
+PRODUCER = "producer"
+"""The role that stands outside the ladder: it offers snapshots and sees what became of them."""
+
+TOKEN_ROLES = (PRODUCER, *ROLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +70,32 @@ async def identify(conn: Connection, token: str) -> Identity | None:
     return Identity(row["name"], row["role"], row["tenant_id"])
 
 
-async def make_token(conn: Connection, *, name: str, role: str, tenant: str) -> str:
+async def make_token(conn: Connection, *, name: str, role: str, tenant: str, days: int | None = None) -> str:
     """Make a token and return it; this is the only time that it can be seen."""
     token = new_token()
-    await conn.fetchval(sql("web", "token_make"), tenant, name, role, token_hash(token))
+    await conn.fetchval(sql("web", "token_make"), tenant, name, role, token_hash(token), days)
     return token
+
+
+async def revoke_tokens(conn: Connection, *, name: str, tenant: str) -> int:
+    """End a tenant's tokens of a name; return how many; raise TokenUnknownError where there is none."""
+    revoked = len(await conn.fetch(sql("web", "token_revoke"), tenant, name))
+    if not revoked:
+        raise TokenUnknownError(f"{tenant} has no token {name!r}")
+    return revoked
+
+
+async def tokens(conn: Connection) -> list[asyncpg.Record]:
+    """Return what is known of the tokens that are not revoked, by tenant and name."""
+    return await conn.fetch(sql("web", "tokens"))
+
+
+async def record_access(
+    conn: Connection, operation: str, *, name: str, tenant: str, role: str | None = None
+) -> None:
+    """Note a change of who has access in the audit log, in the transaction of the change."""
+    about = {"operation": operation, "name": name, **({"role": role} if role else {})}
+    await record(conn, Entry(tenant, local_actor(), FIRST_ROLE, ACCESS, about, change=Change("", 1, 1)))
 
 
 async def ensure_first_token(conn: Connection, home: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starforge.errors import MisusedError, RefusedError, UnreachableError
+from starforge.errors import MisusedError, NotFoundError, RefusedError, UnreachableError
 
 
 class PortTakenError(UnreachableError):
@@ -96,3 +96,64 @@ class TokenNotMadeError(RefusedError):
         "Start the server once with the URL of the owner role, or put a token that this database knows "
         "into STARFORGE_HOME/token."
     )
+
+
+class SnapshotTooLargeError(MisusedError):
+    """A snapshot or a batch is larger than is taken over HTTP, as it came or as it unpacks."""
+
+    code = "SF712"
+    remedy = "Send smaller snapshots, or offer the file with `starforge snapshot ingest`."
+    http_status = 413
+
+
+class EncodingError(MisusedError):
+    """The Content-Type is not that of JSON, or the Content-Encoding is none that is unpacked here."""
+
+    code = "SF713"
+    remedy = (
+        "Send `Content-Type: application/json` (application/x-ndjson for a batch), and as Content-Encoding "
+        "gzip, zstd or nothing."
+    )
+    http_status = 415
+
+
+class RateExceededError(RefusedError):
+    """This client has offered more than its rate allows; nothing of this request was taken."""
+
+    code = "SF714"
+    remedy = "Send it again after the time that Retry-After names; STARFORGE_INGEST_RATE_PER_S is the rate."
+    http_status = 429
+
+    def __init__(self, client: str, retry_after_s: int) -> None:
+        super().__init__(f"{client} offers more than its rate allows")
+        self.retry_after_s = retry_after_s
+
+
+class BodyTooSlowError(MisusedError):
+    """The body did not arrive in the time that a body of its size may take; nothing of it was taken."""
+
+    code = "SF715"
+    remedy = "Send it again over a better connection, packed or in smaller parts; STARFORGE_INGEST_BODY_S."
+    http_status = 408
+
+
+class ServerBusyError(UnreachableError):
+    """As many large bodies as the server holds at once are on their way already."""
+
+    code = "SF716"
+    remedy = "Send it again after the time that Retry-After names."
+    retry_after_s = 5
+
+
+class SnapshotUnknownError(NotFoundError):
+    """There is no such snapshot, or it is another tenant's."""
+
+    code = "SF717"
+    remedy = "Take the id from the answer to the offer."
+
+
+class TokenUnknownError(NotFoundError):
+    """The tenant has no token of this name that is not revoked."""
+
+    code = "SF718"
+    remedy = "See the names: `starforge token ls`."

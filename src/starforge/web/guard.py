@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -21,16 +22,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starforge.clock import new_id
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
-from starforge.web.auth import Identity, identify
+from starforge.ops.errors import RoleDeniedError
+from starforge.ops.registry import API
+from starforge.web.auth import PRODUCER, Identity, identify, token_hash
 from starforge.web.errors import NoAnswerError, UnauthorizedError, WrongHostError, WrongOriginError
 from starforge.web.problem import problem_of, unknown_problem
-from starforge.web.reading import HEALTH_S, READ_ERRORS, within
+from starforge.web.reading import HEALTH_S, READ_ERRORS, Ahead
 
 log = structlog.get_logger("web")
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/healthz", "/readyz")
 STATIC = "/static/"
+SNAPSHOTS = f"{API}/snapshots"
+KNOWN_MAX = 1000
+"""Tokens that are remembered; one that was revoked works for a second more at most."""
+
 LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 
 SECURITY_HEADERS = {
@@ -62,6 +69,7 @@ class Guard:
     def __init__(self, app: ASGIApp, *, pool: Pool, names: Iterable[str], exposed: bool) -> None:
         self._app, self._pool, self._exposed = app, pool, exposed
         self._names = LOOPBACK_NAMES | frozenset(names)
+        self._known: dict[bytes, Ahead[Identity | None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
@@ -99,8 +107,11 @@ class Guard:
         if not safe:
             require_same_origin(headers)
         path = scope["path"]
-        open_to_all = path in OPEN_PATHS or path.startswith(STATIC) or not self._exposed
+        snapshots = path == SNAPSHOTS or path.startswith(SNAPSHOTS + "/")
+        open_to_all = path in OPEN_PATHS or path.startswith(STATIC) or not (self._exposed or snapshots)
         identity = None if safe and open_to_all else await self._identify(headers)
+        if identity is not None and identity.role == PRODUCER and not snapshots:
+            raise RoleDeniedError("this", "viewer", PRODUCER)
         client = scope.get("client")
         return Asking(request_id, client[0] if client else None, identity)
 
@@ -110,18 +121,26 @@ class Guard:
         if scheme.lower() != "bearer" or not token.strip():
             raise UnauthorizedError("this needs a token")
 
-        async def look() -> Identity | None:
-            async with self._pool.connection() as conn:
-                return await identify(conn, token.strip())
-
+        token = token.strip()
+        name = token_hash(token)
+        known = self._known.get(name)
+        if known is None:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            known = self._known[name] = Ahead(partial(self._look, token), wait_s=HEALTH_S)
         try:
-            found = await within(HEALTH_S, look())
+            found = await known.get()
         except READ_ERRORS as error:
             told = str(error) or type(error).__name__
             raise NoAnswerError(f"the token could not be looked up: {told}") from None
         if found is None:
+            self._known.pop(name, None)
             raise UnauthorizedError("the token is unknown, expired or revoked")
         return found
+
+    async def _look(self, token: str) -> Identity | None:
+        async with self._pool.connection() as conn:
+            return await identify(conn, token)
 
 
 def require_host(headers: Headers, names: frozenset[str], server: tuple[str, int | None] | None) -> None:

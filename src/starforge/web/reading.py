@@ -7,9 +7,10 @@ connection: the answer is awaited for a limited time, and the connection is cut 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import asyncpg
 
@@ -109,3 +110,46 @@ class Reading(Generic[T]):
             return await self._read()
         finally:
             self._done_s = monotonic_s()
+
+
+class Ahead(Generic[T]):
+    """One read that every request needs: made anew before it is old, so that nobody waits while many ask."""
+
+    def __init__(self, read: Callable[[], Awaitable[T]], *, wait_s: float) -> None:
+        self._read, self._wait_s = read, wait_s
+        self._task: asyncio.Task[None] | None = None
+        self._value: T | None = None
+        self._read_s = -math.inf
+
+    async def get(self) -> T:
+        """Return what was read at most FRESH_S ago.
+
+        Raises: NoAnswerError after `wait_s`, and what the read itself raises.
+        """
+        age_s = monotonic_s() - self._read_s
+        if age_s < FRESH_S:
+            if age_s > FRESH_S / 2:
+                self._under_way()
+            return cast("T", self._value)
+        task = self._under_way()
+        done, _ = await asyncio.wait({task}, timeout=self._wait_s)
+        if not done:
+            raise NoAnswerError(f"the database gave no answer within {self._wait_s:g} s")
+        task.result()
+        return cast("T", self._value)
+
+    def forget(self) -> None:
+        """Have the next who asks wait for a new read."""
+        self._read_s = -math.inf
+
+    def _under_way(self) -> asyncio.Task[None]:
+        """Return the read that is under way, a new one where there is none."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._make())
+            self._task.add_done_callback(_forget)
+        return self._task
+
+    async def _make(self) -> None:
+        began_s = monotonic_s()
+        self._value = await self._read()
+        self._read_s = began_s

@@ -19,20 +19,24 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from starforge import __version__
+from starforge.app import StarForge
+from starforge.app import app as built_in
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
 from starforge.ops.registry import API
+from starforge.web.api.routes import add_snapshots
 from starforge.web.console.now import add_now
 from starforge.web.doors import add_doors
 from starforge.web.errors import AddressUnusableError, OpenToNetworkError, PortTakenError
 from starforge.web.guard import STATIC, Guard, is_loopback
 from starforge.web.health import add_health
 from starforge.web.problem import problem, problem_of
+from starforge.web.protocol import Protocol
 from starforge.web.settings import WebSettings
 
 BACKLOG = 128
-CONCURRENCY_MAX = 200
-"""Requests at once; more are answered with 503 at once rather than kept waiting."""
+CONCURRENCY_MAX = 500
+"""Connections at once; requests on more are answered with 503 at once rather than kept waiting."""
 
 GRACE_S = 5
 """Time that running requests get when the server stops."""
@@ -76,11 +80,14 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     return family, address
 
 
-def create_app(pool: Pool, *, title: str = "StarForge", exposed: bool = False) -> FastAPI:
+def create_app(
+    pool: Pool, *, star: StarForge = built_in, title: str = "StarForge", exposed: bool = False
+) -> FastAPI:
     """Build the application.
 
     Args:
         pool: Where the database is; it need not answer.
+        star: The app whose mappings say which sources of snapshots there are.
         title: Name of the deployment, on the first page and in the API's description.
         exposed: Other machines can reach it, so that reading needs a token too.
     """
@@ -99,15 +106,17 @@ def create_app(pool: Pool, *, title: str = "StarForge", exposed: bool = False) -
     add_health(app, pool)
     add_now(app, pool, title=title)
     schemas = add_doors(app, pool)
+    paths, answers = add_snapshots(app, pool, star)
     static = str(resources.files("starforge.web").joinpath("static"))
     app.mount(STATIC.rstrip("/"), StaticFiles(directory=static), name="static")
-    _describe(app, schemas)
+    _describe(app, paths, schemas | answers)
     return app
 
 
-def _describe(app: FastAPI, schemas: dict[str, Any]) -> None:
-    """Add to the API's description what the doors' own types look like, and how to log in."""
+def _describe(app: FastAPI, paths: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Add to the API's description what the framework does not see: paths, types, and how to log in."""
     generated = app.openapi()
+    generated["paths"].update(paths)
     components = generated.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas)
     components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -144,13 +153,18 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    pool: Pool, listener: socket.socket, stop: asyncio.Event, *, title: str = "StarForge"
+    pool: Pool,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    *,
+    star: StarForge = built_in,
+    title: str = "StarForge",
 ) -> None:
     """Serve on a socket of `bind` until `stop` is set; running requests get GRACE_S to end."""
-    app = create_app(pool, title=title, exposed=not is_loopback(listener.getsockname()[0]))
+    app = create_app(pool, star=star, title=title, exposed=not is_loopback(listener.getsockname()[0]))
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import msgspec
 
-from starforge.clock import monotonic_s
+from starforge.clock import monotonic_s, new_id
 from starforge.db.pool import Pool
 from starforge.db.server import Database
 from starforge.db.statement import sql
@@ -171,11 +171,10 @@ class Run:
 async def _stored(here: Place, data: bytes) -> UUID:
     """Store a snapshot without a job: when it is processed is the benchmark's to say."""
     row = await here.conn.fetchrow(
-        sql("etl", "receive"), TENANT, HERO.name, None, data.decode(), len(data), sha256(data).digest(), None,
-        "received",
+        sql("etl", "receive"), TENANT, [new_id()], [HERO.name], [None], [data.decode()], [len(data)],
+        [sha256(data).digest()], [None], ["received"],
     )  # fmt: skip
     assert row is not None
-    await here.conn.fetchval(sql("etl", "capture"), TENANT, row["id"], HERO.name, None, row["captured_at"])
     return UUID(str(row["id"]))
 
 
