@@ -100,7 +100,7 @@ async def test_one_snapshot_is_shown_with_all_but_its_content(database: str, poo
     assert "canary" not in out + json.dumps(found)
     assert "held:" in out
     code, _, err = await command(database, "show", uuid4())
-    assert (code, err.startswith("SF440")) == (1, True)
+    assert (code, err.startswith("SF450")) == (1, True)
 
 
 async def test_a_failed_one_is_shown_with_its_errors(database: str, pool: Pool) -> None:
@@ -223,8 +223,10 @@ async def test_what_a_document_costs_is_measured_for_each_gear_in_a_process_of_i
     troops = {str(number): {"Amount": number, "Level": 1} for number in range(20_000)}
     file = tmp_path / "a.json"
     file.write_text(json.dumps({"NameCode": "A_1", "Troops": troops}))
-    [whole, *_] = await figures(database, "reproduce", file)
+    [whole, streamed] = await figures(database, "reproduce", file)
     assert (whole["gear"], whole["error"], whole["rows"]) == ("whole", None, 20_002)
+    assert (streamed["gear"], streamed["error"], streamed["rows"]) == ("streamed", None, 20_002)
+    assert streamed["traced_peak_bytes"] < whole["traced_peak_bytes"]
     assert whole["traced_peak_bytes"] > 1_000_000
     assert 1_000_000 < whole["peak_bytes"] < 200_000_000
     assert whole["lines"][0]["bytes"] > 0

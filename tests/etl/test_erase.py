@@ -21,7 +21,7 @@ from starforge.ops.perform import perform
 from starforge.ops.plan import plan
 from starforge.ops.request import hidden_as
 from tests.covers import covers
-from tests.etl.test_ingest import NAMECODE, again, offer, one, profile, types
+from tests.etl.test_ingest import NAMECODE, UNFINISHED, again, offer, one, profile, types
 from tests.etl.test_quarantine import quarantine
 from tests.etl.test_retention import ADMIN, processed
 from tests.etl.test_trial import everything
@@ -46,14 +46,10 @@ async def planted(pool: Pool, name: str, tenant: str = "default") -> None:
     await offer(pool, HERO, tenant, NameCode=name, **whole)
     await offer(pool, HERO, tenant, NameCode=name, Level=2)
     await offer(pool, HERO, tenant, NameCode=name, **whole, More=1)
-    await run_until(
-        pool, types(), "SELECT (NOT EXISTS (SELECT FROM queue_jobs WHERE status = 'pending'))::int", 1
-    )
+    await run_until(pool, types(), UNFINISHED, 1)
     # Failed, with its name in the error; malformed; above the size guard, where nobody knows whose it is.
     await offer(pool, HERO, tenant, NameCode=name, Level=f"no number: {name}")
-    await run_until(
-        pool, types(), "SELECT (NOT EXISTS (SELECT FROM queue_jobs WHERE status = 'pending'))::int", 1
-    )
+    await run_until(pool, types(), UNFINISHED, 1)
     large = json.dumps(profile(NameCode=name, Log="x" * 5_000_000)).encode()
     bad = b'{"NameCode": "%b", \x00' % name.encode()
     await receive(pool, [Offer(f"{name}.json", large), Offer("b", bad)], mapping=HERO, tenant=tenant)
@@ -217,8 +213,11 @@ async def test_a_table_from_which_nothing_leads_to_the_subject_is_told_before_an
     )
     async with pool.connection() as conn:
         await conn.execute(
-            "CREATE TABLE notes (tenant_id text, code text, extra jsonb, updated_at timestamptz,"
-            " PRIMARY KEY (tenant_id, code))"
+            "CREATE TABLE notes (tenant_id text NOT NULL, code text NOT NULL, extra jsonb, updated_at timestamptz,"
+            " PRIMARY KEY (tenant_id, code));"
+            " ALTER TABLE notes ENABLE ROW LEVEL SECURITY; ALTER TABLE notes FORCE ROW LEVEL SECURITY;"
+            " CREATE POLICY notes_all ON notes USING (tenant_id = sf_tenant()) WITH CHECK (tenant_id = sf_tenant());"
+            " GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO starforge_engine, starforge_app, starforge_operator"
         )
     await processed(pool, WHO, source_of=mapping)
     with pytest.raises(UntraceableError, match="of source 'loose' nothing leads from notes to a subject"):

@@ -21,7 +21,7 @@ from starforge.ops.errors import RoleDeniedError
 from starforge.ops.perform import perform
 from starforge.ops.plan import plan
 from tests.covers import covers
-from tests.etl.test_ingest import again, offer, one, types
+from tests.etl.test_ingest import UNFINISHED, again, offer, one, types
 from tests.etl.test_quarantine import oversized, quarantine, release
 from tests.stories.test_path_of_a_job import run_until
 
@@ -32,12 +32,7 @@ WHY = {"reason": "the law"}
 async def processed(pool: Pool, *names: str, tenant: str = "default", source_of: Any = HERO) -> list[UUID]:
     """Offer a profile for each name and have it processed."""
     ids = [await offer(pool, source_of, tenant, NameCode=name) for name in names]
-    await run_until(
-        pool,
-        types(source_of),
-        "SELECT (NOT EXISTS (SELECT FROM queue_jobs WHERE status = 'pending'))::int",
-        1,
-    )
+    await run_until(pool, types(source_of), UNFINISHED, 1)
     return ids
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from starforge.db.pool import Pool
 from starforge.etl.mapping import Mapping
+from starforge.etl.process import ProcessSettings
 from starforge.etl.trial import Trial, attempt
 from starforge.heroes.mapping import HERO
 from tests.covers import covers
@@ -31,8 +34,15 @@ async def everything(pool: Pool) -> dict[str, list[str]]:
         }
 
 
+async def attempted(pool: Pool, data: bytes, mapping: Mapping = HERO) -> Trial:
+    async def opened() -> AsyncIterator[bytes]:
+        yield data
+
+    return await attempt(pool, opened, len(data), mapping, tenant="default")
+
+
 async def tried(pool: Pool, mapping: Mapping = HERO, **fields: Any) -> Trial:
-    return await attempt(pool, json.dumps(profile(**fields)).encode(), mapping, tenant="default")
+    return await attempted(pool, json.dumps(profile(**fields)).encode(), mapping)
 
 
 @covers("F-55")
@@ -94,11 +104,30 @@ async def test_a_failure_names_its_stage_its_path_and_its_stack_and_writes_nothi
     pool: Pool, mapping: Mapping, data: bytes, stage: str, error_type: str, path: str | None, message: str
 ) -> None:
     before = await everything(pool)
-    trial = await attempt(pool, data, mapping, tenant="default")
+    trial = await attempted(pool, data, mapping)
     failure = trial.failure
     assert failure is not None
     assert (failure.stage, failure.error_type, failure.path) == (stage, error_type, path)
     assert message in failure.message
     assert failure.trace.startswith("Traceback")
     assert "a@b.io" not in failure.trace
+    assert await everything(pool) == before
+
+
+@covers("F-55", "O-33")
+async def test_a_document_in_pieces_is_tried_as_one_in_memory(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await offer(pool)
+    await run_until(pool, types(), "SELECT count(*) FROM job_history", 1)
+    before = await everything(pool)
+    troops = {str(number): {"Amount": number, "Glow": 1} for number in range(3_000)}
+    fields: dict[str, Any] = {"Troops": troops, "Fame": 1, "Pets": {"7": {}}, "GuildId": 5}
+    whole = await tried(pool, **fields)
+    monkeypatch.setenv("STARFORGE_ETL_WHOLE_MAX_MB", "0.01")
+    monkeypatch.setattr("starforge.etl.trial.process_settings", ProcessSettings.read)
+    streamed = await tried(pool, **fields)
+    assert whole.failure is streamed.failure is None
+    assert list(streamed.took_s) == ["parse", "map", "write"]
+    assert replace(streamed, took_s={}) == replace(whole, took_s={})
     assert await everything(pool) == before

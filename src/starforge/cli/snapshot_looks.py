@@ -187,24 +187,24 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Report what decides on memory: sizes of snapshots, peaks by type, how much is read in pieces."""
-    from starforge.etl.guard import MB
-    from starforge.etl.process import process_settings
+    from starforge.etl.gears import streamed_bytes
     from starforge.etl.shown import sizes
     from starforge.worker.need import needs
 
+    threshold = streamed_bytes()
+
     async def look(conn: Connection, tenant: str) -> tuple[Sizes, dict[str, int]]:
         since_s = None if since is None else seconds_of(since)
-        return await sizes(conn, tenant, since_s=since_s), await needs(conn)
+        return await sizes(conn, tenant, since_s=since_s, split=threshold), await needs(conn)
 
     found, peaks = read(look)
-    from_bytes = int(process_settings().whole_max_mb * MB)
-    streamed = found.share_from(from_bytes) or 0.0
+    streamed = found.share_from(threshold)
     if as_json:
         print_json(
             {
                 "sizes": asdict(found),
                 "peak_bytes": peaks,
-                "streaming": {"from_bytes": from_bytes, "share_of_bytes": streamed},
+                "streaming": {"from_bytes": threshold, "share_of_bytes": streamed or 0.0},
             }
         )
         return
@@ -227,7 +227,7 @@ def report(
     _part(
         "peak memory of one job", ("type", "needs"), [(of, size(peak)) for of, peak in sorted(peaks.items())]
     )
-    say(f"read in pieces: {100 * streamed:.1f} % of the bytes (from {size(from_bytes)} on)")
+    say(f"read in pieces: {100 * (streamed or 0):.1f} % of the bytes (what is above {size(threshold)})")
 
 
 def read(look: Callable[[Connection, str], Awaitable[T]]) -> T:

@@ -101,9 +101,9 @@ def _whole_file(output: Path | None) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """What a command was given: its content, and what is known of it."""
+    """What a command was given, as a file of this machine, and what is known of it."""
 
-    data: bytes
+    path: Path
     source: str
     captured_at: datetime | None
 
@@ -121,16 +121,25 @@ def try_(
     """
     from starforge.app import load
     from starforge.dev.reproduce import over_idle
+    from starforge.etl.gears import opened
     from starforge.etl.trial import attempt
     from starforge.settings import HomeSettings
 
     async def work(pool: Pool) -> tuple[Trial, int]:
         tenant = HomeSettings.read().tenant
-        found = await _document(pool, which, source, tenant)
-        mapping = load(app).mappings.get(found.source)
-        with over_idle() as peak:
-            trial = await attempt(pool, found.data, mapping, tenant=tenant, captured_at=found.captured_at)
-        return trial, peak()
+        with tempfile.TemporaryDirectory(prefix="starforge-try-") as folder:
+            found = await _document(pool, which, source, tenant, Path(folder))
+            mapping, size_bytes = load(app).mappings.get(found.source), found.path.stat().st_size
+            with over_idle() as peak:
+                trial = await attempt(
+                    pool,
+                    opened(found.path),
+                    size_bytes,
+                    mapping,
+                    tenant=tenant,
+                    captured_at=found.captured_at,
+                )
+            return trial, peak()
 
     trial, peak = run(work)
     if as_json:
@@ -183,12 +192,10 @@ def reproduce(
     from starforge.settings import HomeSettings
 
     async def work(pool: Pool) -> list[Measured]:
-        found = await _document(pool, which, source, HomeSettings.read().tenant)
-        load(app).mappings.get(found.source)
         with tempfile.TemporaryDirectory(prefix="starforge-reproduce-") as folder:
-            path = Path(folder, "document.json")
-            path.write_bytes(found.data)
-            return await measured(path, found.source, app)
+            found = await _document(pool, which, source, HomeSettings.read().tenant, Path(folder))
+            load(app).mappings.get(found.source)
+            return await measured(found.path, found.source, app)
 
     gears = run(work)
     if as_json:
@@ -217,12 +224,13 @@ def reproduce(
             )
 
 
-async def _document(pool: Pool, which: str, source: str | None, tenant: str) -> _Document:
-    """Read a stored snapshot where `which` is an id, else a file; raise what is wrong with it."""
+async def _document(pool: Pool, which: str, source: str | None, tenant: str, folder: Path) -> _Document:
+    """Lay a stored snapshot, where `which` is an id, or a file into a folder; raise what is wrong with it."""
     from starforge.etl.raw import open_raw
     from starforge.etl.shown import whole
     from starforge.etl.source import snapshots
 
+    path = folder / "document.json"
     try:
         snapshot_id = UUID(which)
     except ValueError:
@@ -231,9 +239,12 @@ async def _document(pool: Pool, which: str, source: str | None, tenant: str) -> 
             raise InvalidInputError(f"{which}: it holds {len(offers)} documents; name one file") from None
         if offers[0].error is not None:
             raise offers[0].error from None
-        return _Document(offers[0].data, source or BUILT_IN_SOURCE, None)
+        path.write_bytes(offers[0].data)
+        return _Document(path, source or BUILT_IN_SOURCE, None)
     async with pool.transaction(tenant=tenant) as conn:
         found = await whole(conn, snapshot_id, tenant)
-    data = b"".join([chunk async for chunk in open_raw(pool, snapshot_id, tenant=tenant)])
+    with path.open("wb") as file:
+        async for chunk in open_raw(pool, snapshot_id, tenant=tenant):
+            file.write(chunk)
     latest = found.captures[0]["captured_at"] if found.captures else found.snapshot.captured_at
-    return _Document(data, source or found.snapshot.source, latest)
+    return _Document(path, source or found.snapshot.source, latest)

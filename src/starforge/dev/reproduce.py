@@ -107,7 +107,7 @@ def measure(gear: str, app: str, source: str, path: Path, *, profile: bool) -> d
     with over_idle() as peak, _profiled(found) if profile else nullcontext():
         began_s = monotonic_s()
         try:
-            found["rows"] = run(path, mapping)
+            found["rows"] = asyncio.run(run(path, mapping))
         except Exception as error:
             found["error"] = f"{type(error).__name__}: {told(error)}"
         found["took_s"] = round(monotonic_s() - began_s, 4)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
+from starforge.etl.document import Document, Whole
 from starforge.etl.entities import Entities
-from starforge.etl.guard import Guard
+from starforge.etl.guard import MB, Guard
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import read_document
 from starforge.etl.process import process_settings
-from starforge.etl.stream import Streamed
-
-Gear = Callable[[Path, Mapping], int]
-"""Reads the document of a file, maps it and returns the number of rows; writes nothing."""
+from starforge.etl.stream import Opened, Streamed
 
 CHUNK_BYTES = 1 << 20
+
+Gear = Callable[[Path, Mapping], Coroutine[Any, Any, int]]
+"""Reads the document of a file, maps it and returns the number of rows; writes nothing."""
 
 
 def gears() -> dict[str, Gear]:
@@ -24,23 +25,34 @@ def gears() -> dict[str, Gear]:
     return {"whole": _whole, "streamed": _streamed}
 
 
-def _whole(path: Path, mapping: Mapping) -> int:
-    mapped = mapping.read(read_document(path.read_bytes()))
-    return sum(rows.count for rows in mapped.tables.values())
+def streamed_bytes() -> int:
+    """Return the size above which a worker reads a document in pieces."""
+    return int(process_settings().whole_max_mb * MB)
 
 
-def _streamed(path: Path, mapping: Mapping) -> int:
-    async def opened() -> AsyncIterator[bytes]:
+def opened(path: Path) -> Opened:
+    """Return what opens a file's bytes from their beginning, each time it is asked."""
+
+    async def chunks() -> AsyncIterator[bytes]:
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
-    async def count() -> int:
-        entities = await Entities.of(mapping, await Streamed.of(mapping.layout, opened, Guard()))
-        batch, rows = process_settings().batch_rows, 0
-        for table in mapping.tables.values():
-            async for piece in entities.rows(table, batch):
-                rows += piece.count
-        return rows
+    return chunks
 
-    return asyncio.run(count())
+
+async def _whole(path: Path, mapping: Mapping) -> int:
+    return await _count(mapping, Whole(read_document(path.read_bytes())))
+
+
+async def _streamed(path: Path, mapping: Mapping) -> int:
+    return await _count(mapping, await Streamed.of(mapping.layout, opened(path), Guard()))
+
+
+async def _count(mapping: Mapping, document: Document) -> int:
+    entities, batch = await Entities.of(mapping, document), process_settings().batch_rows
+    count = 0
+    for table in mapping.tables.values():
+        async for rows in entities.rows(table, batch):
+            count += rows.count
+    return count

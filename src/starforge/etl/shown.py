@@ -163,14 +163,15 @@ async def whole(conn: Connection, snapshot_id: UUID, tenant: str) -> Whole:
     )
 
 
-async def sizes(conn: Connection, tenant: str, *, since_s: float | None = None) -> Sizes:
-    """Return how large a tenant's snapshots are, those of the last `since_s` seconds or all."""
-    rows = {
-        row["bucket"]: row for row in await conn.fetch(sql("etl", "sizes"), tenant, since_s, list(BOUNDS))
-    }
+async def sizes(
+    conn: Connection, tenant: str, *, since_s: float | None = None, split: int = LARGE_BYTES
+) -> Sizes:
+    """Return how large a tenant's snapshots are, of the last `since_s` seconds or all; split there too."""
+    bounds = sorted({*BOUNDS, split})
+    rows = {row["bucket"]: row for row in await conn.fetch(sql("etl", "sizes"), tenant, since_s, bounds)}
     marks = await conn.fetchrow(sql("etl", "size_marks"), tenant, since_s)
     assert marks is not None
-    edges = (0, *BOUNDS)
+    edges = (0, *bounds)
     buckets = tuple(
         Bucket(
             from_bytes=edge,

@@ -16,30 +16,36 @@ from starforge.clock import monotonic_s
 from starforge.db.pool import Connection, Pool, set_tenant
 from starforge.db.statement import sql
 from starforge.errors import told
-from starforge.etl.guard import check
-from starforge.etl.mapping import Mapped, Mapping
+from starforge.etl.columns import Rows
+from starforge.etl.document import Document, Whole
+from starforge.etl.entities import Entities
+from starforge.etl.guard import MB, Guard, check
+from starforge.etl.mapping import Mapping
 from starforge.etl.parse import parse
+from starforge.etl.path import join
+from starforge.etl.process import process_settings
+from starforge.etl.reading import NO_EXTRA
 from starforge.etl.redact import redaction
 from starforge.etl.rejects import error_type, reject_of
-from starforge.etl.upsert import Written, write
+from starforge.etl.stream import Opened, Streamed
+from starforge.etl.upsert import Written, write, write_entity
 
 Stage = Literal["guard", "parse", "map", "write"]
-STAGES: tuple[Stage, ...] = ("guard", "parse", "map", "write")
 LOCK_MS_MAX = 5_000
 """A trial waits no longer than this for rows that others write."""
 
 UNKNOWN_MAX = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TableTrial:
     """What a document holds for one table, and what writing it would change there."""
 
     table: str
     rows: int
-    inserted: int
-    updated: int
-    deleted: int
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,59 +91,77 @@ class Trial:
 
 
 async def attempt(
-    pool: Pool, data: bytes, mapping: Mapping, *, tenant: str, captured_at: datetime | None = None
+    pool: Pool,
+    opened: Opened,
+    size_bytes: int,
+    mapping: Mapping,
+    *,
+    tenant: str,
+    captured_at: datetime | None = None,
 ) -> Trial:
     """Do all that a worker does with a document, and take it back; nothing is written.
 
     Args:
         pool: Where the tables are.
-        data: The document.
+        opened: Opens the document, each time from its beginning.
+        size_bytes: How large it is: a large one is read in pieces, as a worker does.
         mapping: How it becomes rows.
         tenant: Whose rows they would be.
         captured_at: When it was taken; else it says so, else now.
     Returns: The trial; what the document's processing raised is its failure.
     """
-    trial = Trial(mapping.name, len(data))
-    stage: list[Stage] = list(STAGES)
+    trial = Trial(mapping.name, size_bytes)
+    stage: Stage = "guard"
     try:
-        with _timed(trial, "guard"):
-            verdict = check(data)
-        stage.pop(0)
-        with _timed(trial, "parse"):
-            document = parse(data, verdict)
-        stage.pop(0)
-        with _timed(trial, "map"):
-            mapped = mapping.read(document)
-            trial.subject = mapped.subject
-            trial.captured_at = captured_at or mapping.captured_at(document)
-            trial.unknown = unknown_fields(mapped)
-        stage.pop(0)
-        with _timed(trial, "write"):
-            await _rehearse(pool, trial, mapping, mapped, document, tenant)
+        if size_bytes <= process_settings().whole_max_mb * MB:
+            with _timed(trial, stage):
+                data = b"".join([chunk async for chunk in opened()])
+                verdict = check(data)
+            with _timed(trial, stage := "parse"):
+                document: Document = Whole(parse(data, verdict))
+        else:
+            with _timed(trial, stage := "parse"):
+                document = await Streamed.of(mapping.layout, opened, Guard())
+        with _timed(trial, stage := "map"):
+            entities = await _map(trial, mapping, document)
+            trial.captured_at = captured_at or mapping.captured_at(document.root)
+        with _timed(trial, stage := "write"):
+            await _rehearse(pool, trial, entities, document, tenant)
     except Exception as error:
-        trial.failure = _failure(stage[0], error)
+        trial.failure = _failure(stage, error)
     return trial
 
 
-def unknown_fields(mapped: Mapped) -> list[UnknownField]:
-    """Return the fields that nothing took, by table, the most frequent first."""
+async def _map(trial: Trial, mapping: Mapping, document: Document) -> Entities:
+    """Read every table's rows; note how many there are and which fields nothing took."""
+    entities = await Entities.of(mapping, document)
+    trial.subject = entities.subject
     counts: Counter[tuple[str, str]] = Counter()
     firsts: dict[tuple[str, str], str] = {}
-    for name, rows in mapped.tables.items():
-        if rows.table.extra is None:
-            continue
-        for place, text in enumerate(rows.columns[rows.table.extra]):
-            for key in msgspec.json.decode(text) if text not in (None, "{}") else ():
-                counts[name, key] += 1
-                if (name, key) not in firsts:
-                    at = rows.path(place)
-                    firsts[name, key] = f"{at}.{key}" if at else key
-    return [UnknownField(*which, count, firsts[which]) for which, count in counts.most_common(UNKNOWN_MAX)]
+    for table in mapping.tables.values():
+        count = 0
+        async for rows in entities.rows(table, process_settings().batch_rows):
+            count += rows.count
+            for key, at in _unknown(rows):
+                counts[table.name, key] += 1
+                firsts.setdefault((table.name, key), at)
+        trial.tables.append(TableTrial(table.name, count))
+    trial.unknown = [
+        UnknownField(*which, times, firsts[which]) for which, times in counts.most_common(UNKNOWN_MAX)
+    ]
+    return entities
 
 
-async def _rehearse(
-    pool: Pool, trial: Trial, mapping: Mapping, mapped: Mapped, document: Any, tenant: str
-) -> None:
+def _unknown(rows: Rows) -> Iterator[tuple[str, str]]:
+    """Yield each field that nothing took, and its path."""
+    if rows.table.extra is None:
+        return
+    for place, text in enumerate(rows.columns[rows.table.extra]):
+        for key in msgspec.json.decode(text) if text not in (None, NO_EXTRA) else ():
+            yield key, join(rows.path(place), key)
+
+
+async def _rehearse(pool: Pool, trial: Trial, entities: Entities, document: Document, tenant: str) -> None:
     async with pool.connection() as conn:
         transaction = conn.transaction()
         await transaction.start()
@@ -146,27 +170,31 @@ async def _rehearse(
             await conn.execute(f"SET LOCAL lock_timeout = {LOCK_MS_MAX}")
             when = trial.captured_at or await conn.fetchval("SELECT sf_now()")
             before = await _changes(conn)
-            written = await write(conn, mapping, document, tenant=tenant, captured_at=when)
+            written = await _write(conn, entities, document, tenant, when)
             after = await _changes(conn)
         finally:
             if not conn.is_closed():
                 await transaction.rollback()
-    _tell(trial, mapped, written, before, after)
+    trial.superseded = tuple(sorted({name for one in written for name in one.superseded}))
+    for one in written:
+        for name, ids in one.placeholders.items():
+            trial.placeholders[name] = trial.placeholders.get(name, 0) + len(ids)
+    for table in trial.tables:
+        now, was = after.get(table.table, (0, 0, 0)), before.get(table.table, (0, 0, 0))
+        table.inserted, table.updated, table.deleted = (new - old for new, old in zip(now, was, strict=True))
 
 
-def _tell(
-    trial: Trial,
-    mapped: Mapped,
-    written: Written,
-    before: dict[str, tuple[int, int, int]],
-    after: dict[str, tuple[int, int, int]],
-) -> None:
-    trial.superseded = written.superseded
-    trial.placeholders = {name: len(ids) for name, ids in written.placeholders.items()}
-    for name, rows in mapped.tables.items():
-        now, was = after.get(name, (0, 0, 0)), before.get(name, (0, 0, 0))
-        changes = [new - old for new, old in zip(now, was, strict=True)]
-        trial.tables.append(TableTrial(name, rows.count, *changes))
+async def _write(
+    conn: Connection, entities: Entities, document: Document, tenant: str, when: datetime
+) -> list[Written]:
+    mapping = entities.mapping
+    if isinstance(document, Whole):
+        return [await write(conn, mapping, document.root, tenant=tenant, captured_at=when)]
+    batch = process_settings().batch_rows
+    return [
+        await write_entity(conn, entities, table, tenant=tenant, captured_at=when, batch=batch)
+        for table in mapping.tables.values()
+    ]
 
 
 async def _changes(conn: Connection) -> dict[str, tuple[int, int, int]]:
