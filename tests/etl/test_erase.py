@@ -213,11 +213,13 @@ async def test_a_table_from_which_nothing_leads_to_the_subject_is_told_before_an
     )
     async with pool.connection() as conn:
         await conn.execute(
-            "CREATE TABLE notes (tenant_id text NOT NULL, code text NOT NULL, extra jsonb, updated_at timestamptz,"
-            " PRIMARY KEY (tenant_id, code));"
+            "CREATE TABLE notes (tenant_id text NOT NULL, code text NOT NULL, extra jsonb,"
+            " updated_at timestamptz, PRIMARY KEY (tenant_id, code));"
             " ALTER TABLE notes ENABLE ROW LEVEL SECURITY; ALTER TABLE notes FORCE ROW LEVEL SECURITY;"
-            " CREATE POLICY notes_all ON notes USING (tenant_id = sf_tenant()) WITH CHECK (tenant_id = sf_tenant());"
-            " GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO starforge_engine, starforge_app, starforge_operator"
+            " CREATE POLICY notes_all ON notes"
+            " USING (tenant_id = sf_tenant()) WITH CHECK (tenant_id = sf_tenant());"
+            " GRANT SELECT, INSERT, UPDATE, DELETE ON notes"
+            " TO starforge_engine, starforge_app, starforge_operator"
         )
     await processed(pool, WHO, source_of=mapping)
     with pytest.raises(UntraceableError, match="of source 'loose' nothing leads from notes to a subject"):
