@@ -20,6 +20,7 @@ from starforge.clock import FailpointError, Failpoints
 from starforge.db.pool import Pool
 from starforge.etl import guard
 from starforge.etl.errors import (
+    DocumentTimeoutError,
     IngestPausedError,
     MalformedError,
     StoreRefusedError,
@@ -185,6 +186,19 @@ async def test_what_is_above_the_hard_limit_is_refused_and_not_kept(pool: Pool, 
     assert row["bytes"] == bomb
     assert await objects(store) == []
     assert await rows(pool, "hero_snapshots") == []
+
+
+async def test_a_document_that_takes_too_long_is_refused_as_a_timeout(
+    pool: Pool, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not malformed, and nothing of it is kept."""
+    monkeypatch.setenv("STARFORGE_JSON_TIME_MAX_S", "1e-9")
+    guard.guard_settings.cache_clear()
+    receipt = await offered(pool, store, document())
+    assert receipt.fate == "unreadable"
+    assert isinstance(receipt.error, DocumentTimeoutError)
+    assert [one["error_type"] for one in await rows(pool, "etl_errors")] == ["TIMEOUT"]
+    assert await objects(store) == []
 
 
 async def test_a_large_document_comes_from_standard_input_too(pool: Pool, store: LocalStore) -> None:

@@ -15,19 +15,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from starforge.clock import failpoint
+from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
 from starforge.etl.control import require_open
-from starforge.etl.errors import MalformedError, ObjectMissingError, TooLargeError, UnreadableError
+from starforge.etl.errors import (
+    DocumentTimeoutError,
+    MalformedError,
+    ObjectMissingError,
+    TooLargeError,
+    UnreadableError,
+)
 from starforge.etl.grammar import Grammar
-from starforge.etl.guard import MB, Guard, guard_settings
+from starforge.etl.guard import MB, Guard, guard_settings, require_time
 from starforge.etl.mapping import Mapping
 from starforge.etl.receive import Receipt, receive
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.snapshot import HIGHMEM_TYPE
-from starforge.etl.source import BrokenPackError, LargeDocument, LargeReading, Offer
+from starforge.etl.source import BrokenPackError, LargeDocument, LargeReading, Offer, OfferError
 from starforge.etl.store import CHUNK_BYTES, ObjectStore, new_key, object_store
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
@@ -70,7 +76,7 @@ async def take_large(
         await require_open(conn)
     try:
         stored = await _put(store, offer.large, tenant, progress)
-    except TooLargeError as error:
+    except (TooLargeError, DocumentTimeoutError) as error:
         return await _refused(pool, offer, error, mapping, tenant)
     except OSError as error:
         refused = UnreadableError(offer.name, error.strerror or str(error))
@@ -80,9 +86,7 @@ async def take_large(
     return receipt
 
 
-async def _refused(
-    pool: Pool, offer: Offer, error: TooLargeError | UnreadableError, mapping: Mapping, tenant: str
-) -> Receipt:
+async def _refused(pool: Pool, offer: Offer, error: OfferError, mapping: Mapping, tenant: str) -> Receipt:
     """Record why a document was not taken; a bomb's own few bytes are kept."""
     [receipt] = await receive(pool, [Offer(offer.name, offer.data, error)], mapping=mapping, tenant=tenant)
     return receipt
@@ -200,6 +204,7 @@ class _Reading:
         self._large, self._progress = large, progress
         self._guard, self._grammar = Guard(), Grammar()
         self._size, self._hard_max = 0, guard_settings().hard_bytes_max
+        self._grammar_s = 0.0
         self.sha256 = hashlib.sha256()
         self.error = error
         """Why it is malformed; its bytes are read to the end all the same."""
@@ -229,12 +234,20 @@ class _Reading:
         try:
             if chunk is None:
                 self._guard.end()
-                self._grammar.end()
             else:
                 self._guard.feed(chunk)
+            began_s = monotonic_s()
+            if chunk is None:
+                self._grammar.end()
+            else:
                 self._grammar.feed(chunk)
+            self._grammar_s += monotonic_s() - began_s
         except MalformedError as error:
             self.error = self._first(error)
+            return
+        if chunk is None:
+            self.error = self._guard.cut_short()  # the grammar may have given up before
+        require_time(self._guard.spent_s + self._grammar_s, self._size)
 
     def _first(self, error: MalformedError) -> MalformedError:
         """Return the nearer of this fault and one in the bytes that the guard still held."""
