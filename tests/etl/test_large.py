@@ -92,6 +92,7 @@ async def test_a_large_document_is_stored_held_and_read_back(
     assert row["sha256"] == hashlib.sha256(data).digest()
     assert [row["raw_key"]] == await objects(store)
     assert held["snapshot_id"] == capture["snapshot_id"] == row["id"] == receipt.snapshot_id
+    assert held["cause"] == "size"
     assert held["reason"] == "0.1 MB is above the size guard of 0.005 MB"
     assert capture["captured_at"] == row["captured_at"]
     got = [chunk async for chunk in open_raw(pool, row["id"], tenant="default", store=store)]
@@ -150,6 +151,7 @@ async def test_what_is_malformed_is_kept_as_an_object_that_quarantine_names(
     assert (await offered(pool, store, data)).fate == "malformed"
     [row] = await rows(pool, "snapshot_quarantine")
     assert (row["snapshot_id"], row["bytes"], row["name"]) == (None, None, receipt.name)
+    assert row["cause"] == "malformed"
     assert (row["size_bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).digest())
     assert await objects(store) == [row["raw_key"]]
     assert (store.folder / row["raw_key"]).read_bytes() == data

@@ -19,6 +19,7 @@ from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
+from starforge.etl.alert import alert
 from starforge.etl.control import require_open
 from starforge.etl.errors import (
     DocumentTimeoutError,
@@ -83,6 +84,11 @@ async def take_large(
         return await _refused(pool, offer, refused, mapping, tenant)
     receipt = await _named(pool, store, stored, offer, mapping, tenant, captured_at)
     SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc()
+    if receipt.fate == "oversized":
+        reason = f"{offer.name}: {_above(stored.size_bytes)}"
+        alert("size", mapping.name, reason, owner=mapping.owner, snapshot_id=receipt.snapshot_id)
+    elif receipt.fate == "malformed":
+        alert("malformed", mapping.name, f"{offer.name}: {receipt.error}", owner=mapping.owner)
     return receipt
 
 
@@ -142,7 +148,6 @@ async def _hold(
     captured_at: datetime | None,
 ) -> tuple[Receipt, bool]:
     size = stored.size_bytes
-    reason = f"{size / MB:.1f} MB is above the size guard of {guard_settings().size_max_mb:g} MB"
     snapshot_id = await conn.fetchval(
         sql("etl", "receive_large"),
         tenant,
@@ -152,7 +157,7 @@ async def _hold(
         size,
         stored.sha256,
         captured_at,
-        reason,
+        _above(size),
     )
     if snapshot_id is not None:
         return Receipt(offer.name, "oversized", size, snapshot_id), True
@@ -162,6 +167,10 @@ async def _hold(
         return Receipt(offer.name, "duplicate", size, known["id"]), False
     job_id = await _again(conn, known["id"], tenant)
     return Receipt(offer.name, "retried", size, known["id"], job_id), False
+
+
+def _above(size_bytes: int) -> str:
+    return f"{size_bytes / MB:.1f} MB is above the size guard of {guard_settings().size_max_mb:g} MB"
 
 
 async def _again(conn: Connection, snapshot_id: UUID, tenant: str) -> UUID:
