@@ -29,6 +29,7 @@ from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
 from starforge.etl.quarantine import resume_released
 from starforge.etl.receive import Receipt, take_here
+from starforge.etl.sweep import sweep_objects
 from starforge.heroes.mapping import HERO
 from starforge.ops.plan import prune_plans
 from starforge.queue.call import plan
@@ -306,6 +307,7 @@ class StarForge(Producer):
             Task("errors", HOURLY_S, in_batches(retention.prune_errors, retention.BATCH)),
             Task("objects", OBJECTS_S, in_batches(retention.drop_objects, retention.OBJECTS_BATCH)),
             Task("ingest_keys", PRUNE_S, in_batches(prune_ingest_keys, PRUNE_BATCH)),
+            Task("orphans", HOURLY_S, unfenced(sweep_objects)),
         ]
 
     def job_types(self) -> JobTypes:

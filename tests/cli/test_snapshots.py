@@ -144,7 +144,7 @@ async def test_what_cannot_be_taken_is_told_by_name_and_the_rest_is_taken(
     told = out.replace(f"{tmp_path}/", "").splitlines()
     assert (code, err) == (1, "")
     assert told == [
-        "10 offered: 1 accepted, 1 oversized, 4 malformed, 4 unreadable",
+        "10 offered: 1 accepted, 1 oversized, 5 malformed, 3 unreadable",
         "  cut.json.gz: malformed at line 1, column 21 (byte 20): the gzip stream is truncated"
         " (kept in quarantine)",
         "  empty.json: malformed at line 1, column 1 (byte 0): the document ends too early"
@@ -153,7 +153,8 @@ async def test_what_cannot_be_taken_is_told_by_name_and_the_rest_is_taken(
         " (kept in quarantine)",
         "  latin\ufffd.json: malformed at line 1, column 2 (byte 1): object keys must be strings"
         " (kept in quarantine)",
-        "  huge.json is larger than 64000000 bytes (nothing to keep)",
+        "  huge.json: malformed at line 1, column 65000002 (byte 65000001): the document ends too early"
+        " (kept in quarantine)",
         "  folder: holds no file named *.json, *.ndjson, *.jsonl (or with .gz, .zst) (nothing to keep)",
         "  missing.json: No such file or directory (nothing to keep)",
         f"  {'n' * 300}: File name too long (nothing to keep)",

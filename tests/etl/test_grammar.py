@@ -91,3 +91,16 @@ def test_without_the_c_backend_it_fails_loudly(monkeypatch: pytest.MonkeyPatch) 
         Grammar()
     monkeypatch.undo()
     grammar.parser.cache_clear()
+
+
+def test_a_very_long_string_is_left_to_whoever_processes_it() -> None:
+    """What stands before it is checked, and it costs no time that grows with its square."""
+    text = b'{"a":"' + b"x" * 8_000_000 + b'",,}'
+    parsing = Grammar()
+    parsing.feed(text)
+    parsing.end()
+    assert parsing.gave_up
+    error = fault_of(b"{,}" + text, 1 << 20)
+    assert error is not None
+    assert error.position == 1
+    assert fault_of(b'["' + b"x" * 900_000 + b'",,]', 1 << 20) is not None

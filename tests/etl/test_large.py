@@ -20,6 +20,7 @@ from starforge.clock import FailpointError, Failpoints
 from starforge.db.pool import Pool
 from starforge.etl import guard
 from starforge.etl.errors import (
+    DocumentTimeoutError,
     IngestPausedError,
     MalformedError,
     StoreRefusedError,
@@ -91,6 +92,7 @@ async def test_a_large_document_is_stored_held_and_read_back(
     assert row["sha256"] == hashlib.sha256(data).digest()
     assert [row["raw_key"]] == await objects(store)
     assert held["snapshot_id"] == capture["snapshot_id"] == row["id"] == receipt.snapshot_id
+    assert held["cause"] == "size"
     assert held["reason"] == "0.1 MB is above the size guard of 0.005 MB"
     assert capture["captured_at"] == row["captured_at"]
     got = [chunk async for chunk in open_raw(pool, row["id"], tenant="default", store=store)]
@@ -149,6 +151,7 @@ async def test_what_is_malformed_is_kept_as_an_object_that_quarantine_names(
     assert (await offered(pool, store, data)).fate == "malformed"
     [row] = await rows(pool, "snapshot_quarantine")
     assert (row["snapshot_id"], row["bytes"], row["name"]) == (None, None, receipt.name)
+    assert row["cause"] == "malformed"
     assert (row["size_bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).digest())
     assert await objects(store) == [row["raw_key"]]
     assert (store.folder / row["raw_key"]).read_bytes() == data
@@ -185,6 +188,19 @@ async def test_what_is_above_the_hard_limit_is_refused_and_not_kept(pool: Pool, 
     assert row["bytes"] == bomb
     assert await objects(store) == []
     assert await rows(pool, "hero_snapshots") == []
+
+
+async def test_a_document_that_takes_too_long_is_refused_as_a_timeout(
+    pool: Pool, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not malformed, and nothing of it is kept."""
+    monkeypatch.setenv("STARFORGE_JSON_TIME_MAX_S", "1e-9")
+    guard.guard_settings.cache_clear()
+    receipt = await offered(pool, store, document())
+    assert receipt.fate == "unreadable"
+    assert isinstance(receipt.error, DocumentTimeoutError)
+    assert [one["error_type"] for one in await rows(pool, "etl_errors")] == ["TIMEOUT"]
+    assert await objects(store) == []
 
 
 async def test_a_large_document_comes_from_standard_input_too(pool: Pool, store: LocalStore) -> None:

@@ -33,7 +33,7 @@ async def test_a_fresh_deployment_is_fit_but_for_the_fsync_that_test_servers_go_
     database: str,
 ) -> None:
     findings = await found(database)
-    assert list(findings) == ["disk", *CHECKS]
+    assert list(findings) == ["disk", "object store", *CHECKS]
     assert {check: finding.state for check, finding in findings.items()} == {
         **dict.fromkeys(findings, "ok"),
         "connection": "warning",
@@ -92,7 +92,7 @@ async def test_a_schema_that_newer_code_has_only_expanded_is_fit(database: str) 
 
 async def test_an_unreachable_database_is_a_fault_after_which_nothing_is_asked() -> None:
     findings = await found("postgresql://ann:hunter2@127.0.0.1:1/x")
-    assert list(findings) == ["disk", "connection"]
+    assert list(findings) == ["disk", "object store", "connection"]
     assert findings["connection"].state == "fault"
     assert "postgresql://ann@127.0.0.1:1/x cannot be reached" in findings["connection"].found
     assert "hunter2" not in repr(findings)
@@ -108,7 +108,7 @@ async def test_a_login_without_rights_is_told_which_check_failed_and_the_others_
     finally:
         await conn.execute("DROP ROLE stranger")
         await conn.close()
-    assert list(findings) == ["disk", *CHECKS]
+    assert list(findings) == ["disk", "object store", *CHECKS]
     assert findings["migrations"].state == "fault"
     assert "permission denied for table schema_migrations" in findings["migrations"].found
     assert "starforge db url" in findings["migrations"].mend

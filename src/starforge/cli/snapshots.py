@@ -6,20 +6,23 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
 import typer
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TransferSpeedColumn,
 )
 
 from starforge.cli.render import err, fail, print_json, say
@@ -30,6 +33,7 @@ from starforge.errors import StarForgeError
 if TYPE_CHECKING:
     from starforge.db.pool import Pool
     from starforge.etl.receive import Receipt
+    from starforge.etl.source import Offer
 
 snapshot = typer.Typer(
     help="Snapshots: take them in, look at them, hold and release them, take them apart.",
@@ -59,6 +63,19 @@ def progress_bar(*, hidden: bool = False) -> Progress:
     )
 
 
+def bytes_bar(*, hidden: bool = False) -> Progress:
+    """Make the progress display of one large file: its bytes."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=err,
+        transient=True,
+        disable=hidden or not sys.stderr.isatty(),
+    )
+
+
 @snapshot.command("ingest")
 def ingest(
     paths: Annotated[
@@ -74,14 +91,17 @@ def ingest(
     app: AppOption = BUILT_IN,
     as_json: JsonOption = False,
 ) -> None:
-    """Take snapshots in: JSON, gzip or NDJSON (.ndjson, .jsonl, also .gz). The same content twice is one.
+    """Take snapshots in: JSON, NDJSON (.ndjson, .jsonl), plain, gzip, zstd. The same content twice is one.
+
+    What is above 64 MB goes to the object store, up to 1 GiB, and is held for the high-memory lane.
 
     What is no JSON is kept as bytes in quarantine and reported with its position. A known snapshot that had
     failed is tried anew. Exit code 1 when anything was malformed or could not be read; everything else was
     taken all the same.
     """
     from starforge.app import load
-    from starforge.etl.receive import batches, receive
+    from starforge.etl.large import take_large
+    from starforge.etl.receive import receive
     from starforge.etl.source import snapshots
     from starforge.settings import HomeSettings
 
@@ -94,8 +114,17 @@ def ingest(
         # Files are read between two runs of the loop, so that Ctrl-C ends also a wait for standard input.
         with asyncio.Runner() as loop, _pool(loop) as pool, progress_bar(hidden=as_json) as bar:
             task = bar.add_task("ingesting", total=_offers(paths, ndjson))
-            for batch in batches(offers):
-                receipts += loop.run(receive(pool, batch, mapping=mapping, tenant=tenant, captured_at=when))
+            for batch in _batches(offers):
+                if batch[0].large is None:
+                    receipts += loop.run(
+                        receive(pool, batch, mapping=mapping, tenant=tenant, captured_at=when)
+                    )
+                else:
+                    with _bytes_read(bar, batch[0], hidden=as_json) as read:
+                        taking = take_large(
+                            pool, batch[0], mapping=mapping, tenant=tenant, captured_at=when, progress=read
+                        )
+                        receipts.append(loop.run(taking))
                 bar.update(task, completed=len(receipts))
     except KeyboardInterrupt:
         _report(receipts, as_json, cut_short=True)
@@ -109,6 +138,39 @@ def ingest(
     _report(receipts, as_json)
     if any(receipt.fate in ("malformed", "unreadable") for receipt in receipts):
         raise typer.Exit(1)
+
+
+@snapshot.command("orphans")
+def orphans(
+    age_s: Annotated[float, typer.Option(help="Only objects older than this many seconds.", min=0)] = 3600,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which objects of the object store no row names; the workers' upkeep deletes them each hour."""
+    from starforge.etl.store import object_store
+    from starforge.etl.sweep import Swept, sweep_objects
+
+    async def found(pool: Pool) -> Swept:
+        async with pool.connection() as conn:
+            return await sweep_objects(conn, age_s=age_s, dry_run=True)
+
+    with asyncio.Runner() as loop, _pool(loop) as pool:
+        swept = loop.run(found(pool))
+    store = object_store().name
+    if as_json:
+        print_json(
+            {
+                "store": store,
+                "objects": swept.objects,
+                "bytes": swept.size_bytes,
+                "sample": swept.sample,
+            }
+        )
+        return
+    say(f"{swept.objects} objects that no row names, {swept.size_bytes / 1e6:.1f} MB, in {store}")
+    for key in swept.sample:
+        say(f"  {key}")
+    if swept.objects:
+        say("upkeep deletes them within the hour; nothing refers to them")
 
 
 @contextmanager
@@ -132,6 +194,29 @@ def _pool(loop: asyncio.Runner) -> Iterator[Pool]:
         yield loop.run(opened())
     finally:
         loop.run(stack.aclose())
+
+
+def _batches(offers: Iterable[Offer]) -> Iterator[list[Offer]]:
+    """Group what is held for one transaction; a large document comes by itself."""
+    from starforge.etl.receive import batches
+
+    for large, some in groupby(offers, key=lambda offer: offer.large is not None):
+        if not large:
+            yield from batches(some)
+            continue
+        for offer in some:
+            yield [offer]
+
+
+@contextmanager
+def _bytes_read(bar: Progress, offer: Offer, *, hidden: bool) -> Iterator[Callable[[int], None]]:
+    """Show how much of a large file was read, in place of the bar of all files."""
+    assert offer.large is not None
+    bar.stop()
+    with bytes_bar(hidden=hidden) as shown:
+        task = shown.add_task(os.path.basename(offer.name), total=offer.large.size_bytes)
+        yield lambda read: shown.update(task, completed=read)
+    bar.start()
 
 
 def _offers(paths: list[str], ndjson: bool) -> int | None:

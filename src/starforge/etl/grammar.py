@@ -2,7 +2,8 @@
 
 It costs 10 ms per MB, five times what the guard costs, and tells the producer of half a gigabyte at once what
 its high-memory worker would find out much later. Only the C backend does it at this speed and in constant
-memory, so it is required.
+memory, so it is required. Even that holds a string whole and reads it from its beginning with every chunk
+that it gets: a document with a longer one than TEXT_BYTES_MAX is left to whoever processes it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ from starforge.etl.errors import MalformedError, NoFastParserError
 
 SIP_BYTES = 512
 """yajl shows some bytes around a fault and not where they are; within so few they are found again."""
+
+LONG_BYTES = 1 << 14
+LONG_SIP_BYTES = 1 << 16
+"""Within a token that is long already yajl gets so much at once."""
+
+TEXT_BYTES_MAX = 1 << 20
+"""A longer string is not checked, and nothing behind it."""
 
 CARET, SHOWN = 40, 30
 """It shows so many bytes before and after the fault, which stands in this column of its message."""
@@ -31,21 +39,30 @@ class Grammar:
         self._events = ijson.sendable_list()
         self._parser = parser().basic_parse_coro(self._events)
         self._position, self._line, self._newline = 0, 1, -1
+        self._silent_bytes = 0  # since a token ended
+        self.gave_up = False
+        """Whether a string was too long; all before it was sound."""
 
     def feed(self, chunk: bytes) -> None:
         """Take the next chunk, of any size."""
-        rest = memoryview(chunk)
-        for at in range(0, len(rest), SIP_BYTES):
-            sip = bytes(rest[at : at + SIP_BYTES])
+        at = 0
+        while at < len(chunk) and not self.gave_up:
+            size = LONG_SIP_BYTES if self._silent_bytes > LONG_BYTES else SIP_BYTES
+            sip = chunk[at : at + size]
             try:
                 self._parser.send(sip)
             except (ijson.JSONError, ValueError) as error:
                 raise self._fault(sip, str(error)) from None
+            self._silent_bytes = 0 if self._events else self._silent_bytes + len(sip)
             self._events.clear()
             self._pass(sip)
+            at += len(sip)
+            self.gave_up = self._silent_bytes > TEXT_BYTES_MAX
 
     def end(self) -> None:
         """Say that the document is over."""
+        if self.gave_up:
+            return
         try:
             # A newline ends every token but a string, which may hold none: yajl forgets a string that is
             # open behind a whole document.

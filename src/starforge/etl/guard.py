@@ -217,6 +217,13 @@ class Guard:
             has_nul_escapes=self._nul_escapes,
         )
 
+    def cut_short(self) -> MalformedError | None:
+        """Return the error of a document that ends within a string or a container; ask after `end`."""
+        if not self._inside and self._depth <= 0:
+            return None
+        column = self._position - self._newline
+        return MalformedError(self._position, self._lines + 1, column, "the document ends too early")
+
     def _spend(self, began_s: float) -> None:
         self.spent_s += monotonic_s() - began_s
         require_time(self.spent_s, self.size_bytes, self._limits)

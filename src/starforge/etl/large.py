@@ -15,19 +15,26 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from starforge.clock import failpoint
+from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
+from starforge.etl.alert import alert
 from starforge.etl.control import require_open
-from starforge.etl.errors import MalformedError, ObjectMissingError, TooLargeError, UnreadableError
+from starforge.etl.errors import (
+    DocumentTimeoutError,
+    MalformedError,
+    ObjectMissingError,
+    TooLargeError,
+    UnreadableError,
+)
 from starforge.etl.grammar import Grammar
-from starforge.etl.guard import MB, Guard, guard_settings
+from starforge.etl.guard import MB, Guard, guard_settings, require_time
 from starforge.etl.mapping import Mapping
 from starforge.etl.receive import Receipt, receive
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.snapshot import HIGHMEM_TYPE
-from starforge.etl.source import BrokenPackError, LargeDocument, LargeReading, Offer
+from starforge.etl.source import BrokenPackError, LargeDocument, LargeReading, Offer, OfferError
 from starforge.etl.store import CHUNK_BYTES, ObjectStore, new_key, object_store
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
@@ -70,19 +77,22 @@ async def take_large(
         await require_open(conn)
     try:
         stored = await _put(store, offer.large, tenant, progress)
-    except TooLargeError as error:
+    except (TooLargeError, DocumentTimeoutError) as error:
         return await _refused(pool, offer, error, mapping, tenant)
     except OSError as error:
         refused = UnreadableError(offer.name, error.strerror or str(error))
         return await _refused(pool, offer, refused, mapping, tenant)
     receipt = await _named(pool, store, stored, offer, mapping, tenant, captured_at)
     SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc()
+    if receipt.fate == "oversized":
+        reason = f"{offer.name}: {_above(stored.size_bytes)}"
+        alert("size", mapping.name, reason, owner=mapping.owner, snapshot_id=receipt.snapshot_id)
+    elif receipt.fate == "malformed":
+        alert("malformed", mapping.name, f"{offer.name}: {receipt.error}", owner=mapping.owner)
     return receipt
 
 
-async def _refused(
-    pool: Pool, offer: Offer, error: TooLargeError | UnreadableError, mapping: Mapping, tenant: str
-) -> Receipt:
+async def _refused(pool: Pool, offer: Offer, error: OfferError, mapping: Mapping, tenant: str) -> Receipt:
     """Record why a document was not taken; a bomb's own few bytes are kept."""
     [receipt] = await receive(pool, [Offer(offer.name, offer.data, error)], mapping=mapping, tenant=tenant)
     return receipt
@@ -138,7 +148,6 @@ async def _hold(
     captured_at: datetime | None,
 ) -> tuple[Receipt, bool]:
     size = stored.size_bytes
-    reason = f"{size / MB:.1f} MB is above the size guard of {guard_settings().size_max_mb:g} MB"
     snapshot_id = await conn.fetchval(
         sql("etl", "receive_large"),
         tenant,
@@ -148,7 +157,7 @@ async def _hold(
         size,
         stored.sha256,
         captured_at,
-        reason,
+        _above(size),
     )
     if snapshot_id is not None:
         return Receipt(offer.name, "oversized", size, snapshot_id), True
@@ -158,6 +167,10 @@ async def _hold(
         return Receipt(offer.name, "duplicate", size, known["id"]), False
     job_id = await _again(conn, known["id"], tenant)
     return Receipt(offer.name, "retried", size, known["id"], job_id), False
+
+
+def _above(size_bytes: int) -> str:
+    return f"{size_bytes / MB:.1f} MB is above the size guard of {guard_settings().size_max_mb:g} MB"
 
 
 async def _again(conn: Connection, snapshot_id: UUID, tenant: str) -> UUID:
@@ -200,6 +213,7 @@ class _Reading:
         self._large, self._progress = large, progress
         self._guard, self._grammar = Guard(), Grammar()
         self._size, self._hard_max = 0, guard_settings().hard_bytes_max
+        self._grammar_s = 0.0
         self.sha256 = hashlib.sha256()
         self.error = error
         """Why it is malformed; its bytes are read to the end all the same."""
@@ -229,12 +243,20 @@ class _Reading:
         try:
             if chunk is None:
                 self._guard.end()
-                self._grammar.end()
             else:
                 self._guard.feed(chunk)
+            began_s = monotonic_s()
+            if chunk is None:
+                self._grammar.end()
+            else:
                 self._grammar.feed(chunk)
+            self._grammar_s += monotonic_s() - began_s
         except MalformedError as error:
             self.error = self._first(error)
+            return
+        if chunk is None:
+            self.error = self._guard.cut_short()  # the grammar may have given up before
+        require_time(self._guard.spent_s + self._grammar_s, self._size)
 
     def _first(self, error: MalformedError) -> MalformedError:
         """Return the nearer of this fault and one in the bytes that the guard still held."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from starforge.etl import packing
-from starforge.etl.errors import MalformedError, TooLargeError, UnreadableError
+from starforge.etl.errors import DocumentTimeoutError, MalformedError, TooLargeError, UnreadableError
 from starforge.etl.guard import guard_settings
 from starforge.etl.packing import BROKEN, Packing, broken, packing_of, unpacked
 from starforge.etl.parse import documents
@@ -30,7 +30,7 @@ STDIN = "-"
 COUNTED_BYTES_MIN = 1 << 20
 """What a packed file of so many bytes unpacks to is counted before it is held."""
 
-OfferError = MalformedError | TooLargeError | UnreadableError
+OfferError = MalformedError | TooLargeError | UnreadableError | DocumentTimeoutError
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,17 @@ from typing import Literal
 
 import asyncpg
 
+from starforge.clock import new_id
 from starforge.db.budget import read_budget
 from starforge.db.errors import DatabaseUnreachableError, RoleUnsafeError
 from starforge.db.migrate import applied, code_version, migrations, pending, serves
 from starforge.db.pool import Connection, PoolSettings, connect, require_bound_role
 from starforge.db.roles import EXTENSIONS, REQUIRED_EXTENSIONS, ROLES, role_name
 from starforge.db.url import shown
-from starforge.errors import RefusedError
+from starforge.errors import RefusedError, StarForgeError
 from starforge.etl.fit import misfits
 from starforge.etl.mapping import Mapping
+from starforge.etl.store import object_store
 from starforge.settings import HomeSettings, Settings, setting
 
 State = Literal["ok", "warning", "fault"]
@@ -67,6 +69,7 @@ async def examine(
         mappings: Those of the app that is to run here, to compare with the tables.
     """
     yield _disk()
+    yield await _objects()
     try:
         conn = await connect(url, application="starforge doctor")
     except DatabaseUnreachableError as error:
@@ -237,6 +240,26 @@ CHECKS: dict[str, Callable[[Connection, Asked], Awaitable[Finding]]] = {
     "mappings": _mappings,
 }
 """The checks that need a connection, the most fundamental first, by the name of their finding."""
+
+
+async def _objects() -> Finding:
+    """Write an object, read it and delete it, as an ingest and its worker would."""
+    said = b"starforge doctor"
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield said
+
+    try:
+        store, key = object_store(), f"doctor/{new_id()}"
+        await store.put(key, chunks())
+        read = b"".join([chunk async for chunk in store.get(key)])
+        await store.delete(key)
+    except StarForgeError as error:
+        return Finding("object store", "fault", str(error), error.remedy)
+    if read != said:
+        mend = "Give each deployment a folder or a prefix of its own: STARFORGE_OBJECT_STORE."
+        return Finding("object store", "fault", f"{store.name} gives back other bytes than it took", mend)
+    return Finding("object store", "ok", f"{store.name} takes, gives back and deletes")
 
 
 def _disk() -> Finding:
