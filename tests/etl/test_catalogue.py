@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from starforge.db.pool import Connection, Pool
+from starforge.etl import process
 from starforge.etl.catalogue import missing, placeholders, seed, settle
 from starforge.etl.errors import CatalogueGapError, NoCatalogueError
 from starforge.etl.fit import report
 from starforge.etl.hold import held_for
 from starforge.etl.mapping import ID, INTEGER, Catalogue, Column, Each, Mapping, Ref, Table, text
+from starforge.etl.process import ProcessSettings
 from starforge.heroes.mapping import HERO
 from starforge.ops.perform import perform
 from tests.covers import covers
@@ -119,6 +121,37 @@ async def test_a_held_document_whose_job_was_cancelled_gets_another(pool: Pool) 
     await run_until(pool, types(WAITING), DONE, 1)
 
 
+@covers("F-42")
+async def test_a_large_document_waits_too_and_goes_on_where_it_stopped(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entities have a transaction each: those without a gap are written meanwhile."""
+    apart = ProcessSettings.read().model_copy(update={"together_max_mb": 0.0})
+    monkeypatch.setattr(process, "process_settings", lambda: apart)
+    snapshot_id = await held(pool)
+    assert await one(pool, "SELECT attempts FROM queue_jobs") == {"attempts": 0}
+    assert await one(pool, "SELECT count(*) FROM users") == {"count": 1}
+    assert await one(pool, "SELECT count(*) FROM etl_errors") == {"count": 0}
+    async with pool.connection() as conn:
+        await conn.execute("INSERT INTO troop_catalog (id) VALUES (6024)")
+        assert await settle(conn) == ([], 1)
+    await run_until(pool, types(WAITING), DONE, 1)
+    assert (await snapshot_of(pool, snapshot_id))["rows_written"] == 2
+    assert await one(pool, "SELECT count(*) FROM user_troops") == {"count": 1}
+
+
+@covers("F-41")
+async def test_a_large_document_registers_its_placeholders(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = ProcessSettings.read().model_copy(update={"together_max_mb": 0.0})
+    monkeypatch.setattr(process, "process_settings", lambda: apart)
+    snapshot_id = await offer(pool)
+    await run_until(pool, types(), DONE, 1)
+    row = await one(pool, "SELECT id, snapshot_id FROM catalogue_placeholders")
+    assert row == {"id": "6024", "snapshot_id": snapshot_id}
+
+
 async def test_only_what_lacks_an_entry_waits_and_the_rest_goes_on(pool: Pool) -> None:
     async with pool.connection() as conn:
         await conn.execute("INSERT INTO troop_catalog (id) VALUES (1)")
@@ -181,6 +214,8 @@ async def test_what_an_entry_does_not_say_stays(conn: Connection) -> None:
         ("api_tokens", {"id": 1}, "is no catalogue"),
         ("feature_flags", {"id": 1}, "is no catalogue"),
         ('x"; DROP TABLE users; --', {"id": 1}, "there is no table"),
+        ("a..b", {"id": 1}, "there is no table"),
+        ("troop_catalog", {"id": 1, 'x") SELECT 1 --': 2}, "has no column x"),
         ("troop_catalog", {"id": 1, "shoe": 2}, "has no column shoe"),
         ("troop_catalog", {"name": "Sol"}, "entry 1 has no id"),
     ],

@@ -82,11 +82,11 @@ def shape_of(tables: list[str]) -> str:
              FROM pg_attribute a LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
              WHERE a.attrelid = c.oid AND a.attnum > 0) AS columns,
             (SELECT jsonb_agg(pg_get_constraintdef(k.oid) ORDER BY pg_get_constraintdef(k.oid))
-             FROM pg_constraint k
-             WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f')) AS keys,
+             FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f')) AS keys,
             (SELECT jsonb_agg(jsonb_build_array(pg_get_expr(p.polqual, p.polrelid), p.polcmd,
                                                 (SELECT array_agg(r::regrole::text ORDER BY r::regrole::text)
-                                                 FROM unnest(p.polroles) AS r)) ORDER BY p.polname)
+                                                 FROM unnest(p.polroles) AS r))
+                              ORDER BY pg_get_expr(p.polqual, p.polrelid))
              FROM pg_policy p WHERE p.polrelid = c.oid) AS policies,
             (SELECT array_agg(x::text ORDER BY x::text) FROM unnest(c.relacl) AS x) AS rights
         FROM pg_class c WHERE c.relkind = 'r' AND c.relname IN ({names}) ORDER BY 1"""

@@ -21,6 +21,7 @@ from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.etl.columns import Catalogue, Column, Rows, Table
 from starforge.etl.compile import Statements, q
+from starforge.etl.declared import NAME
 from starforge.etl.errors import CatalogueGapError, NoCatalogueError
 from starforge.etl.hold import Hold, held_for, release_holds
 from starforge.etl.mapping import Mapping as SourceMapping
@@ -192,7 +193,8 @@ async def seed(conn: Connection, catalogue: str, entries: Sequence[Mapping[str, 
 
 
 async def _table(conn: Connection, catalogue: str) -> asyncpg.Record:
-    row = await conn.fetchrow(sql("etl", "catalogue_column"), q(catalogue))
+    named = NAME.fullmatch(catalogue) is not None
+    row = await conn.fetchrow(sql("etl", "catalogue_column"), q(catalogue)) if named else None
     if row is None:
         raise NoCatalogueError(f"there is no table {catalogue}")
     if not row["shared"] or not row["has_meta"] or row["key"] is None:

@@ -221,4 +221,4 @@ def _list(names: Iterable[str]) -> str:
 
 def q(name: str) -> str:
     """Quote a name, with or without its schema."""
-    return ".".join(f'"{part}"' for part in name.split("."))
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
