@@ -57,10 +57,10 @@ def _bytes(line: bytes | None) -> int | None:
     return None if line is None else int(line.split()[1]) * KB
 
 
-def forget_peak() -> bool:
-    """Let this process's `peak_bytes` begin anew; return whether the kernel allows that."""
+def forget_peak(pid: int | None = None) -> bool:
+    """Let a process's `peak_bytes` begin anew, this one's by default; return whether that is allowed."""
     try:
-        with open("/proc/self/clear_refs", "wb") as file:
+        with open(f"/proc/{pid or 'self'}/clear_refs", "wb") as file:
             file.write(b"5")
     except OSError:
         return False

@@ -26,7 +26,7 @@ from starforge.dev.bench.figures import Report, conditions, percentiles, spread
 from starforge.dev.bench.ingest_client import Orders, Told
 from starforge.dev.bench.place import Place, in_database, place
 from starforge.dev.errors import BenchStalledError
-from starforge.telemetry.process import memory_of
+from starforge.telemetry.process import forget_peak, memory_of
 from starforge.web.auth import FILE_NAME, make_token
 
 SERVES = re.compile(r"http://([0-9.]+):(\d+)")
@@ -48,6 +48,9 @@ class _Figures:
     ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     growth_mb: list[float] = field(default_factory=list)
+    peak_mb: list[float] = field(default_factory=list)
+    """The most that the server held in memory while it was measured, over what it held before."""
+
     cpu_ms: list[float] = field(default_factory=list)
     """Processor time of the server for one request: what other programs on the machine change least."""
 
@@ -60,6 +63,7 @@ class _Figures:
             **{f"{name}_ms": told[name] for name in ("p50", "p95", "p99", "max")},
             "p99_ms_by_round": spread(self.p99_ms),
             "growth_mb": spread(self.growth_mb),
+            "peak_mb": spread(self.peak_mb),
             "server_cpu_ms": spread(self.cpu_ms),
             "requests": told["n"],
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
@@ -146,6 +150,7 @@ async def _serving(server: Database, here: Place) -> AsyncIterator[_Serving]:
 async def _run(serving: _Serving, connections: int, seconds: float, run: str, found: _Figures) -> None:
     """Let a client run, and note what it and the server's memory say."""
     orders = Orders(serving.host, serving.port, serving.token, connections, seconds, run)
+    forget_peak(serving.pid)
     before, cpu_s = memory_of(serving.pid), _cpu_s(serving.pid)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -165,6 +170,7 @@ async def _run(serving: _Serving, connections: int, seconds: float, run: str, fo
     found.ms += told.ms
     found.p99_ms.append(percentiles(told.ms)["p99"])
     found.growth_mb.append((after.rss_bytes - before.rss_bytes) / MB)
+    found.peak_mb.append((after.peak_bytes - before.rss_bytes) / MB)
     found.cpu_ms.append((_cpu_s(serving.pid) - cpu_s) * 1000 / max(1, len(told.ms)))
     for status, count in told.statuses.items():
         found.statuses[status] = found.statuses.get(status, 0) + count
