@@ -19,6 +19,7 @@ from starforge.clock import failpoint
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
+from starforge.etl.alert import alert_receipt
 from starforge.etl.control import require_open
 from starforge.etl.errors import MalformedError, ObjectMissingError, TooLargeError, UnreadableError
 from starforge.etl.grammar import Grammar
@@ -77,6 +78,7 @@ async def take_large(
         return await _refused(pool, offer, refused, mapping, tenant)
     receipt = await _named(pool, store, stored, offer, mapping, tenant, captured_at)
     SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc()
+    alert_receipt(receipt, mapping.name, mapping.owner)
     return receipt
 
 

@@ -12,7 +12,7 @@ WITH stored AS (
     INSERT INTO snapshot_captures (tenant_id, snapshot_id, source, captured_at)
     SELECT tenant_id, id, source, captured_at FROM stored
 ), held AS (
-    INSERT INTO snapshot_quarantine (tenant_id, snapshot_id, source, name, size_bytes, sha256, reason)
-    SELECT tenant_id, id, source, $3, size_bytes, sha256, $8 FROM stored
+    INSERT INTO snapshot_quarantine (tenant_id, snapshot_id, source, name, size_bytes, sha256, reason, cause)
+    SELECT tenant_id, id, source, $3, size_bytes, sha256, $8, 'size' FROM stored
 )
 SELECT id FROM stored
