@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,8 +15,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from starforge.db.pool import Pool
+from starforge.db.statement import sql
 from starforge.etl.receive import receive
 from starforge.etl.source import Offer
+from starforge.etl.store import object_store
 from starforge.heroes.mapping import HERO
 from starforge.ops.errors import RoleDeniedError
 from starforge.ops.sensitive import sensitive_read
@@ -177,6 +180,24 @@ async def test_a_large_snapshot_and_bytes_in_quarantine_are_exported_byte_for_by
     code, out, err = await command(database, "export", kept, "-o", tmp_path / "never.json")
     assert (code, "it cannot be redacted, for it is no JSON" in err) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_bytes_in_the_object_store_are_exported_from_there(
+    database: str, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARFORGE_OBJECT_STORE", (tmp_path / "objects").as_uri())
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"{bad"
+
+    await object_store().put("raw/default/1", chunks())
+    async with pool.connection() as conn:
+        kept = await conn.fetchval(
+            sql("etl", "quarantine_large"), "default", "hero", "bad.json", "raw/default/1", 4, b"x", "bad", {}
+        )
+    code, out, _ = await command(database, "export", kept, "--raw", binary=True)
+    assert (code, out) == (0, b"{bad")
+    assert [line["cause"] for line in await figures(database, "quarantined")] == ["malformed"]
 
 
 @covers("F-54", "X-12")

@@ -12,6 +12,7 @@ from starforge.db.statement import sql
 from starforge.etl.errors import MalformedError, UnknownSnapshotError
 from starforge.etl.raw import open_raw
 from starforge.etl.redact import Redactor
+from starforge.etl.store import object_store
 
 PIECE_BYTES = 4 << 20
 
@@ -47,14 +48,16 @@ async def export(pool: Pool, snapshot_id: UUID, *, tenant: str, raw: bool) -> As
 
 async def _open(pool: Pool, snapshot_id: UUID, tenant: str) -> AsyncIterator[bytes]:
     async with pool.transaction(tenant=tenant) as conn:
-        kind = await conn.fetchval(sql("etl", "kept_as"), snapshot_id, tenant)
-    if kind is None:
+        kept = await conn.fetchrow(sql("etl", "kept_as"), snapshot_id, tenant)
+    if kept is None:
         raise UnknownSnapshotError(snapshot_id, tenant)
-    return (
-        open_raw(pool, snapshot_id, tenant=tenant)
-        if kind == "snapshot"
-        else _bytes(pool, snapshot_id, tenant)
-    )
+    match kept["kind"]:
+        case "snapshot":
+            return open_raw(pool, snapshot_id, tenant=tenant)
+        case "object":
+            return object_store().get(kept["raw_key"])
+        case _:
+            return _bytes(pool, snapshot_id, tenant)
 
 
 async def _bytes(pool: Pool, quarantine_id: UUID, tenant: str) -> AsyncIterator[bytes]:

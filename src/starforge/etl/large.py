@@ -19,7 +19,7 @@ from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
-from starforge.etl.alert import alert
+from starforge.etl.alert import alert_receipt
 from starforge.etl.control import require_open
 from starforge.etl.errors import (
     DocumentTimeoutError,
@@ -84,11 +84,7 @@ async def take_large(
         return await _refused(pool, offer, refused, mapping, tenant)
     receipt = await _named(pool, store, stored, offer, mapping, tenant, captured_at)
     SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc()
-    if receipt.fate == "oversized":
-        reason = f"{offer.name}: {_above(stored.size_bytes)}"
-        alert("size", mapping.name, reason, owner=mapping.owner, snapshot_id=receipt.snapshot_id)
-    elif receipt.fate == "malformed":
-        alert("malformed", mapping.name, f"{offer.name}: {receipt.error}", owner=mapping.owner)
+    alert_receipt(receipt, mapping.name, mapping.owner)
     return receipt
 
 

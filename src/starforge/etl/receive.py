@@ -13,7 +13,7 @@ import asyncpg
 from starforge.clock import failpoint, new_id
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
-from starforge.etl.alert import alert
+from starforge.etl.alert import alert_receipt
 from starforge.etl.control import open_for, require_open
 from starforge.etl.errors import IngestKeyReusedError, MalformedError, UnreadableError
 from starforge.etl.guard import MB, guard_settings
@@ -131,17 +131,7 @@ def _count(taken: Sequence[Taken], takings: Sequence[Taking]) -> None:
     for one, taking in zip(taken, takings, strict=True):
         if isinstance(one, Receipt) and one.fate != "unreadable" and not one.repeated:
             SNAPSHOTS_RECEIVED.labels(source=taking.judged.source).inc()
-            _alert(one, taking.judged)
-
-
-def _alert(one: Receipt, judged: Judged) -> None:
-    """Tell whoever answers for the source what of it is in quarantine now (O-34)."""
-    if one.fate == "oversized":
-        limit = f"above the size guard of {guard_settings().size_max_mb:g} MB"
-        reason = f"{one.name}: {one.size_bytes / MB:.1f} MB is {limit}"
-        alert("size", judged.source, reason, owner=judged.owner, snapshot_id=one.snapshot_id)
-    elif one.fate == "malformed":
-        alert("malformed", judged.source, f"{one.name}: {one.error}", owner=judged.owner)
+            alert_receipt(one, taking.judged.source, taking.judged.owner)
 
 
 class _Transaction:
