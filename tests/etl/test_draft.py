@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from starforge.db.pool import Connection, connect
@@ -118,6 +118,8 @@ async def fresh(database: str) -> AsyncIterator[Connection]:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@example(documents=[{"of": False, "id": "a"}, {"of": {"0": {}}, "id": "a"}])
+@example(documents=[{"of": {"0": {"\N{MATHEMATICAL BOLD DIGIT ZERO}": False}}, "id": "a"}])
 @given(documents=DOCUMENTS)
 async def test_whatever_documents_it_is_made_from_a_draft_reads_and_writes_them(
     fresh: Connection, documents: list[Any]

@@ -24,6 +24,8 @@ from tests.postgres import TestServer
 from tests.proxy import kill, nothing
 
 CLEAN = "CLEAN"
+ALONE = {"WORKER_CONCURRENCY": "1", "STARFORGE_BREAKER_MIN": "1000"}
+"""One job at a time, and no breaker: half of the attempts are killed."""
 SHARED = {"entity_seen"}
 TRIES, HEROES = 1_000, 20
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -74,14 +76,14 @@ async def test_a_worker_killed_at_any_statement_of_a_snapshot_leaves_the_tables_
     async with a_scene(server, tmp_path) as scene:
         pool = await Pool.open(scene.database, size=1)
         try:
-            async with scene.worker(WORKER_CONCURRENCY="1", **MODES[way]):
+            async with scene.worker(**ALONE, **MODES[way]):
                 await captured(scene, pool, CLEAN)
             expected = await rows_of(scene.conn, CLEAN)
             assert min(len(expected[table]) for table in ("user_troops", "user_pets", "user_teams")) > 0
             hero, fired = 0, True
             while fired:
                 assert len(killed_at) < STEPS_MAX
-                async with scene.worker(WORKER_CONCURRENCY="1", **MODES[way]):
+                async with scene.worker(**ALONE, **MODES[way]):
                     for _ in range(KILLS_PER_WORKER):
                         hero += 1
                         fired = await captured(scene, pool, f"H_{hero}", killed_at)

@@ -115,10 +115,10 @@ def _collections(roots: list[dict[str, Any]]) -> Iterator[_Items]:
     """Yield what holds items: arrays of objects and objects keyed by id, at the root."""
     for name in dict.fromkeys(name for root in roots for name in root):
         values = [root.get(name) for root in roots]
-        held = [value for value in values if value]
-        if not is_path(name) or not held:
+        held = [value for value in values if value is not None]
+        if not is_path(name) or not any(held):
             continue
-        if all(isinstance(value, dict) and is_keyed(value) for value in held):
+        if all(isinstance(value, dict) and (is_keyed(value) or not value) for value in held):
             items = [list(value.values()) if value else [] for value in values]
             if all(isinstance(item, dict) for each in items for item in each):
                 keys = [key for value in held for key in value]

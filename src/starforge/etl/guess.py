@@ -24,7 +24,7 @@ TIMES = re.compile(
     r"(^|_)(at|on|time|times|timestamp|date|since|until|login|seen|start|end|started|ended|updated|created"
     r"|expires|expiry|epoch)($|_)"
 )
-WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
