@@ -26,10 +26,12 @@ from tests.stories.test_path_of_a_job import run_until
 
 PATH = (
     "etl/source.py",
+    "etl/judge.py",
     "etl/receive.py",
+    "etl/ingest.py",
+    "etl/process.py",
     "etl/guard.py",
     "etl/parse.py",
-    "etl/ingest.py",
     "etl/mapping.py",
     "etl/reading.py",
     "etl/upsert.py",
@@ -63,9 +65,9 @@ KEYS = {"user_troops": 2, "user_pets": 2, "user_artifacts": 2, "user_teams": 2}
 """Columns of the key, which come first, where there is more than one."""
 
 
-def test_the_path_is_nine_files_that_can_be_read_in_one_go() -> None:
+def test_the_path_is_eleven_files_that_can_be_read_in_one_go() -> None:
     root = Path(starforge.__file__).parent
-    assert sum(len((root / file).read_text().splitlines()) for file in PATH) < 2_000
+    assert sum(len((root / file).read_text().splitlines()) for file in PATH) < 2_600
 
 
 @pytest.fixture
