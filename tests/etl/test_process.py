@@ -160,3 +160,24 @@ async def test_what_waits_for_an_entity_that_failed_is_not_tried(pool: Pool, mod
         )
         assert await conn.fetchval(ERRORS) == 1
         assert await conn.fetchval("SELECT status FROM queue_jobs") == "failed", "no retry can mend it"
+
+
+@covers("F-41")
+@pytest.mark.parametrize("way", ["together", "apart"])
+async def test_a_catalogues_entry_that_somebody_deleted_is_made_again_and_no_attempt_is_burnt(
+    pool: Pool, mode: Mode, way: str
+) -> None:
+    """A worker remembers which entries it saw."""
+    mode(way)
+    for name in ("A_1", "B_2"):
+        await offer(pool, NameCode=name)
+        await run_until(pool, types(), UNFINISHED, 1)
+    async with pool.connection() as conn:
+        await conn.execute("DELETE FROM user_troops")
+        await conn.execute("DELETE FROM troop_catalog")
+    await offer(pool, NameCode="C_3")
+    await run_until(pool, types(), "SELECT count(*) FROM job_history WHERE attempts = 0", 3)
+    async with pool.connection() as conn:
+        assert await conn.fetchval(ERRORS) == 0
+        assert await conn.fetchval("SELECT array_agg(id) FROM troop_catalog") == [6024]
+        assert await conn.fetchval("SELECT count(*) FROM user_troops") == 1

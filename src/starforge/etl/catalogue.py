@@ -7,7 +7,7 @@ was lacking is there now, however it came there: by `starforge catalog seed` or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,9 @@ log = structlog.get_logger("catalogue")
 
 LOOK_S = 10.0
 """How soon at the latest it is noticed that an entry has come, while somebody leads."""
+
+SEEN_MAX = 100_000
+"""Of a catalogue so many ids are remembered, and some more."""
 
 SHOWN_MAX = 1000
 UNREADABLE = (asyncpg.SyntaxOrAccessError, asyncpg.DataError)
@@ -61,14 +64,49 @@ class Seeded:
     released: int
 
 
-async def supply(conn: Connection, statements: Statements, rows: Rows) -> dict[str, list[Any]]:
+class Entries:
+    """Entries that were seen in their catalogues, so that not every document asks for all of its own again.
+
+    One that was deleted since is found out by the foreign key; then everything is forgotten and asked anew.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[Any]] = {}
+
+    def unseen(self, catalogue: str, ids: list[Any]) -> list[Any]:
+        """Return those that have to be asked for."""
+        seen = self._seen.get(catalogue)
+        return [id_ for id_ in ids if id_ not in seen] if seen else ids
+
+    def note(self, catalogue: str, asked: Iterable[Any], made: Collection[Any]) -> None:
+        """Remember what was there; what was made now is there only once its transaction is committed."""
+        seen = self._seen.setdefault(catalogue, set())
+        if len(seen) < SEEN_MAX:
+            seen.update(set(asked) - set(made))
+
+    def forget(self) -> bool:
+        """Forget everything; tell whether there was anything."""
+        known = bool(self._seen)
+        self._seen = {}
+        return known
+
+
+async def supply(
+    conn: Connection, statements: Statements, rows: Rows, entries: Entries | None = None
+) -> dict[str, list[Any]]:
     """Make the entries that rows refer to and their catalogues lack; return the ids made, by catalogue."""
     made: dict[str, list[Any]] = {}
     for name, statement in statements.placeholders.items():
-        if ids := _referred(rows, name):
-            found = await conn.fetch(statement, ids)
+        table = _catalogue(rows.table, name).table
+        ids = _referred(rows, name)
+        if entries is not None:
+            ids = entries.unseen(table, ids)
+        if ids:
+            found = [row[0] for row in await conn.fetch(statement, ids)]
             if found:
-                made.setdefault(_catalogue(rows.table, name).table, []).extend(row[0] for row in found)
+                made.setdefault(table, []).extend(found)
+            if entries is not None:
+                entries.note(table, ids, found)
     return made
 
 

@@ -6,18 +6,20 @@ fails is recorded and tried again alone, and nobody waits long for anybody's loc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from uuid import UUID
+
+import asyncpg
 
 from starforge.clock import failpoint
 from starforge.db.pool import DATABASE_AWAY, Connection, Pool
 from starforge.db.statement import sql
-from starforge.etl.catalogue import register
+from starforge.etl.catalogue import Entries, register
 from starforge.etl.columns import Derived, Ref, Table
 from starforge.etl.document import Document, Whole
 from starforge.etl.entities import Entities
@@ -110,13 +112,33 @@ async def _together(pool: Pool, mapping: Mapping, snapshot: InHand) -> Written:
     assert snapshot.raw is not None
     document = read_document(snapshot.raw.encode())
     await _look(pool, mapping, snapshot, document)
-    async with pool.transaction(tenant=snapshot.tenant) as conn:
-        written = await write(
-            conn, mapping, document, tenant=snapshot.tenant, captured_at=snapshot.captured_at
-        )
-        await register(conn, mapping, written.placeholders, snapshot_id=snapshot.id)
-        await _end(conn, snapshot, written)
-    return written
+    entries = watch_of(pool).entries
+
+    async def once() -> Written:
+        async with pool.transaction(tenant=snapshot.tenant) as conn:
+            written = await write(
+                conn,
+                mapping,
+                document,
+                tenant=snapshot.tenant,
+                captured_at=snapshot.captured_at,
+                entries=entries,
+            )
+            await register(conn, mapping, written.placeholders, snapshot_id=snapshot.id)
+            await _end(conn, snapshot, written)
+        return written
+
+    return await _unless_forgotten(entries, once)
+
+
+async def _unless_forgotten(entries: Entries, act: Callable[[], Awaitable[Written]]) -> Written:
+    """Do it once more where an entry that was seen in its catalogue may be there no longer."""
+    try:
+        return await act()
+    except asyncpg.ForeignKeyViolationError:
+        if not entries.forget():
+            raise
+        return await act()
 
 
 async def _look(pool: Pool, mapping: Mapping, snapshot: InHand, root: Any) -> None:
@@ -187,21 +209,7 @@ class _Apart:
             self.failed[table.name] = self.failed[missing[0]]
             return
         try:
-            async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
-                written = await write_entity(
-                    conn,
-                    self.entities,
-                    table,
-                    tenant=self.snapshot.tenant,
-                    captured_at=self.snapshot.captured_at,
-                    batch=self.batch,
-                )
-                await register(
-                    conn, self.entities.mapping, written.placeholders, snapshot_id=self.snapshot.id
-                )
-                status = "superseded" if not written.complete else "written"
-                await self._note(conn, table, status, written.rows_written)
-                failpoint("before_entity_commit")
+            written = await _unless_forgotten(watch_of(self.pool).entries, partial(self._once, table))
         except EVERYWHERE:
             raise
         except Exception as error:
@@ -210,6 +218,24 @@ class _Apart:
                 await self._note(conn, table, "failed", 0)
         else:
             self.written[table.name] = written
+
+    async def _once(self, table: Table) -> Written:
+        snapshot, mapping = self.snapshot, self.entities.mapping
+        async with self.pool.transaction(tenant=snapshot.tenant) as conn:
+            written = await write_entity(
+                conn,
+                self.entities,
+                table,
+                tenant=snapshot.tenant,
+                captured_at=snapshot.captured_at,
+                batch=self.batch,
+                entries=watch_of(self.pool).entries,
+            )
+            await register(conn, mapping, written.placeholders, snapshot_id=snapshot.id)
+            status = "superseded" if not written.complete else "written"
+            await self._note(conn, table, status, written.rows_written)
+            failpoint("before_entity_commit")
+        return written
 
     async def _note(self, conn: Connection, table: Table, status: str, rows_written: int) -> None:
         snapshot = self.snapshot

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from starforge.db.pool import Connection
-from starforge.etl.catalogue import provide, require_entries, supply
+from starforge.etl.catalogue import Entries, provide, require_entries, supply
 from starforge.etl.columns import Keep, Ref, Rows, Table
 from starforge.etl.entities import Entities
 from starforge.etl.errors import MappingError
@@ -55,6 +55,7 @@ async def write(
     tenant: str,
     captured_at: datetime,
     only: Collection[str] | None = None,
+    entries: Entries | None = None,
 ) -> Written:
     """Write a document that lies in memory; an identical replay and an older capture change nothing.
 
@@ -65,6 +66,7 @@ async def write(
         tenant: Whose rows they are.
         captured_at: When the document was taken, with its offset; guards each entity against older ones.
         only: The tables to write; all where not given. What the others hold is found and left alone.
+        entries: What is known of catalogues.
     Raises: MappingError, before anything is written where the document is at fault; asyncpg's errors, for
         instance where a foreign key is not satisfied; CatalogueGapError where the document is to wait.
     """
@@ -73,7 +75,7 @@ async def write(
     own = [table.name for table in wanted if not table.shared]
     seen = await take(conn, tenant, mapping.name, [(name, mapped.subject) for name in own], captured_at)
     superseded = {entity for (entity, _), one in seen.items() if one.superseded}
-    writer = Writer(conn, mapping, mapped.subject, tenant, captured_at, superseded=superseded)
+    writer = Writer(conn, mapping, mapped.subject, tenant, captured_at, entries, superseded=superseded)
     if own and len(superseded) == len(own):
         return writer.told(complete=False)
     await require_entries(conn, mapping, (mapped.tables[t.name] for t in wanted if t.name not in superseded))
@@ -87,7 +89,14 @@ async def write(
 
 
 async def write_entity(
-    conn: Connection, entities: Entities, table: Table, *, tenant: str, captured_at: datetime, batch: int
+    conn: Connection,
+    entities: Entities,
+    table: Table,
+    *,
+    tenant: str,
+    captured_at: datetime,
+    batch: int,
+    entries: Entries | None = None,
 ) -> Written:
     """Write the rows of one table of a document, which may come in pieces of at most `batch` items.
 
@@ -95,11 +104,11 @@ async def write_entity(
         conn: In a READ COMMITTED transaction that speaks for `tenant` and writes nothing else.
         entities: The document's rows by table; the tables that this one refers to are written already.
         table: The table.
-        tenant, captured_at: As in `write`.
+        tenant, captured_at, entries: As in `write`.
         batch: Items that are in memory at a time where the document is not.
     Raises: as `write`, but a part that was sent may have to be rolled back by the caller.
     """
-    writer = Writer(conn, entities.mapping, entities.subject, tenant, captured_at)
+    writer = Writer(conn, entities.mapping, entities.subject, tenant, captured_at, entries)
     pieces = entities.rows(table, batch)
     if table.shared:
         async for rows in pieces:
@@ -137,6 +146,7 @@ class Writer:
     subject: str
     tenant: str
     captured_at: datetime
+    entries: Entries | None = None
     superseded: set[str] = field(default_factory=set)
     rows_written: int = 0
     placeholders: dict[str, list[int | str]] = field(default_factory=dict)
@@ -235,7 +245,7 @@ class Writer:
         self._count(await self.conn.execute(statement, self.tenant, *scope, *keys, *when))
 
     async def _make_placeholders(self, rows: Rows) -> None:
-        made = await supply(self.conn, self.mapping.statements[rows.table.name], rows)
+        made = await supply(self.conn, self.mapping.statements[rows.table.name], rows, self.entries)
         self._placed(made)
 
     def _placed(self, made: dict[str, list[Any]]) -> None:

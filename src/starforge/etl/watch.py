@@ -11,6 +11,7 @@ import structlog
 
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection, Pool
+from starforge.etl.catalogue import Entries
 from starforge.etl.drift import Shapes
 from starforge.etl.fit import Fits
 from starforge.etl.mapping import Mapping
@@ -29,6 +30,7 @@ class Watch:
     def __init__(self) -> None:
         self._fits, self._shapes = Fits(), Shapes()
         self._modes, self._modes_s = Modes([]), -MODES_S
+        self.entries = Entries()
 
     async def fit(self, pool: Pool, mapping: Mapping, tenant: str) -> Mapping:
         """Return the mapping as it is to be used now, strict or tolerant; raise MappingUnfitError."""
