@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from starforge.etl.errors import MalformedError, TooLargeError
 from starforge.etl.parse import documents, read_document
 
+KEYS = st.text(max_size=80)
+"""Also as escapes of twelve characters each they are shorter than the guard's limit."""
+
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 )
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
-)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=20)
 FRAGMENTS = [
     *(bytes([byte]) for byte in b'{}[],:"\\/ \n\t\r01-+.eEu'),
     *(
@@ -195,6 +196,7 @@ def test_a_line_that_is_too_long_is_passed_over_and_the_next_one_is_read() -> No
 
 
 def agrees_with_reference(data: bytes) -> None:
+    assume(len(data) < 1000)  # longer numbers and keys are the guard's to refuse, and not the grammar's
     try:
         expected = reference(data)
     except (ValueError, RecursionError):

@@ -125,7 +125,7 @@ async def test_snapshots_of_one_user_that_are_processed_at_once_never_deadlock(
                 "default",
                 one.size_bytes,
                 NOON + timedelta(days=number % 2),
-                offer.data.decode(),
+                offer.data,
                 False,
             )
             for number, (one, offer) in enumerate(zip(receipts, offers, strict=True))

@@ -153,7 +153,7 @@ async def register(
             snapshot_id,
             catalogue.owner,
         )
-        log.info("catalogue.placeholder", catalogue=table, ids=[*map(str, ids)][:20], owner=catalogue.owner)
+        log.debug("catalogue.placeholder", catalogue=table, ids=[*map(str, ids)][:20], owner=catalogue.owner)
 
 
 def catalogues(mapping: SourceMapping) -> list[Catalogue]:

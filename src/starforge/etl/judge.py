@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from starforge.etl.errors import MalformedError, MappingError, UnreadableError
+from starforge.etl.errors import DocumentTimeoutError, MalformedError, MappingError, UnreadableError
 from starforge.etl.guard import Verdict, check
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import parse
@@ -60,7 +60,7 @@ def judge(offer: Offer, mapping: Mapping, captured_at: datetime | None = None) -
     try:
         verdict = check(offer.data)
         document = _document(offer.data, verdict)
-    except MalformedError as error:
+    except (MalformedError, DocumentTimeoutError) as error:
         return Judged(offer, mapping.name, digest, owner=mapping.owner, error=error)
     subject = None
     if document is not None:

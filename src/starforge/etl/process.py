@@ -80,7 +80,7 @@ class InHand:
     tenant: str
     size_bytes: int
     captured_at: datetime
-    raw: str | None
+    raw: bytes | None
     """The document where it is small enough to be read as a whole."""
     though_held: bool
     """It is processed although it is held back from ordinary workers."""
@@ -110,7 +110,7 @@ async def process(
 
 async def _together(pool: Pool, mapping: Mapping, snapshot: InHand) -> Written:
     assert snapshot.raw is not None
-    document = read_document(snapshot.raw.encode())
+    document = read_document(snapshot.raw)
     await _look(pool, mapping, snapshot, document)
     entries = watch_of(pool).entries
 
@@ -158,7 +158,7 @@ async def _end(conn: Connection, snapshot: InHand, written: Written) -> None:
 async def _document(pool: Pool, mapping: Mapping, snapshot: InHand) -> AsyncIterator[Document]:
     """Give the document by the gear that its size asks for."""
     if snapshot.raw is not None:
-        yield Whole(read_document(snapshot.raw.encode()))
+        yield Whole(read_document(snapshot.raw))
         return
     async with spooled(open_raw(pool, snapshot.id, tenant=snapshot.tenant)) as opened:
         yield await Streamed.of(mapping.layout, opened, Guard())

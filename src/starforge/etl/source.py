@@ -30,7 +30,7 @@ STDIN = "-"
 COUNTED_BYTES_MIN = 1 << 20
 """What a packed file of so many bytes unpacks to is counted before it is held."""
 
-OfferError = MalformedError | TooLargeError | UnreadableError | DocumentTimeoutError
+OfferError = MalformedError | TooLargeError | UnreadableError | DocumentTimeoutError | DocumentTimeoutError
 
 
 @dataclass(frozen=True, slots=True)

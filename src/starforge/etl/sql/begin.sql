@@ -23,5 +23,5 @@ LEFT JOIN LATERAL (
     WHERE c.snapshot_id = wanted.id AND ($2::uuid IS NULL OR c.id = $2)
     ORDER BY c.captured_at DESC LIMIT 1) AS capture ON true
 WHERE s.id = wanted.id AND s.tenant_id = $3
-RETURNING s.id, s.source, CASE WHEN (hold.reason IS NULL OR $4) AND s.size_bytes <= $5 THEN s.raw::text END AS raw, s.size_bytes,
+RETURNING s.id, s.source, CASE WHEN (hold.reason IS NULL OR $4) AND s.size_bytes <= $5 THEN json_send(s.raw) END AS raw, s.size_bytes,
           coalesce(capture.captured_at, s.captured_at, s.created_at) AS captured_at, hold.reason AS held
