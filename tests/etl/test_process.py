@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import asyncpg
 import pytest
 
 from starforge.db.pool import Connection, Pool
+from starforge.etl import watch
 from starforge.etl.process import process_settings
 from starforge.etl.receive import receive
 from starforge.etl.source import Offer
 from starforge.heroes.mapping import HERO
+from starforge.queue.override import override
 from tests.covers import covers
 from tests.etl.test_ingest import ERRORS, STRICT, UNFINISHED, again, offer, one, snapshot_of, types
 from tests.stories.test_path_of_a_job import run_until
@@ -181,3 +184,30 @@ async def test_a_catalogues_entry_that_somebody_deleted_is_made_again_and_no_att
         assert await conn.fetchval(ERRORS) == 0
         assert await conn.fetchval("SELECT array_agg(id) FROM troop_catalog") == [6024]
         assert await conn.fetchval("SELECT count(*) FROM user_troops") == 1
+
+
+@covers("O-35", "F-45")
+@pytest.mark.parametrize("way", ["together", "apart"])
+async def test_the_rows_that_are_sent_together_are_changed_while_a_worker_runs(
+    pool: Pool, mode: Mode, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mode(way)
+    sent: list[int] = []
+    upserts = HERO.statements["user_troops"].upsert
+    execute = asyncpg.Connection.execute
+
+    async def counted(self: Any, query: str, *args: Any, **options: Any) -> str:
+        if query == upserts:
+            sent.append(len(args[-1]))
+        return await execute(self, query, *args, **options)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", counted)
+    monkeypatch.setattr(watch, "MODES_S", 0.0)
+    troops: dict[str, Any] = {str(n): {} for n in range(1, 26)}
+    await offer(pool, NameCode="A_1", Troops=troops)
+    await run_until(pool, types(), UNFINISHED, 1)
+    async with pool.connection() as conn:
+        await override(conn, "type", "process_snapshot", "rows", 10, owner="ann", reason="memory", minutes=5)
+    await offer(pool, NameCode="B_2", Troops=troops)
+    await run_until(pool, types(), UNFINISHED, 1)
+    assert sent == [25, 10, 10, 5]

@@ -12,6 +12,7 @@ from starforge.db.errors import DatabaseUnreachableError, PoolExhaustedError
 from starforge.db.pool import Connection
 from starforge.etl.errors import MalformedError, MappingError, TooLargeError, UnknownSourceError
 from starforge.etl.rejects import ERROR_TYPES, MESSAGE_CHARS_MAX, reject, reject_of
+from starforge.heroes.mapping import HERO
 from starforge.queue.handler import PermanentError
 from tests.covers import covers
 
@@ -132,3 +133,26 @@ async def test_the_database_allows_exactly_the_error_types(conn: Connection) -> 
     assert {word for word in check.split("'") if word.isupper() and word.replace("_", "").isalpha()} == set(
         ERROR_TYPES
     )
+
+
+@covers("F-22", "F-34")
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("Amount", "many", '"many"'),
+        ("Amount", "bob@example.org", '"(redacted)"'),
+        ("Amount", [1, {"api_key": "x"}], '[1,{"api_key":"(redacted)"}]'),
+        ("Level", "x" * 500, '"' + "x" * 199),
+    ],
+)
+def test_a_mapping_error_shows_what_lay_there_and_no_secret(field: str, value: Any, shown: str) -> None:
+    with pytest.raises(MappingError) as raised:
+        HERO.read({"NameCode": "A_1", "Troops": {"6024": {field: value}}})
+    found = reject_of(raised.value)
+    assert found.details["path"] == f"Troops.6024.{field}"
+    assert found.details["value"] == shown
+    assert found.details["at"] == "reading.py:_column"
+
+
+def test_what_a_message_says_of_somebody_is_hidden() -> None:
+    assert "bob@example.org" not in reject_of(ValueError("no such address: bob@example.org")).message

@@ -89,14 +89,17 @@ class IngestKeyReusedError(RefusedError):
 
 
 class MappingError(MisusedError):
-    """A document does not hold what its mapping says it holds, at `path` ("" is the document itself)."""
+    """A document does not hold what its mapping says it holds, at `path` ("" is the document itself).
+
+    `value` is what lies there instead, where that is one value; it is shown redacted only.
+    """
 
     code = "SF415"
     remedy = "Correct the producer and offer the snapshot again, or let the mapping take what it sends."
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, *, value: Any = None) -> None:
         super().__init__(f"{path or 'the document'}: {reason}")
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.value = path, reason, value
 
 
 class MappingDeclarationError(MisusedError):

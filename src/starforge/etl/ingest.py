@@ -22,7 +22,7 @@ from starforge.etl.guard import MB
 from starforge.etl.hold import hold
 from starforge.etl.mapping import Mappings
 from starforge.etl.noted import note_source
-from starforge.etl.process import InHand, process, process_settings
+from starforge.etl.process import InHand, ProcessSettings, process, process_settings
 from starforge.etl.rejects import Reject, reject, reject_of, rejects_of
 from starforge.etl.snapshot import HIGHMEM_TYPE, JOB_TYPE
 from starforge.etl.upsert import Written
@@ -90,9 +90,10 @@ async def process_snapshot(
         though_held,
     )
     try:
-        mapping = await watch_of(context.pool).fit(context.pool, mappings.get(row["source"]), context.tenant)
+        watch = watch_of(context.pool)
+        mapping = await watch.fit(context.pool, mappings.get(row["source"]), context.tenant)
         await note_source(context.pool, mapping)
-        written = await process(context.pool, mapping, snapshot)
+        written = await process(context.pool, mapping, snapshot, _limits(watch.rows(context.job.type)))
     except EntitiesFailedError as error:
         if all(isinstance(one, LASTING) for one in error.failed.values()):
             raise PermanentError(str(error)) from error
@@ -106,6 +107,12 @@ async def process_snapshot(
     SNAPSHOTS_PROCESSED.labels(result="success").inc()
     PROCESSING_DURATION.observe(monotonic_s() - started_s)
     return written
+
+
+def _limits(rows: int | None) -> ProcessSettings:
+    """Return this process's limits, with the operator's word for the rows that are sent together."""
+    limits = process_settings()
+    return limits if rows is None else limits.model_copy(update={"batch_rows": rows})
 
 
 def _ids(payload: Mapping[str, Any]) -> tuple[UUID, UUID | None]:

@@ -101,14 +101,14 @@ async def process(
     """
     limits = limits or process_settings()
     if snapshot.raw is not None and snapshot.size_bytes <= limits.together_max_mb * MB:
-        return await _together(pool, mapping, snapshot)
+        return await _together(pool, mapping, snapshot, limits.batch_rows)
     async with _document(pool, mapping, snapshot) as document:
         await _look(pool, mapping, snapshot, document.root)
         entities = await Entities.of(mapping, document)
         return await _Apart(pool, entities, snapshot, limits.batch_rows).write()
 
 
-async def _together(pool: Pool, mapping: Mapping, snapshot: InHand) -> Written:
+async def _together(pool: Pool, mapping: Mapping, snapshot: InHand, batch: int) -> Written:
     assert snapshot.raw is not None
     document = read_document(snapshot.raw)
     await _look(pool, mapping, snapshot, document)
@@ -122,6 +122,7 @@ async def _together(pool: Pool, mapping: Mapping, snapshot: InHand) -> Written:
                 document,
                 tenant=snapshot.tenant,
                 captured_at=snapshot.captured_at,
+                batch=batch,
                 entries=entries,
             )
             await register(conn, mapping, written.placeholders, snapshot_id=snapshot.id)

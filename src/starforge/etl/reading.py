@@ -171,11 +171,12 @@ class Reading:
         path: Path = () if isinstance(reader.path, Own) else reader.path or ()
         if reader.path is ID and items.ids is None:
             path = plan.id or ()
+        found = _values(plan, reader, items, path)
         try:
-            values = reader.type.read(_values(plan, reader, items, path))
+            values = reader.type.read(found)
         except IndexedError as error:
             place = join(items.path(error.index), shown(path), error.where)
-            raise MappingError(place, error.reason) from None
+            raise MappingError(place, error.reason, value=found[error.index]) from None
         if reader.default is not None:
             return [reader.default if value is None else value for value in values]
         if reader.required and None in values:

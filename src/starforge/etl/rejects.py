@@ -6,10 +6,12 @@ import hashlib
 import re
 import traceback
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
@@ -23,6 +25,7 @@ from starforge.etl.errors import (
     MappingUnfitError,
     TooLargeError,
 )
+from starforge.etl.redact import redaction
 from starforge.queue.handler import PermanentError
 
 ErrorType = Literal["PARSE_ERROR", "MAPPING_ERROR", "DB_ERROR", "FK_VIOLATION", "OOM", "TIMEOUT", "UNKNOWN"]
@@ -36,6 +39,8 @@ ERROR_TYPES: tuple[ErrorType, ...] = (
     "UNKNOWN",
 )
 MESSAGE_CHARS_MAX = 2000
+VALUE_CHARS_MAX = 200
+SEGMENT = re.compile(r"[^.\[\]]+")
 
 DETAILS = (
     "position", "line", "column", "reason", "path",
@@ -62,15 +67,20 @@ def reject_of(error: BaseException) -> Reject:
     The exception may be anybody's: what of it Postgres or JSON cannot hold is left out or becomes U+FFFD.
     """
     cause = (error.__cause__ or error) if isinstance(error, PermanentError) else error
-    kind = error_type(cause)
-    message = told(cause)[:MESSAGE_CHARS_MAX]
+    kind, rules = error_type(cause), redaction()
+    message = rules.text(told(cause))[:MESSAGE_CHARS_MAX]
     details: dict[str, Any] = {"error": type(cause).__name__}
+    if at := _place(cause):
+        details["at"] = at
     for name in DETAILS:
         value = getattr(cause, name, None)
         if isinstance(value, str):
             details[name] = storable(value)[:MESSAGE_CHARS_MAX]
         elif type(value) is int:
             details[name] = value
+    if isinstance(cause, MappingError) and cause.value is not None:
+        hidden = rules.value(cause.value, tuple(SEGMENT.findall(cause.path)))
+        details["value"] = storable(msgspec.json.encode(hidden).decode())[:VALUE_CHARS_MAX]
     return Reject(kind, message, details, fingerprint(kind, cause))
 
 
@@ -115,8 +125,7 @@ def fingerprint(kind: ErrorType, error: BaseException) -> str:
     An error of Postgres is known by its SQLSTATE and the table, column or constraint that it names; its
     detail holds values of the row.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].name}" if frames else ""
+    place = _place(error)
     said = told(error)
     if isinstance(error, asyncpg.PostgresError):
         names = ("sqlstate", "schema_name", "table_name", "column_name", "constraint_name")
@@ -127,6 +136,12 @@ def fingerprint(kind: ErrorType, error: BaseException) -> str:
     return hashlib.sha256(
         f"{kind}|{type(error).__name__}|{place}|{said}".encode(errors="replace")
     ).hexdigest()[:16]
+
+
+def _place(error: BaseException) -> str:
+    """Return where in the code an error arose, without the line: that is another with every release."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else ""
 
 
 async def reject(

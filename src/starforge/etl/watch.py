@@ -17,6 +17,7 @@ from starforge.etl.fit import Fits
 from starforge.etl.mapping import Mapping
 from starforge.etl.mode import Modes, modes
 from starforge.etl.shape import shape
+from starforge.queue.override import Overrides, overrides
 
 log = structlog.get_logger("source")
 
@@ -30,6 +31,7 @@ class Watch:
     def __init__(self) -> None:
         self._fits, self._shapes = Fits(), Shapes()
         self._modes, self._modes_s = Modes([]), -MODES_S
+        self._rows: dict[str, int] = {}
         self.entries = Entries()
 
     async def fit(self, pool: Pool, mapping: Mapping, tenant: str) -> Mapping:
@@ -38,6 +40,10 @@ class Watch:
             async with pool.transaction(tenant=tenant) as conn:
                 await self._read(conn, mapping)
         return self._modes.applied(mapping, tenant)
+
+    def rows(self, job_type: str) -> int | None:
+        """Return how many rows a job of the type is to send together, where an operator said so."""
+        return self._rows.get(job_type)
 
     async def look(
         self, pool: Pool, source: str, document: Any, *, tenant: str, snapshot_id: UUID | None
@@ -54,6 +60,7 @@ class Watch:
 
     async def _read(self, conn: Connection, mapping: Mapping) -> None:
         await self._fits.require(conn, mapping)
+        self._rows = Overrides.of(await overrides(conn)).rows
         self._modes, self._modes_s = await modes(conn), monotonic_s()
 
 

@@ -44,6 +44,12 @@ CATALOGUE: dict[str, Overridable] = {
         "jobs",
         "Most jobs that one claim takes, or takes of the type.",
     ),
+    "rows": Overridable(
+        ("type",),
+        "STARFORGE_ETL_BATCH_ROWS",
+        "rows",
+        "Rows that an attempt of the type sends to the database together.",
+    ),
     "attempts": Overridable(
         ("type",), "STARFORGE_MAX_ATTEMPTS", "attempts", "Most attempts of jobs enqueued since."
     ),
@@ -105,6 +111,7 @@ class Overrides:
     concurrency: int | None = None
     batch: int | None = None
     batches: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
     attempts: dict[str, Lowered] = field(default_factory=dict)
     backoff: dict[str, tuple[float, float]] = field(default_factory=dict)
     """First and longest wait in seconds."""
@@ -134,6 +141,7 @@ class Overrides:
             concurrency=one("concurrency"),
             batch=one("batch"),
             batches={name: row.value for name, row in types("batch").items()},
+            rows={name: row.value for name, row in types("rows").items()},
             attempts={name: Lowered(row.value, row.created_at) for name, row in types("attempts").items()},
             backoff={
                 name: (row.value["base_s"], row.value["max_s"]) for name, row in types("backoff").items()

@@ -63,6 +63,19 @@ async def type_batch(
     return await _set(caller, "type", name, "batch", jobs, reason, minutes)
 
 
+@operation("type rows", role="operator", inverse="type rows reset")
+async def type_rows(
+    caller: Caller,
+    name: Name,
+    rows: Annotated[int, Meta(ge=1, le=100_000), "Most rows that are sent to the database together."],
+    *,
+    reason: Why,
+    minutes: Minutes = None,
+) -> Change:
+    """Have attempts of type NAME send at most ROWS rows to the database together: it takes less memory."""
+    return await _set(caller, "type", name, "rows", rows, reason, minutes)
+
+
 @operation("type attempts", role="operator", inverse="type attempts reset")
 async def attempts(
     caller: Caller,
@@ -176,7 +189,7 @@ def _declare_resets() -> None:
         "worker batch": of_workers("batch"),
         "queue limit": of_name("queue", "limit"),
     }
-    for setting in ("batch", "attempts", "backoff", "timeout", "rate", "limit"):
+    for setting in ("batch", "rows", "attempts", "backoff", "timeout", "rate", "limit"):
         resets[f"type {setting}"] = of_name("type", setting)
     for name, act in resets.items():
         operation(f"{name} reset", role="operator", inverse=name)(act)
