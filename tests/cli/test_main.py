@@ -183,6 +183,7 @@ async def test_the_doctor_answers_with_a_document_and_0_where_nothing_is_at_faul
     assert asked.code == told.code == 0
     assert [(f["check"], f["state"]) for f in asked.document] == [
         ("disk", "ok"),
+        ("object store", "ok"),
         ("connection", "warning"),  # the test server's fsync is off
         ("roles", "ok"),
         ("migrations", "ok"),
