@@ -546,3 +546,13 @@ async def test_a_worker_that_reloads_runs_the_new_code_and_waits_where_that_is_b
     assert "reloaded_app.py changed" in await db.fetchval(
         "SELECT stop_reason FROM workers WHERE state = 'stopped' ORDER BY started_at LIMIT 1"
     )
+
+
+def test_a_child_holds_no_library_for_colours_and_a_handler_may_load_it_all_the_same() -> None:
+    """Four megabytes in each child."""
+    program = (
+        "import sys; sys.orig_argv.append('starforge.worker.child'); import starforge.worker.child\n"
+        "assert 'rich.console' not in sys.modules\n"
+        "import rich.console"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
