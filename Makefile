@@ -32,7 +32,7 @@ test: install      ## Lint, types, imports and every test that this machine can 
 	@$(PYTEST)
 
 test-15: install   ## The database tests once more, on Debian's Postgres 15
-	@STARFORGE_TEST_POSTGRES=15 $(PYTEST) -m db --ignore=tests/db/test_embedded.py
+	@STARFORGE_TEST_POSTGRES=15 $(PYTEST) -m "db and not once" --ignore=tests/db/test_embedded.py
 
 test-pooler: install ## The queue's and the worker's tests through PgBouncer in transaction mode
 	@STARFORGE_TEST_POOLER=1 $(PYTEST) -m db $(POOLER_TESTS)

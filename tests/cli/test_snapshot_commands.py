@@ -237,6 +237,7 @@ async def test_a_stored_snapshot_and_a_file_are_tried_and_nothing_is_written(
     assert await everything(pool) == before
 
 
+@pytest.mark.once("it measures processes of our own")
 @covers("O-30", "O-31")
 async def test_what_a_document_costs_is_measured_for_each_gear_in_a_process_of_its_own(
     database: str, pool: Pool, tmp_path: Path

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from starforge.db.pool import Connection, Pool
-from starforge.etl import process
+from starforge.etl import ingest
 from starforge.etl.catalogue import missing, placeholders, seed, settle
 from starforge.etl.errors import CatalogueGapError, NoCatalogueError
 from starforge.etl.fit import report
@@ -127,7 +127,7 @@ async def test_a_large_document_waits_too_and_goes_on_where_it_stopped(
 ) -> None:
     """Its entities have a transaction each: those without a gap are written meanwhile."""
     apart = ProcessSettings.read().model_copy(update={"together_max_mb": 0.0})
-    monkeypatch.setattr(process, "process_settings", lambda: apart)
+    monkeypatch.setattr(ingest, "process_settings", lambda: apart)
     snapshot_id = await held(pool)
     assert await one(pool, "SELECT attempts FROM queue_jobs") == {"attempts": 0}
     assert await one(pool, "SELECT count(*) FROM users") == {"count": 1}
@@ -145,7 +145,7 @@ async def test_a_large_document_registers_its_placeholders(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apart = ProcessSettings.read().model_copy(update={"together_max_mb": 0.0})
-    monkeypatch.setattr(process, "process_settings", lambda: apart)
+    monkeypatch.setattr(ingest, "process_settings", lambda: apart)
     snapshot_id = await offer(pool)
     await run_until(pool, types(), DONE, 1)
     row = await one(pool, "SELECT id, snapshot_id FROM catalogue_placeholders")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -20,7 +21,7 @@ from starforge.heroes.mapping import HERO
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
 from tests.covers import covers
-from tests.faults.scene import Scene, Worker
+from tests.faults.scene import WAIT_S_MAX, Scene, Worker
 
 HUGE_BYTES = 200_000_000
 OVER_IDLE_BYTES_MAX = 64 * 2**20
@@ -90,9 +91,12 @@ STORED = "SELECT sha256, status FROM hero_snapshots"
 
 
 async def the_child(scene: Scene, worker: Worker) -> psutil.Process:
-    """Return the process that runs the worker's jobs, once it is registered."""
+    """Return the process that runs the worker's jobs, once it runs."""
     await scene.until("SELECT count(*) FROM workers WHERE state = 'running'", 1)
-    [child] = worker.children()
+    async with asyncio.timeout(WAIT_S_MAX):
+        while not (children := worker.children()):
+            await asyncio.sleep(0.01)
+    [child] = children
     return child
 
 

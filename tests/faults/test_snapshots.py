@@ -67,6 +67,7 @@ async def rows_of(conn: Connection, name: str) -> dict[str, list[str]]:
 
 
 @covers("O-16", "Q-67")
+@pytest.mark.once("its statements are prepared on both versions by tests/db/test_statement.py")
 @pytest.mark.parametrize("way", ["together", "apart"])
 async def test_a_worker_killed_at_any_statement_of_a_snapshot_leaves_the_tables_of_a_clean_run(
     server: TestServer, tmp_path: Path, seed: int, way: str
