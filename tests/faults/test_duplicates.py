@@ -26,8 +26,9 @@ Work = list[tuple[str, dict[str, Any]]]
 
 OF_THE_QUEUE = (
     "queue_jobs", "job_history", "job_minutes", "job_progress", "job_types", "workers", "leases", "log_lines",
+    "source_shapes",
 )  # fmt: skip
-"""What is about jobs and not about what they do."""
+"""What is about jobs and not about what they do, and what counts how often a document was looked at."""
 
 
 def profile(name: str, at_ms: int, troops: dict[str, Any]) -> bytes:

@@ -469,6 +469,7 @@ def a_place(server: TestServer) -> Iterator[Place]:
 
 
 EXAMPLES = 80
+ROUNDS_MAX = 4
 
 
 @covers("D-12", "X-03", "G3", "X-14")
@@ -484,11 +485,7 @@ def test_any_order_of_verbs_on_three_connections_leaves_what_the_model_says(serv
         phases=[Phase.generate, *([Phase.shrink] if given else [])],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    with a_place(server) as place:
-        machine = type("Machine", (QueueMachine,), {"place": place})
-        run_state_machine_as_test(hypothesis.seed(chosen)(machine), settings=settings)
-        print(place.seen)
-    idle = {
+    wanted = {
         "claim",
         "complete",
         "retry",
@@ -502,4 +499,13 @@ def test_any_order_of_verbs_on_three_connections_leaves_what_the_model_says(serv
         "set_by_hand",
         "refused",
     }
-    assert idle <= {verb for verb, count in place.seen.items() if count}, "the examples exercise too little"
+    with a_place(server) as place:
+        machine = type("Machine", (QueueMachine,), {"place": place})
+        # Chance leaves a verb out now and then: a later round brings it.
+        for round_ in range(ROUNDS_MAX):
+            run_state_machine_as_test(hypothesis.seed(chosen + round_)(machine), settings=settings)
+            idle = wanted - {verb for verb, count in place.seen.items() if count}
+            if not idle:
+                break
+        print(place.seen)
+    assert not idle, "the examples exercise too little"

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from starforge.etl.columns import AnyColumn, Column, Keep, Missing, Ref, Table
+from starforge.etl.types import INTEGERS
 
 PLACEHOLDER = '{"placeholder": true}'
 """The `meta` of an entry that was made because a document refers to it."""
@@ -55,7 +56,7 @@ def statements(table: Table, tables: dict[str, Table]) -> Statements:
     sent = [*((column.name, _sent(column)) for column in table.varying)]
     sent += [(table.extra, "text")] if table.extra else []
     first = 2 + len(table.constant)
-    arrays = ", ".join(f"${first + place}::{type_}[]" for place, (_, type_) in enumerate(sent))
+    arrays = ", ".join(_array(first + place, type_) for place, (_, type_) in enumerate(sent))
     names = ", ".join(q(name) for name, _ in sent)
     staged = ", ".join(f"{q(name)} {type_}" for name, type_ in sent)
     from_arrays = f"unnest({arrays}) AS i ({names})"
@@ -156,7 +157,7 @@ def _leave(table: Table, stage_name: str = "") -> str | None:
     if not table.own_key:
         return f"{change}\nWHERE {where}"
     key = table.column(table.own_key[0])
-    present = f"SELECT i::{_type(key)} FROM unnest(${after}::{_sent(key)}[]) AS i"
+    present = f"SELECT i::{_type(key)} FROM unnest({_array(after, _sent(key))}) AS i"
     if stage_name:
         present = f"SELECT {q(key.name)}::{_type(key)} FROM pg_temp.{q(stage_name)}"
     return (
@@ -204,6 +205,11 @@ def _find(ref: Ref, to: Table) -> str:
 
 def _type(column: AnyColumn) -> str:
     return column.sql if isinstance(column, Ref) else column.type.sql
+
+
+def _array(place: int, type_: str) -> str:
+    """Return a parameter that is an array; one of integers comes as its text."""
+    return f"${place}::text::{type_}[]" if type_ in INTEGERS else f"${place}::{type_}[]"
 
 
 def _sent(column: AnyColumn) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +44,17 @@ class Entities:
             keys += rows[key]
         found.subject = str(found._reading.the_one(plan, keys))
         return found
+
+    async def read_ahead(self) -> None:
+        """Read the tables of a document that lies in memory one by one, while the database writes others.
+
+        What is wrong with one is left for `rows` to raise.
+        """
+        if isinstance(self._document, Whole):
+            for table in self.mapping.tables.values():
+                with suppress(Exception):
+                    async for _ in self.rows(table, ITEMS_AT_ONCE):
+                        await asyncio.sleep(0)
 
     async def rows(self, table: Table, batch: int) -> AsyncIterator[Rows]:
         """Yield the rows of a table, all of them or piece by piece; at least once, if only to say: none.

@@ -6,6 +6,7 @@ fails is recorded and tried again alone, and nobody waits long for anybody's loc
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -179,9 +180,13 @@ class _Apart:
     async def write(self) -> Written:
         tables = self.entities.mapping.tables.values()
         done = await self._done()
-        for table in tables:
-            if table.name not in done:
-                await self._entity(table)
+        ahead = asyncio.create_task(self.entities.read_ahead())
+        try:
+            for table in tables:
+                if table.name not in done:
+                    await self._entity(table)
+        finally:
+            ahead.cancel()
         if self.failed:
             gaps = [one for one in self.failed.values() if isinstance(one, CatalogueGapError)]
             if len(gaps) == len(self.failed):

@@ -32,6 +32,10 @@ KINDS = {
     dict: "object", list: "array", str: "text", int: "integer", float: "number", bool: "boolean",
 }  # fmt: skip
 
+FLAT_MAX = 4096
+_FLAT: dict[tuple[Any, ...], frozenset[str]] = {}
+"""What objects of scalars come to, by path, names and types: a document has thousands, of a few kinds."""
+
 Shape = frozenset[str]
 """Paths, each with the kind of value there: "Troops.*.Level integer"."""
 
@@ -75,6 +79,8 @@ class _Walk:
         if depth >= DEPTH_MAX:
             return
         if kind == "object":
+            if self._flat(value, path):
+                return
             if is_keyed(value):
                 self._items(list(value.values()), join(path, EVERY_KEY), depth)
             else:
@@ -82,6 +88,27 @@ class _Walk:
                     self.at(item, join(path, name), depth + 1)
         elif kind == "array" and value:
             self._items(value, f"{path}[]", depth)
+
+    def _flat(self, value: dict[str, Any], path: str) -> bool:
+        """Take an object without arrays and objects; most are like one that was there before."""
+        kinds = tuple(map(type, value.values()))
+        if dict in kinds or list in kinds:
+            return False
+        sign = (path, *value, *kinds)
+        known = _FLAT.get(sign)
+        if known is None:
+            if is_keyed(value):
+                return False
+            known = frozenset(
+                f"{join(path, name)} {KINDS[kind]}"
+                for name, kind in zip(value, kinds, strict=True)
+                if kind in KINDS
+            )
+            if len(_FLAT) >= FLAT_MAX:
+                _FLAT.clear()
+            _FLAT[sign] = known
+        self.found |= known
+        return True
 
     def _items(self, items: Sequence[Any], path: str, depth: int) -> None:
         kinds = set(map(type, items))

@@ -7,7 +7,7 @@ becomes an error of the database. A type of one's own: `replace(TEXT, convert=â€
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -24,6 +24,7 @@ SHOWN_CHARS_MAX = 40
 """Of a number in a message."""
 KEY_NUMBER = re.compile(r"-?[0-9]+")
 NULL = type(None)
+INTEGERS = frozenset(("smallint", "integer", "bigint"))
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Type:
     def sent(self) -> str:
         """The type in which values are sent."""
         return self.wire or self.sql
+
+    @property
+    def literal(self) -> bool:
+        """Whether an array of them is sent as one text: the driver takes four times as long for numbers."""
+        return self.sent in INTEGERS
 
     def read(self, values: list[Any]) -> list[Any]:
         """Check and convert a column; None stays None. Raise IndexedError at the first value unfit."""
@@ -128,6 +134,13 @@ class Type:
 def _short(value: int) -> str:
     shown = str(value)
     return shown if len(shown) <= SHOWN_CHARS_MAX else f"{shown[:SHOWN_CHARS_MAX]}â€¦"
+
+
+def array_text(values: Sequence[int | None]) -> str:
+    """Write an array of integers as Postgres reads it."""
+    if None in values:
+        return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 def text(least: int = 0, most: int | None = None) -> Type:

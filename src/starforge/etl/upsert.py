@@ -15,11 +15,12 @@ from typing import Any
 
 from starforge.db.pool import Connection
 from starforge.etl.catalogue import Entries, provide, require_entries, supply
-from starforge.etl.columns import Keep, Ref, Rows, Table
+from starforge.etl.columns import AnyColumn, Keep, Ref, Rows, Table
 from starforge.etl.entities import Entities
 from starforge.etl.errors import MappingError
 from starforge.etl.mapping import Mapping
 from starforge.etl.reading import NO_EXTRA, TWICE
+from starforge.etl.types import array_text
 from starforge.etl.watermark import take
 
 STAGED_ROWS = 2_000
@@ -246,7 +247,7 @@ class Writer:
             return  # the one row that there can be was written just now
         statement = self.mapping.statements[table.name].leave
         assert statement is not None
-        keys = [rows[name] for name in table.own_key]
+        keys = [_array(table.column(name), rows[name]) for name in table.own_key]
         when = [previous] if isinstance(table.left, Keep) else []
         scope = [rows.constants[name] for name in table.scope]
         self._count(await self.conn.execute(statement, self.tenant, *scope, *keys, *when))
@@ -321,7 +322,16 @@ def _columns(rows: Rows) -> list[list[Any]]:
 
 
 def _sent(rows: Rows) -> list[Any]:
-    return [*(rows.constants[column.name] for column in rows.table.constant), *_columns(rows)]
+    table = rows.table
+    arrays = [_array(column, rows.columns[column.name]) for column in table.varying]
+    extra = [rows.columns[table.extra]] if table.extra else []
+    return [*(rows.constants[column.name] for column in table.constant), *arrays, *extra]
+
+
+def _array(column: AnyColumn, values: list[Any]) -> Any:
+    """Return a column as it is sent."""
+    literal = not isinstance(column, Ref) and column.type.literal
+    return array_text(values) if literal else values
 
 
 def _describes(rows: Rows, place: int) -> bool:
