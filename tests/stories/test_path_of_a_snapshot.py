@@ -67,7 +67,7 @@ KEYS = {"user_troops": 2, "user_pets": 2, "user_artifacts": 2, "user_teams": 2}
 
 def test_the_path_is_eleven_files_that_can_be_read_in_one_go() -> None:
     root = Path(starforge.__file__).parent
-    assert sum(len((root / file).read_text().splitlines()) for file in PATH) < 2_600
+    assert sum(len((root / file).read_text().splitlines()) for file in PATH) < 2_700
 
 
 @pytest.fixture
