@@ -112,7 +112,9 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize()
     def clean(self) -> None:
         tables = "queue_jobs, job_history, queue_jobs_dlq, workers, gates, job_minutes, job_progress"
-        self.run(self.place.observer.execute(f"TRUNCATE {tables}"))
+        # Longer than the sessions' own: the server may be vacuuming one of them.
+        patience = "SET LOCAL lock_timeout = '10s'"
+        self.run(self.place.observer.execute(f"BEGIN; {patience}; TRUNCATE {tables}; COMMIT"))
         self.run(self._set_clock())
         for _ in range(2):
             self._a_worker_registers()
