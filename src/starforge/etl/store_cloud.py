@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -72,7 +72,7 @@ class CloudStore:
             raise
         return size
 
-    async def get(self, key: str, *, offset: int = 0) -> AsyncIterator[bytes]:
+    async def get(self, key: str, *, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """Download an object in chunks."""
         path = self._path(key)
         with self._told(key):

@@ -11,6 +11,7 @@ import asyncio
 import faulthandler
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -307,7 +308,8 @@ def main() -> int:
     orders = msgspec.json.decode(os.environ.pop(ORDERS_ENV), type=ChildOrders)
     configure(orders.log_level)
     # Into a pipe Python would write a page at a time: what a job printed belongs beside what it logged.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)
     die_with(orders.supervisor)
     _die_with_supervisor()
     goes_before_others(BEFORE_ITS_PARENT)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import io
 import os
 import signal
 import sys
@@ -46,7 +47,8 @@ def main() -> int:
     os.dup2(2, 1)
     configure(orders.log_level)
     # Into a pipe Python would write a page at a time: what a job printed belongs beside what it logged.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)
     try:
         import uvloop
 

@@ -60,7 +60,7 @@ class Body:
         self._spool: tempfile.SpooledTemporaryFile[bytes] | None = None
         self._packed: tempfile.SpooledTemporaryFile[bytes] | None = None
         if keeps_packed and packing is not None:
-            self._packed = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 # see `close`
+            self._packed = _spool()
         declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > bytes_max:
             raise SnapshotTooLargeError(f"the body has {declared} bytes; at most {bytes_max} are taken")
@@ -72,7 +72,7 @@ class Body:
                 self._first = piece  # a small body comes in one piece, and needs no file
                 continue
             if self._spool is None:
-                self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 # see `close`
+                self._spool = _spool()
                 self._spool.write(self._first)
                 self._first = b""
             self._spool.write(piece)
@@ -151,6 +151,10 @@ class Body:
         if self._came > self._bytes_max:
             raise SnapshotTooLargeError(f"the body is larger than {self._bytes_max} bytes")
         return chunk
+
+
+def _spool() -> tempfile.SpooledTemporaryFile[bytes]:
+    return tempfile.SpooledTemporaryFile(SPOOL_BYTES)
 
 
 def packing_said(encoding: str) -> Packing | None:
