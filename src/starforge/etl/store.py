@@ -43,7 +43,7 @@ class StoreSettings(Settings):
         "",
         env="STARFORGE_OBJECT_STORE_ENDPOINT",
         unit="URL",
-        meaning="Server that speaks S3; https, or http on this machine. Empty: the provider's own.",
+        meaning="Server to ask in the provider's place: https, or http on this machine. Empty: the provider.",
     )
     wait_s: float = setting(
         30.0,
