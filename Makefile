@@ -56,7 +56,7 @@ lock:              ## Pin every dependency again (needs uv)
 system-packages:   ## Install the Debian packages that some tests need (as root)
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	  postgresql chromium prometheus pgbouncer redis-server faketime
+	  postgresql chromium prometheus pgbouncer redis-server faketime curl
 
 clean:             ## Remove .venv and the caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

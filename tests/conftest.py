@@ -28,6 +28,7 @@ PROGRAMS: dict[str, Path | str] = {
     "pgbouncer": "pgbouncer",
     "redis-server": "redis-server",
     "faketime": "faketime",
+    "curl": "curl",
 }
 """Debian package → the program whose presence shows it."""
 

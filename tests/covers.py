@@ -14,6 +14,7 @@ def covers(*numbers: str) -> Callable[[Test], Test]:
     """Mark a test as covering these ledger numbers."""
 
     def mark(test: Test) -> Test:
-        return pytest.mark.covers(*numbers)(test)  # type: ignore[no-any-return]
+        marked: Test = pytest.mark.covers(*numbers)(test)
+        return marked
 
     return mark

@@ -45,10 +45,12 @@ class TestServer:
             tempfile.mkdtemp(prefix="sf-test-", dir=memory if memory.is_dir() and not on_disk else None)
         )
         self.folder.chmod(0o711)
-        self._as: dict[str, object] = {}
+        self._user: int | None = None
+        self._group: int | None = None
+        self._groups: tuple[int, ...] | None = None
         if os.geteuid() == 0:
             user = pwd.getpwnam("nobody")
-            self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            self._user, self._group, self._groups = user.pw_uid, user.pw_gid, ()
             if version != "15":
                 bin_dir = self._reachable(bin_dir)
             os.chown(self.folder, user.pw_uid, user.pw_gid)
@@ -104,7 +106,9 @@ class TestServer:
             stderr=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
             start_new_session=True,
             check=False,
-            **self._as,  # type: ignore[call-overload]
+            user=self._user,
+            group=self._group,
+            extra_groups=self._groups,
         )
         if done.returncode:
             log = self.folder / "log"

@@ -7,7 +7,9 @@ run it through `ops/perform.py`, which adds role, plan, reason, idempotency key 
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping
@@ -78,7 +80,8 @@ class Change:
 
     def document(self) -> dict[str, Any]:
         """Return the change as JSON values."""
-        return typing.cast("dict[str, Any]", msgspec.to_builtins(self, str_keys=True))
+        document: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
+        return document
 
 
 Act = Callable[..., Awaitable[Change]]
@@ -140,7 +143,7 @@ def _without_bounds(annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Annotated:
         return _without_bounds(typing.get_args(annotation)[0])
     if _is_union(annotation):
-        return typing.Union[tuple(_without_bounds(part) for part in typing.get_args(annotation))]  # noqa: UP007
+        return functools.reduce(operator.or_, map(_without_bounds, typing.get_args(annotation)))
     return annotation
 
 

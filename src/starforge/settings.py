@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,8 +55,8 @@ class Settings(BaseSettings):
         """
         told = tuple(map(_environ.get, cls._names()))
         kept = _READ.get(cls)
-        if kept is not None and kept[0] == told:
-            return cast("Self", kept[1])
+        if kept is not None and kept[0] == told and isinstance(kept[1], cls):
+            return kept[1]
         try:
             values = cls()
         except ValidationError as error:

@@ -245,7 +245,8 @@ class Inline:
         )
         threads = Threads(1)
         try:
-            host = Host(cast("Pool", _NoPool()), job.id, threads=threads)
+            none = cast("Pool", _NoPool())  # whatever is asked of it, it refuses
+            host = Host(none, job.id, threads=threads)
             outcome = await attempt(leased, job_type, host)
             await host.resources.close()
         finally:

@@ -251,8 +251,8 @@ async def test_a_pause_in_the_middle_is_told_with_what_was_taken_before(
 ) -> None:
     process = await started(database, "--ndjson", "--json", "-")
     await first_batch(process, conn)
-    who = {"actor": "ann", "role": "operator", "tenant": "default"}
-    await perform(pool, "ingest pause", {"reason": "storm"}, **who)  # type: ignore[arg-type]
+    who: dict[str, Any] = {"actor": "ann", "role": "operator", "tenant": "default"}
+    await perform(pool, "ingest pause", {"reason": "storm"}, **who)
     code, out, _ = await ended(process, REST)
     told = json.loads(out)
     assert (code, told["code"], told["complete"]) == (1, "SF410", False)
@@ -261,7 +261,7 @@ async def test_a_pause_in_the_middle_is_told_with_what_was_taken_before(
     code, out, err = await ingest(database, "-", data=hero(1))
     assert (code, out) == (1, "")
     assert err.startswith("SF410: ingestion is paused: storm")
-    await perform(pool, "ingest resume", {}, **who)  # type: ignore[arg-type]
+    await perform(pool, "ingest resume", {}, **who)
     await all_of_it(database, conn)
 
 

@@ -141,13 +141,9 @@ async def _one_of_each_state(db: Connection) -> dict[str, UUID]:
             await retry(db, [leased], [error], [60.0], worker_id=worker_id)
         elif state != "running":
             await fail(db, [leased], [error], worker_id=worker_id)
-    for state, options in (
-        ("pending", {}),
-        ("scheduled", {"delay_s": 3600.0}),
-        ("paused", {}),
-        ("quarantined", {}),
-    ):
-        made[state] = (await enqueue(db, NewJob("t", tags=[state], **options))).id  # type: ignore[arg-type]
+    for state in ("pending", "scheduled", "paused", "quarantined"):
+        job = NewJob("t", tags=[state], delay_s=3600.0 if state == "scheduled" else None)
+        made[state] = (await enqueue(db, job)).id
     await db.execute("UPDATE queue_jobs SET status = 'paused' WHERE id = $1", made["paused"])
     await db.execute("UPDATE queue_jobs SET status = 'quarantined' WHERE id = $1", made["quarantined"])
     await db.execute(
@@ -310,5 +306,7 @@ async def test_another_tenants_job_is_not_shown_under_row_security(db: Connectio
     async with pool.transaction(tenant="bolt") as conn:
         assert await list_jobs(conn) == []
     async with pool.transaction(tenant="acme") as conn:
-        assert (await job_by_id(conn, job_id)).created_at < datetime.now(UTC)  # type: ignore[operator]
+        found = await job_by_id(conn, job_id)
+        assert found.created_at is not None
+        assert found.created_at < datetime.now(UTC)
     await pool.close()

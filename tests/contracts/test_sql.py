@@ -252,13 +252,13 @@ async def test_a_snapshot_held_by_its_command_waits_under_a_live_worker_until_it
 ) -> None:
     await scene.engine.execute("DELETE FROM queue_jobs")
     snapshot_id = await offer(pool)
-    who = {"actor": "ann", "role": "operator", "tenant": "default"}
+    who: dict[str, Any] = {"actor": "ann", "role": "operator", "tenant": "default"}
     arguments = {"snapshot_id": str(snapshot_id), "reason": "a look first"}
-    await perform(pool, "snapshot quarantine", arguments, **who)  # type: ignore[arg-type]
+    await perform(pool, "snapshot quarantine", arguments, **who)
     async with a_process(database, app=BUILT_IN), a_process(database, "--high-memory", app=BUILT_IN):
         await until(scene.operator, "SELECT status FROM queue_jobs", "quarantined")
         assert await listed_as(scene.operator, snapshot_id) == {"quarantined"}
-        await perform(pool, "snapshot release", {**arguments, "to": "highmem"}, **who)  # type: ignore[arg-type]
+        await perform(pool, "snapshot release", {**arguments, "to": "highmem"}, **who)
         await until(scene.operator, "SELECT count(*) FROM job_history", 1)
         ran = await scene.operator.fetchrow(
             "SELECT h.type, w.high_memory FROM job_history h JOIN workers w ON w.id = h.worker_id"

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from starforge.db.pool import Connection, connect
+from starforge.etl.columns import Column
 from starforge.etl.ddl import ddl
 from starforge.etl.draft import draft
 from starforge.etl.errors import UndraftableError
@@ -54,8 +55,13 @@ async def test_the_hero_sample_becomes_a_mapping_with_its_keyed_objects_as_table
     assert mapping.captured_at(document) == datetime(2025, 12, 2, 0, 0, 0, 123000, tzinfo=UTC)
     counts = {name: table.rows for name, table in found.tables.items()}
     assert counts == {"drafted": 1, "troops": 4, "pets": 2, "artifacts": 2, "teams": 2}
-    assert mapping.tables["troops"].column("troop_id").type.sql == "bigint"  # type: ignore[union-attr]
-    assert mapping.tables["drafted"].column("last_login").type.sql == "timestamptz"  # type: ignore[union-attr]
+    troop_id, last_login = (
+        mapping.tables["troops"].column("troop_id"),
+        mapping.tables["drafted"].column("last_login"),
+    )
+    assert isinstance(troop_id, Column)
+    assert isinstance(last_login, Column)
+    assert (troop_id.type.sql, last_login.type.sql) == ("bigint", "timestamptz")
     assert await processed(conn, mapping, [document]) == counts
 
 

@@ -224,12 +224,12 @@ async def test_an_oversized_malformed_document_is_malformed(pool: Pool) -> None:
 
 @covers("F-29")
 async def test_while_ingestion_is_paused_nothing_is_taken(pool: Pool) -> None:
-    who = {"actor": "ann", "role": "operator", "tenant": "default"}
-    await perform(pool, "ingest pause", {"reason": "storm"}, **who)  # type: ignore[arg-type]
+    who: dict[str, Any] = {"actor": "ann", "role": "operator", "tenant": "default"}
+    await perform(pool, "ingest pause", {"reason": "storm"}, **who)
     with pytest.raises(IngestPausedError, match="storm"):
         await offer(pool, hero("A_1"))
     assert await count(pool, "hero_snapshots") == 0
-    await perform(pool, "ingest resume", {}, **who)  # type: ignore[arg-type]
+    await perform(pool, "ingest resume", {}, **who)
     assert (await offer(pool, hero("A_1")))[0].fate == "accepted"
 
 

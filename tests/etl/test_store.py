@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
+import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -30,6 +37,17 @@ from starforge.etl.store_local import PARTIAL, LocalStore
 
 BUCKET = "snapshots"
 
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Azurite's account and key, the same everywhere: they open nothing else."""
+
+ENDS = """
+import asyncio, sys
+from starforge.etl.store import store_at
+store = store_at(sys.argv[1])
+assert asyncio.run(store.head("raw/none")) is None
+"""
+
 
 async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
     for chunk in chunks:
@@ -46,21 +64,35 @@ async def listed(store: ObjectStore, prefix: str = "") -> list[str]:
 
 @pytest.fixture(scope="session")
 def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that speaks S3, on a port of its own choosing."""
-    pytest.importorskip("moto.server")
-    pytest.importorskip("obstore")
+    """A server that speaks S3 and Google's XML, on a port of its own choosing."""
     told = tmp_path_factory.mktemp("moto") / "log"
+    with a_server([sys.executable, "-m", "tests.etl.buckets"], told) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Azurite, Microsoft's own emulator, where somebody has installed it."""
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("Azurite is missing: npm install --global azurite")
+    words = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--blobPort", "0"]
+    with a_server([program, *words], tmp_path_factory.mktemp("azurite") / "log") as url:
+        yield f"{url}/{AZURE_ACCOUNT}"
+
+
+@contextmanager
+def a_server(words: list[str], told: Path) -> Iterator[str]:
+    """Start a program that says its URL when it listens."""
     with told.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stdout=log, stderr=log
-        )
+        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
     try:
         until_s = monotonic() + 30
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", told.read_text())):
+        while not (found := re.search(r"(?:Running|listens) on (http://127\.0\.0\.1:\d+)", told.read_text())):
             assert process.poll() is None, told.read_text()
             assert monotonic() < until_s, told.read_text()
             sleep(0.05)
-        yield found.group()
+        yield found[1]
     finally:
         process.terminate()
         process.wait(10)
@@ -81,19 +113,57 @@ def bucket(bucket_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{BUCKET}"
 
 
-def _make_bucket(server: str) -> None:
-    import urllib.request
+@pytest.fixture
+def google_bucket(bucket: str, bucket_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same bucket, by the name under which Google's client asks for it."""
+    login = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps({"gcs_base_url": bucket_server, **login}))
+    return bucket.replace("s3://", "gs://")
 
+
+@pytest.fixture
+def azure_container(azure_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a container of the test's own, and the environment that its client needs."""
+    for name, value in {
+        "STARFORGE_OBJECT_STORE_ENDPOINT": azure_server,
+        "STARFORGE_OBJECT_STORE_WAIT_S": "1",
+        "AZURE_STORAGE_ACCOUNT_NAME": AZURE_ACCOUNT,
+        "AZURE_STORAGE_ACCOUNT_KEY": AZURE_KEY,
+    }.items():
+        monkeypatch.setenv(name, value)
+    container = f"c{uuid4().hex}"
+    _make_container(azure_server, container)
+    return f"az://{container}"
+
+
+def _make_bucket(server: str) -> None:
     for path, method in (("/moto-api/reset", "POST"), (f"/{BUCKET}", "PUT")):
         urllib.request.urlopen(urllib.request.Request(server + path, method=method), timeout=10).close()
 
 
-@pytest.fixture(params=["folder", "bucket"])
+def _make_container(server: str, container: str) -> None:
+    """Sign a request as Azure's "Authorize with Shared Key" says: the client makes no containers."""
+    date, version = formatdate(usegmt=True), "2021-08-06"
+    about = [f"x-ms-date:{date}", f"x-ms-version:{version}"]
+    path = f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{container}"
+    signed = "\n".join(["PUT", *[""] * 11, *about, path, "restype:container"])
+    proof = base64.b64encode(hmac.digest(base64.b64decode(AZURE_KEY), signed.encode(), "sha256")).decode()
+    headers = {
+        "x-ms-date": date,
+        "x-ms-version": version,
+        "Content-Length": "0",
+        "Authorization": f"SharedKey {AZURE_ACCOUNT}:{proof}",
+    }
+    request = urllib.request.Request(f"{server}/{container}?restype=container", method="PUT", headers=headers)
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+@pytest.fixture(params=["folder", "bucket", "google_bucket", "azure_container"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """Each kind of store, empty."""
     if request.param == "folder":
         return store_at((tmp_path / "objects").as_uri())
-    return store_at(f"{request.getfixturevalue('bucket')}/under/here")
+    return store_at(f"{request.getfixturevalue(request.param)}/under/here")
 
 
 async def test_what_is_put_is_got_byte_for_byte(store: ObjectStore) -> None:
@@ -182,11 +252,22 @@ async def test_a_put_replaces_the_whole_object(store: ObjectStore) -> None:
 
 async def test_a_reader_may_leave_early(store: ObjectStore) -> None:
     await store.put("raw/a", chunks_of(b"x" * 5_000_000))
-    async with aclosing(store.get("raw/a")) as reading:  # type: ignore[type-var]
+    async with aclosing(store.get("raw/a")) as reading:
         async for chunk in reading:
             assert chunk
             break
     assert await whole(store, "raw/a") == b"x" * 5_000_000
+
+
+async def test_a_process_ends_well_right_after_its_last_word_with_a_bucket(bucket: str) -> None:
+    """The client's threads are at rest when the interpreter ends; one that is not aborts the process."""
+    ending = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", ENDS, bucket, cwd=Path(__file__).parents[2]
+        )
+        for _ in range(8)
+    ]
+    assert [await process.wait() for process in ending] == [0] * 8
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ async def versions(conn: Connection) -> list[Any]:
     return found
 
 
-FULL = {
+FULL: dict[str, Any] = {
     "Code": "A",
     "Items": {
         "7": {
@@ -190,7 +190,7 @@ async def test_only_what_differs_is_written_and_stamped(pool: Pool) -> None:
         await conn.execute(TABLES)
         await put(conn, FULL)
         before = {row["item_id"]: row["updated_at"] for row in await rows(conn, "items")}
-        changed = {**FULL, "Items": {**FULL["Items"], "8": {"Amount": 4}}}  # type: ignore[dict-item]
+        changed = {**FULL, "Items": {**FULL["Items"], "8": {"Amount": 4}}}
         assert (await put(conn, changed, hour=1)).rows_written == 1
         after = {row["item_id"]: row["updated_at"] for row in await rows(conn, "items")}
         assert after[7] == before[7]

@@ -334,14 +334,15 @@ async def test_an_option_or_a_payload_that_cannot_be_is_refused_by_the_app(conn:
     app = StarForge("shop")
     with pytest.raises(JobOptionError, match=r"the prio of a t job is no option; there are queue, priority"):
         await app.enqueue("t", conn=conn, prio=3)
-    for payload in ([], [1], "x", 7):
+    payloads: list[Any] = [[], [1], "x", 7]
+    for payload in payloads:
         with pytest.raises(PayloadError, match=r"the payload of a t job is a .*, not a JSON object"):
-            await app.enqueue("t", payload, conn=conn)  # type: ignore[arg-type]
+            await app.enqueue("t", payload, conn=conn)
 
 
 async def test_what_cannot_carry_an_enqueue_is_refused_with_what_can(database: str) -> None:
     engine = sqlalchemy.create_engine("sqlite://")
-    sync = psycopg.connect(database)
+    sync: Any = psycopg.connect(database)
     own = await connect(database)
     with engine.connect() as lite:
         refusals: list[tuple[Any, str]] = [
@@ -355,7 +356,7 @@ async def test_what_cannot_carry_an_enqueue_is_refused_with_what_can(database: s
                 await enqueue(conn, NewJob("t"))
             assert "django.db.connection" in refused.value.remedy
         with pytest.raises(CallerConnectionError, match="a bulk goes over an asyncpg connection"):
-            await enqueue_many(sync, [NewJob("t")])  # type: ignore[arg-type]
+            await enqueue_many(sync, [NewJob("t")])
         refusals = [
             (own, "asyncpg.connection.Connection is no sync connection.*: use enqueue for it"),
             (engine, "Engine is no sync connection"),

@@ -21,6 +21,9 @@ from starforge.queue.job import Accepted, Key, NewJob
 from tests.covers import covers
 from tests.postgres import TestServer
 
+NO_TUPLE: Any = "pending"
+NO_ANSWER: Any = "raise"
+
 
 async def test_a_job_exists_only_once_the_callers_transaction_commits(pool: Pool) -> None:
     async with pool.connection() as watcher:
@@ -229,9 +232,9 @@ async def test_a_payload_with_a_nul_is_refused_and_one_that_only_looks_so_is_kep
         ("unique key", {"unique": Key("")}, "give a text"),
         ("unique key", {"unique": Key("é" * 300)}, "use a hash"),
         ("unique states", {"unique": Key("k", states=("waiting",))}, "pending, running"),
-        ("unique states", {"unique": Key("k", states="pending")}, "give a tuple"),  # type: ignore[arg-type]
+        ("unique states", {"unique": Key("k", states=NO_TUPLE)}, "give a tuple"),
         ("unique within_s", {"unique": Key("k", within_s=0)}, "above 0"),
-        ("unique on_conflict", {"unique": Key("k", on_conflict="raise")}, "replace"),  # type: ignore[arg-type]
+        ("unique on_conflict", {"unique": Key("k", on_conflict=NO_ANSWER)}, "replace"),
     ],
 )
 @pytest.mark.parametrize("bulk", [False, True])

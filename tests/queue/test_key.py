@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -26,10 +27,11 @@ from tests.proxy import proxied
 from tests.queue.jobs import a_worker, claimed
 
 K = Key("order 7")
+OnConflict = Literal["return", "replace", "reschedule"]
 
 
-def _job(n: int = 0, key: Key = K, **options: object) -> NewJob:
-    return NewJob("t", {"n": n}, unique=key, **options)  # type: ignore[arg-type]
+def _job(n: int = 0, key: Key = K, **options: Any) -> NewJob:
+    return NewJob("t", {"n": n}, unique=key, **options)
 
 
 async def _payloads(conn: Connection) -> list[int]:
@@ -109,9 +111,9 @@ async def test_a_key_with_a_period_holds_through_it_whatever_became_of_the_job(
 
 @pytest.mark.parametrize("on_conflict", ["replace", "reschedule"])
 async def test_a_pending_job_is_replaced_or_rescheduled_in_its_place(
-    conn: Connection, on_conflict: str
+    conn: Connection, on_conflict: OnConflict
 ) -> None:
-    key = replace(K, on_conflict=on_conflict)  # type: ignore[arg-type]
+    key = replace(K, on_conflict=on_conflict)
     later = datetime.now(UTC) + timedelta(hours=1)
     first = await enqueue(conn, _job(1, tags=["a"]))
     assert await enqueue(conn, _job(2, key, priority=5, tags=["b"], run_after=later)) == Accepted(
@@ -128,11 +130,11 @@ async def test_a_pending_job_is_replaced_or_rescheduled_in_its_place(
 @pytest.mark.parametrize("status", ["running", "paused", "quarantined"])
 @pytest.mark.parametrize("on_conflict", ["replace", "reschedule"])
 async def test_a_job_that_is_not_pending_is_left_as_it_is(
-    conn: Connection, status: str, on_conflict: str
+    conn: Connection, status: str, on_conflict: OnConflict
 ) -> None:
     first = await enqueue(conn, _job(1))
     await conn.execute("UPDATE queue_jobs SET status = $1", status)
-    key = replace(K, on_conflict=on_conflict)  # type: ignore[arg-type]
+    key = replace(K, on_conflict=on_conflict)
     assert await enqueue(conn, _job(2, key, delay_s=60)) == Accepted(first.id, False, False)
     assert await _payloads(conn) == [1]
 
@@ -147,9 +149,9 @@ async def test_jobs_of_one_bulk_with_one_key_are_one_job(conn: Connection) -> No
 
 async def test_a_bulk_acts_as_if_its_jobs_came_one_after_the_other(conn: Connection) -> None:
     """Whatever the keys say on conflict: the answers and the rows are those of single enqueues."""
-    words = ("return", "replace", "reschedule")
+    words: tuple[OnConflict, ...] = ("return", "replace", "reschedule")
     jobs = [
-        _job(n, Key(f"{n % 5}", on_conflict=words[n * 7 % 3]), priority=n, delay_s=100.0 + n)  # type: ignore[arg-type]
+        _job(n, Key(f"{n % 5}", on_conflict=words[n * 7 % 3]), priority=n, delay_s=100.0 + n)
         for n in range(40)
     ]
     query = "SELECT id, payload, priority, extract(epoch FROM run_after - created_at)::int FROM queue_jobs"

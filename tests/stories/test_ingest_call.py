@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -93,8 +94,9 @@ async def test_what_cannot_be_a_snapshot_is_refused_with_the_reason(app: StarFor
         await app.ingest({"a": object()})
     with pytest.raises(UnknownSourceError, match="hero, shop"):
         await app.ingest({}, "nobody")
+    no_connection: Any = object()
     with pytest.raises(CallerConnectionError):
-        await app.ingest({}, conn=object())  # type: ignore[arg-type]
+        await app.ingest({}, conn=no_connection)
     assert await nothing_stored(pool)
 
 

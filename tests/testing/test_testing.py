@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -171,6 +172,7 @@ async def test_inline_there_is_no_database_and_the_error_says_what_to_use(shop: 
 
 
 def test_code_that_is_not_async_enqueues_inline_too(shop: Shop) -> None:
+    never_used: Any = object()
     with inline(shop.app) as ran:
-        shop.app.enqueue_sync(object(), "blocking", {"user": "ann"})  # type: ignore[arg-type]
+        shop.app.enqueue_sync(never_used, "blocking", {"user": "ann"})
     assert (shop.done, [job.ending for job in ran]) == (["ann"], ["done"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 from uuid import UUID, uuid4
 
 from starforge.db.pool import Connection, Pool
@@ -21,8 +22,8 @@ PAUSE = (
 )
 
 
-async def _enqueued(db: Connection, **changed: object) -> UUID:
-    return (await enqueue(db, NewJob("hungry.small", **changed))).id  # type: ignore[arg-type]
+async def _enqueued(db: Connection, **changed: Any) -> UUID:
+    return (await enqueue(db, NewJob("hungry.small", **changed))).id
 
 
 async def _only(database: str, *ids: UUID, **environment: str) -> tuple[int | None, str]:

@@ -351,8 +351,8 @@ async def test_jobs_that_a_job_enqueues_belong_to_its_trace_and_its_tenant(pool:
 
 
 async def test_where_opentelemetry_is_loaded_its_span_is_the_trace(pool: Pool) -> None:
-    otel = pytest.importorskip("opentelemetry.trace")
     from opentelemetry import context
+    from opentelemetry import trace as otel
 
     app = StarForge()
 

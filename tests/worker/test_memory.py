@@ -13,8 +13,10 @@ import urllib.request
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -145,12 +147,12 @@ def test_gauges_of_a_process_that_ended_leave_the_page_and_its_counts_stay(tmp_p
 # ---- the page
 
 
-def _fare(**changed: object) -> Fare:
-    told: dict[str, object] = {
-        "told_s": 1.0, "asked_s": 1.0, "answered_s": 1.0, "finished": 0, "running": 0, "waiting": 0,
-        "rss_bytes": 0, "idle_bytes": 0, "needs": {}, "jobs": [],
-    }  # fmt: skip
-    return Fare(**{**told, **changed})  # type: ignore[arg-type]
+def _fare(**changed: Any) -> Fare:
+    fare = Fare(
+        told_s=1.0, asked_s=1.0, answered_s=1.0, finished=0, running=0, waiting=0, rss_bytes=0, idle_bytes=0,
+        needs={}, jobs=[],
+    )  # fmt: skip
+    return msgspec.structs.replace(fare, **changed)
 
 
 def test_what_the_child_says_is_read_as_a_whole_and_the_flag_by_the_child() -> None:

@@ -131,6 +131,11 @@ async def test_a_task_that_takes_too_long_is_cut_and_the_others_go_on(
         await _until(lambda: slow.runs >= 2 and good.runs >= 4)
 
 
+async def _until_another(pids: list[int]) -> None:
+    seen = len(pids)
+    await _until(lambda: len(pids) > seen)
+
+
 async def test_a_connection_that_was_cut_costs_one_run_and_no_more(pool: Pool, database: str) -> None:
     """FAULTS 11: pg_terminate_backend on the leader."""
     pids: list[int] = []
@@ -141,11 +146,9 @@ async def test_a_connection_that_was_cut_costs_one_run_and_no_more(pool: Pool, d
     other = await connect(database)
     async with kept(pool, Task("note", 0.02, unfenced(note)), own=lambda: connect(database)):
         for _ in range(3):
-            seen = len(pids)
-            await _until(lambda seen=seen: len(pids) > seen)  # type: ignore[misc]
+            await _until_another(pids)
             await other.execute("SELECT pg_terminate_backend($1)", pids[-1])
-        seen = len(pids)
-        await _until(lambda: len(pids) > seen)
+        await _until_another(pids)
         assert await other.fetchval("SELECT epoch FROM leases") == 1
     await other.close()
 

@@ -101,7 +101,7 @@ def _command(operation: Operation, run: Run[Any]) -> Callable[..., None]:
 
     parameters = [_word_or_option(parameter) for parameter in operation.parameters]
     parameters += list(inspect.signature(_doors_own, eval_str=True).parameters.values())
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    vars(command)["__signature__"] = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__name__ = "_".join(operation.name.split())
     return command

@@ -34,7 +34,7 @@ from starforge.etl.mapping import Mapping
 from starforge.etl.receive import Receipt, receive
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.snapshot import HIGHMEM_TYPE
-from starforge.etl.source import BrokenPackError, LargeDocument, LargeReading, Offer, OfferError
+from starforge.etl.source import LargeDocument, LargeReading, Offer, OfferError
 from starforge.etl.store import CHUNK_BYTES, ObjectStore, new_key, object_store
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
@@ -100,8 +100,8 @@ async def _put(store: ObjectStore, large: LargeDocument, tenant: str, progress: 
     reading = _Reading(large, progress)
     try:
         size = await store.put(key, reading.chunks())
-    except BrokenPackError as error:
-        reading = _Reading(replace(large, packed=False), progress, error=error.fault)
+    except MalformedError as error:
+        reading = _Reading(replace(large, packed=False), progress, error=error)
         size = await store.put(key, reading.chunks())
     return _Stored(key, size, reading.sha256.digest(), reading.error)
 
@@ -215,7 +215,10 @@ class _Reading:
         """Why it is malformed; its bytes are read to the end all the same."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Give the document's bytes; raise BrokenPackError, TooLargeError, DocumentTimeoutError."""
+        """Give the document's bytes; raise TooLargeError, DocumentTimeoutError.
+
+        Raises MalformedError where they are packed badly; what else is malformed is in `error`.
+        """
         with self._large.open() as reading:
             while chunk := await asyncio.to_thread(self._next, reading):
                 yield chunk

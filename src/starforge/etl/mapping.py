@@ -166,11 +166,11 @@ class Mapping:
         """Return when a document was taken, None where it does not say; raise MappingError."""
         for path in self._captured_at:
             try:
-                found = self._captured_as.read_one(get(document, path))
+                found: datetime | None = self._captured_as.read_one(get(document, path))
             except UnfitError as error:
                 raise MappingError(join(shown(path), error.where), error.reason) from None
             if found is not None:
-                return found  # type: ignore[no-any-return]
+                return found
         return None
 
     def treating_unknown(self, unknown: Unknown) -> Mapping:

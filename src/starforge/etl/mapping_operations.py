@@ -16,7 +16,7 @@ from starforge.etl.snapshot import JOB_TYPE
 from starforge.operation import ROLES, Caller, Change, operation
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.errors import OtherTenantError
-from starforge.queue.gate import PAUSE_MINUTES_MAX, PauseSettings
+from starforge.queue.gate_operations import Minutes, WhyNot, minutes_or_default, until
 from starforge.queue.job import NewJob
 
 SAMPLE_MAX = 10
@@ -25,14 +25,9 @@ MOST = 1000
 MOST_MAX = 10_000
 
 Why = Annotated[str, Meta(min_length=1), "Why, for the audit log and for whoever looks at what is held."]
-WhyNot = Annotated[str, "Why, for the audit log."]
 Source = Annotated[str, Meta(min_length=1, max_length=200), "Name of the source."]
 Table = Annotated[str, Meta(min_length=1, max_length=127), "Table of the catalogue."]
 Within = Annotated[int, Meta(ge=1, le=90 * 24 * 60), "Failures of so many minutes back."]
-Minutes = Annotated[
-    Annotated[int, Meta(ge=1, le=PAUSE_MINUTES_MAX)] | None,
-    "Minutes after which it ends by itself; else STARFORGE_PAUSE_MINUTES.",
-]
 Everyone = Annotated[bool, "For every tenant, not only the own one; takes an admin."]
 
 
@@ -60,10 +55,10 @@ async def mode(
         mode,
         owner=caller.actor,
         reason=reason,
-        minutes=PauseSettings.read().minutes if minutes is None else minutes,
+        minutes=minutes_or_default(minutes),
     )
     return Change(
-        summary=f"source {name!r} is {mode} until {now.expires_at:%Y-%m-%d %H:%M} UTC",
+        summary=f"source {name!r} is {mode} until {until(now.expires_at)}",
         matched=1,
         changed=int(before is None or before.document() != now.document()),
         sample=(name,),

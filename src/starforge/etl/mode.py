@@ -76,7 +76,8 @@ async def switch(
 ) -> SourceMode:
     """Read a source strictly or tolerantly until the minutes are over; switching again renews it."""
     row = await conn.fetchrow(sql("etl", "mode_set"), tenant, source, mode, owner, reason, minutes)
-    return SourceMode(**row)  # type: ignore[arg-type]
+    assert row is not None  # it inserts or replaces
+    return SourceMode(**row)
 
 
 async def reset(conn: Connection, tenant: str, source: str) -> SourceMode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from uuid import UUID
 
 from starforge.db.pool import Pool
@@ -19,7 +19,7 @@ PIECE_BYTES = 4 << 20
 
 async def open_raw(
     pool: Pool, snapshot_id: UUID, *, tenant: str, store: ObjectStore | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Read the bytes of a snapshot as they came, from the object store or its column.
 
     No connection is held between two pieces; of a column above WHOLE_BYTES_MAX one piece is held at a time.

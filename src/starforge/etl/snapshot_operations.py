@@ -6,7 +6,7 @@ from typing import Annotated
 from uuid import UUID
 
 from starforge.etl import quarantine as snapshots
-from starforge.etl.quarantine import Lane, Queued
+from starforge.etl.quarantine import Lane, Queued, State
 from starforge.operation import Caller, Change, operation
 
 Snapshot = Annotated[UUID, "Id of the snapshot."]
@@ -55,16 +55,8 @@ async def release(
     before, queued = await snapshots.release(
         caller.conn, snapshot_id, to, tenant=caller.tenant, reason=reason, who=caller.actor
     )
-    after = await snapshots.state(caller.conn, snapshot_id, caller.tenant)
     lane = "high-memory workers" if to == "highmem" else "all workers"
-    return Change(
-        summary=f"snapshot {snapshot_id} is released to {lane}; {_told(queued)}",
-        matched=1,
-        changed=1,
-        sample=(str(snapshot_id),),
-        before=before.document(),
-        after={**after.document(), "job_id": str(queued.job_id), "job_type": queued.type},
-    )
+    return await _queued(caller, snapshot_id, f"is released to {lane}", before, queued)
 
 
 @operation("snapshot retry", role="operator", inverse=None)
@@ -76,16 +68,17 @@ async def retry(
 ) -> Change:
     """Process the failed snapshot SNAPSHOT_ID once more, in the lane that it was released to last."""
     before, queued = await snapshots.retry(caller.conn, snapshot_id, tenant=caller.tenant)
+    return await _queued(caller, snapshot_id, "had failed and is tried anew", before, queued)
+
+
+async def _queued(caller: Caller, snapshot_id: UUID, what: str, before: State, queued: Queued) -> Change:
     after = await snapshots.state(caller.conn, snapshot_id, caller.tenant)
+    job = f"job {queued.job_id} ({queued.type}) {'was made' if queued.new else 'is pending again'}"
     return Change(
-        summary=f"snapshot {snapshot_id} had failed and is tried anew; {_told(queued)}",
+        summary=f"snapshot {snapshot_id} {what}; {job}",
         matched=1,
         changed=1,
         sample=(str(snapshot_id),),
         before=before.document(),
         after={**after.document(), "job_id": str(queued.job_id), "job_type": queued.type},
     )
-
-
-def _told(queued: Queued) -> str:
-    return f"job {queued.job_id} ({queued.type}) {'was made' if queued.new else 'is pending again'}"

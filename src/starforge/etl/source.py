@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from starforge.etl import packing
 from starforge.etl.errors import DocumentTimeoutError, MalformedError, TooLargeError, UnreadableError
 from starforge.etl.guard import guard_settings
-from starforge.etl.packing import BROKEN, Packing, broken, packing_of, unpacked
 from starforge.etl.parse import documents
+from starforge.etl.unpack import PACKED_SUFFIXES, Packing, packing_of, unpacked
 
 NDJSON_SUFFIXES = (".ndjson", ".jsonl")
 SUFFIXES = (".json", *NDJSON_SUFFIXES)
@@ -30,7 +29,7 @@ STDIN = "-"
 COUNTED_BYTES_MIN = 1 << 20
 """What a packed file of so many bytes unpacks to is counted before it is held."""
 
-OfferError = MalformedError | TooLargeError | UnreadableError | DocumentTimeoutError | DocumentTimeoutError
+OfferError = MalformedError | TooLargeError | UnreadableError | DocumentTimeoutError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +44,6 @@ class Offer:
     """Why there is no document: its packing is broken, it is too large, or it cannot be read."""
     large: LargeDocument | None = None
     """Beside a TooLargeError: how to take the document all the same (`take_large`)."""
-
-
-class BrokenPackError(Exception):
-    """A file turned out to be packed badly while it was read; `fault` says how."""
-
-    def __init__(self, fault: MalformedError) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +62,7 @@ class LargeDocument:
         """Open it for one reading."""
         with self.opener() as file:
             how = packing_of(file) if self.packed else None
-            yield LargeReading(file, unpacked(file, how), how, self.size_bytes)
+            yield LargeReading(file, unpacked(file, how))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +71,10 @@ class LargeReading:
 
     file: io.BufferedReader
     document: BinaryIO
-    packing: Packing | None
-    size_bytes: int
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes of the document, b"" at its end; raise BrokenPackError or OSError."""
-        try:
-            return self.document.read(size)
-        except BROKEN as error:
-            raise BrokenPackError(broken(self.packing, self.size_bytes, error)) from None
+        """Return the next bytes of the document, b"" at its end; raise MalformedError or OSError."""
+        return self.document.read(size)
 
     def position(self) -> int:
         """Return how much of the file was read."""
@@ -123,7 +109,7 @@ def snapshots(
     if empty:
         yield _unreadable(
             _shown(path),
-            f"holds no file named *{', *'.join(SUFFIXES)} (or with {', '.join(packing.SUFFIXES)})",
+            f"holds no file named *{', *'.join(SUFFIXES)} (or with {', '.join(PACKED_SUFFIXES)})",
         )
 
 
@@ -141,7 +127,7 @@ def _walk(folder: Path) -> Iterator[Path | Offer]:
 
 def _plain_suffix(path: Path) -> str:
     plain = Path(path.name.lower())
-    return plain.with_suffix("").suffix if plain.suffix in packing.SUFFIXES else plain.suffix
+    return plain.with_suffix("").suffix if plain.suffix in PACKED_SUFFIXES else plain.suffix
 
 
 def _may_be_a_file(path: Path) -> bool:
@@ -183,8 +169,8 @@ def _document(name: str, stream: io.BufferedReader, path: Path | None) -> Offer:
         return Offer(name, data)
     try:
         document = unpacked(io.BytesIO(data), how).read(bytes_max + 1)
-    except BROKEN as error:
-        return Offer(name, data, broken(how, len(data), error))
+    except MalformedError as error:
+        return Offer(name, data, error)
     if len(document) > bytes_max:
         held = LargeDocument(name, len(data), lambda: io.BufferedReader(io.BytesIO(data)))
         return _large(f"{name}, unpacked,", held, data)
@@ -203,7 +189,7 @@ def _counts_more(stream: io.BufferedReader, how: Packing, size: int, bytes_max: 
     try:
         while left >= 0 and (chunk := document.read(COUNTED_BYTES_MIN)):
             left -= len(chunk)
-    except BROKEN:
+    except MalformedError:
         return size > bytes_max
     finally:
         stream.seek(0)
@@ -228,18 +214,16 @@ def _spooled(name: str, data: bytes, stream: io.BufferedReader) -> LargeDocument
 
 
 def _lines(name: str, stream: io.BufferedReader) -> Iterator[Offer]:
-    how = packing_of(stream)
     number = 0
     try:
-        for number, found in documents(unpacked(stream, how)):
+        for number, found in documents(unpacked(stream, packing_of(stream))):
             if isinstance(found, bytes):
                 yield Offer(f"{name}:{number}", found)
             else:
                 yield Offer(f"{name}:{number}", b"", TooLargeError(f"{name}:{number}", found.bytes_max))
-    except BROKEN as error:
+    except MalformedError as error:
         # The lines before the break were offered; the whole file is kept with the error for the rest.
-        data = _whole(stream)
-        yield Offer(f"{name}:{number + 1}", data, broken(how, len(data), error))
+        yield Offer(f"{name}:{number + 1}", _whole(stream), error)
 
 
 def _whole(stream: io.BufferedReader) -> bytes:

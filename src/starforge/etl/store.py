@@ -8,7 +8,7 @@ deleting one can take nothing from anybody else.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +43,7 @@ class StoreSettings(Settings):
         "",
         env="STARFORGE_OBJECT_STORE_ENDPOINT",
         unit="URL",
-        meaning="Server that speaks S3; https, or http on this machine. Empty: the provider's own.",
+        meaning="Server to ask in the provider's place: https, or http on this machine. Empty: the provider.",
     )
     wait_s: float = setting(
         30.0,
@@ -80,7 +80,7 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def get(self, key: str, *, offset: int = 0) -> AsyncIterator[bytes]:
+    def get(self, key: str, *, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """Read an object from byte `offset` on, in chunks; raise ObjectMissingError where there is none."""
         ...
 

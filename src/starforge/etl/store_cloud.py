@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+import atexit
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +26,7 @@ PART_BYTES = 8 << 20
 
 PARTS_AT_ONCE = 2
 PAGE_KEYS = 1000
+SETTLE_S = 0.05
 
 
 class CloudStore:
@@ -72,7 +76,7 @@ class CloudStore:
             raise
         return size
 
-    async def get(self, key: str, *, offset: int = 0) -> AsyncIterator[bytes]:
+    async def get(self, key: str, *, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """Download an object in chunks."""
         path = self._path(key)
         with self._told(key):
@@ -163,17 +167,20 @@ def _client(scheme: str, bucket: str, settings: StoreSettings) -> tuple[Any, Any
     }
     if settings.endpoint:
         how["client_options"]["allow_http"] = _is_local_http(settings.endpoint)
-    if scheme == "s3":
-        if settings.endpoint:
-            how["endpoint"] = settings.endpoint
-        return obstore, kinds.S3Store(bucket, **how)
-    if settings.endpoint:
-        raise InvalidSettingError(
-            "STARFORGE_OBJECT_STORE_ENDPOINT", settings.endpoint, "it is for s3:// only"
-        )
-    if scheme == "gs":
-        return obstore, kinds.GCSStore(bucket, **how)
-    return obstore, kinds.AzureStore(bucket, **how)
+        how["base_url" if scheme == "gs" else "endpoint"] = settings.endpoint
+    _settle_at_exit()
+    kind: Any = {"s3": kinds.S3Store, "gs": kinds.GCSStore, "az": kinds.AzureStore}[scheme]
+    return obstore, kind(bucket, **how)
+
+
+@cache
+def _settle_at_exit() -> None:
+    """Let the client's threads come to rest before the interpreter ends.
+
+    They hand a result over and let go of Python's objects a moment later; one that does so while the
+    interpreter ends aborts the process, whose work is done, with status 134.
+    """
+    atexit.register(time.sleep, SETTLE_S)
 
 
 def _is_local_http(endpoint: str) -> bool:

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -60,7 +60,7 @@ class LocalStore:
             os.close(handle)
         return size
 
-    async def get(self, key: str, *, offset: int = 0) -> AsyncIterator[bytes]:
+    async def get(self, key: str, *, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """Read an object's file in chunks."""
         handle = await self._run(self._open, key)
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from starforge.etl.columns import Each, One, Rows
+from starforge.etl.columns import Column, Each, One, Rows
 from starforge.etl.errors import MappingError
 from starforge.etl.mapping import Mapping
 from starforge.etl.path import UnfitError, get, join, leftover, named, parse, shown
@@ -127,8 +127,9 @@ class _Surveyor:
             return
         for column in rows.table.columns:
             values = rows[column.name]
-            default = getattr(column, "default", None)
-            none = None if default is None else column.type.read_one(default)  # type: ignore[union-attr]
+            none = None
+            if isinstance(column, Column) and column.default is not None:
+                none = column.type.read_one(column.default)
             if column.name not in seen and any(value is not None and value != none for value in values):
                 seen.add(column.name)
             if written.rows == 0:

@@ -80,11 +80,18 @@ def async_fetch(conn: AsyncCaller) -> Fetch:
 
         if isinstance(conn, (AsyncConnection, AsyncSession, async_scoped_session)):
             return _sqlalchemy_async(conn)
-    raise _refused(conn, "async", "enqueue_sync" if _is_sync(conn) else "")
+    raise _refused(conn, "async", "enqueue_sync" if _sync_fetch(conn) else "")
 
 
 def sync_fetch(conn: SyncCaller) -> FetchNow:
     """Return how to run a statement on this connection and get its rows; raise CallerConnectionError."""
+    fetch = _sync_fetch(conn)
+    if fetch is None:
+        raise _refused(conn, "sync", "enqueue" if is_asyncpg(conn) or _driver(conn) else "")
+    return fetch
+
+
+def _sync_fetch(conn: object) -> FetchNow | None:
     driver = _driver(conn)
     if driver == "psycopg":
         import psycopg
@@ -97,9 +104,9 @@ def sync_fetch(conn: SyncCaller) -> FetchNow:
 
         if isinstance(conn, (sqlalchemy.Connection, Session, scoped_session)):
             return _sqlalchemy(conn)
-    if driver == "django" and hasattr(conn, "vendor"):
-        return _django(conn)  # type: ignore[arg-type]
-    raise _refused(conn, "sync", "enqueue" if is_asyncpg(conn) or driver else "")
+    if driver == "django" and _is_django(conn):
+        return _django(conn)
+    return None
 
 
 @cache
@@ -184,6 +191,10 @@ def _django(conn: DjangoConnection) -> FetchNow:
     return fetch
 
 
+def _is_django(conn: object) -> TypeGuard[DjangoConnection]:
+    return hasattr(conn, "vendor")
+
+
 def _must_be_postgres(caller: object, vendor: str) -> None:
     if vendor != "postgresql":
         raise CallerConnectionError(f"the {_name(caller)} is connected to {vendor}, not to Postgres")
@@ -193,14 +204,6 @@ def _driver(conn: object) -> str | None:
     """Return which of the known drivers the connection's class, or one that it derives from, belongs to."""
     roots = {base.__module__.partition(".")[0] for base in type(conn).__mro__}
     return next((driver for driver in ("psycopg", "sqlalchemy", "django") if driver in roots), None)
-
-
-def _is_sync(conn: object) -> bool:
-    try:
-        sync_fetch(conn)  # type: ignore[arg-type]
-    except CallerConnectionError:
-        return False
-    return True
 
 
 def _refused(conn: object, colour: str, other: str) -> CallerConnectionError:

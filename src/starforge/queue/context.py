@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -201,7 +201,8 @@ class Context(msgspec.Struct, eq=False):
 
 def current_context() -> Context | None:
     """Return the context of the attempt that this code runs for; None outside of one."""
-    return cast("Context | None", running.get())
+    found = running.get()
+    return found if isinstance(found, Context) else None
 
 
 def current_job() -> LeasedJob | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -65,7 +65,8 @@ def enqueue_sync(conn: SyncCaller, job: NewJob) -> Accepted:
         while True:
             rows = fetch(sql("queue", "enqueue_unique"), (talk.send(rows),))
     except StopIteration as said:
-        return cast("list[Accepted]", said.value)[0]
+        accepted: Accepted = said.value[0]
+        return accepted
 
 
 async def enqueue_many(conn: Connection, jobs: Sequence[NewJob]) -> list[Accepted]:
@@ -137,7 +138,8 @@ async def _unique(fetch: Fetch, jobs: Sequence[NewJob], hint: str | None) -> lis
         while True:
             rows = await fetch(sql("queue", "enqueue_unique"), (talk.send(rows),))
     except StopIteration as said:
-        return cast("list[Accepted]", said.value)
+        accepted: list[Accepted] = said.value
+        return accepted
 
 
 def _first(job: NewJob, kind: Kind, hint: str | None) -> tuple[str, tuple[Any, ...]]:

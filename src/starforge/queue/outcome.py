@@ -31,11 +31,11 @@ class Quarantined(Exception):  # noqa: N818 - an outcome, not an error
     """Raised by a handler: hold this job back, with its reason, until it is released."""
 
 
-class Discard(Exception):  # noqa: N818
+class Discard(Exception):  # noqa: N818 - as above
     """Raised by a handler: this job is not wanted any more; it ends as cancelled, with its reason."""
 
 
-class PutOff(Exception):  # noqa: N818
+class PutOff(Exception):  # noqa: N818 - as above
     """A job that is to run again at a time of its handler's choice."""
 
     def __init__(self, after: When | None, reason: str) -> None:

@@ -9,10 +9,9 @@ from msgspec import Meta
 from starforge.operation import Caller, Change, operation
 from starforge.queue import schedule
 from starforge.queue.enqueue import enqueue
-from starforge.queue.gate import PAUSE_MINUTES_MAX, PauseSettings
+from starforge.queue.gate_operations import Minutes, WhyNot, minutes_or_default, until
 
 ScheduleName = Annotated[str, Meta(min_length=1, max_length=schedule.NAME_CHARS_MAX), "Name of the schedule."]
-Minutes = Annotated[int, Meta(ge=1, le=PAUSE_MINUTES_MAX)]
 
 
 @operation("schedule pause", role="operator", inverse="schedule resume")
@@ -21,9 +20,7 @@ async def pause(
     name: ScheduleName,
     *,
     reason: Annotated[str, "Why; it is shown wherever the pause is."],
-    minutes: Annotated[
-        Minutes | None, "Minutes after which it ends by itself; else STARFORGE_PAUSE_MINUTES."
-    ] = None,
+    minutes: Minutes = None,
 ) -> Change:
     """Let no tick of schedule NAME become a job until the pause is resumed or expires.
 
@@ -36,10 +33,11 @@ async def pause(
         name,
         owner=caller.actor,
         reason=reason,
-        minutes=PauseSettings.read().minutes if minutes is None else minutes,
+        minutes=minutes_or_default(minutes),
     )
+    assert now.paused_until is not None
     return Change(
-        summary=f"schedule {name!r} is paused until {now.paused_until:%Y-%m-%d %H:%M} UTC",
+        summary=f"schedule {name!r} is paused until {until(now.paused_until)}",
         matched=1,
         changed=1,
         sample=(name,),
@@ -53,14 +51,14 @@ async def resume(
     caller: Caller,
     name: ScheduleName,
     *,
-    reason: Annotated[str, "Why, for the audit log."] = "",
+    reason: WhyNot = "",
 ) -> Change:
     """End the pause of schedule NAME: its next tick becomes a job again."""
     before = await schedule.find(caller.conn, caller.tenant, name)
     now = await schedule.resume(caller.conn, caller.tenant, name)
     return Change(
         summary=(
-            f"schedule {name!r} runs again, next at {now.next_at:%Y-%m-%d %H:%M} UTC;"
+            f"schedule {name!r} runs again, next at {until(now.next_at)};"
             f" {before.paused_by} had paused it: {before.pause_reason}"
         ),
         matched=1,
@@ -76,7 +74,7 @@ async def run_now(
     caller: Caller,
     name: ScheduleName,
     *,
-    reason: Annotated[str, "Why, for the audit log."] = "",
+    reason: WhyNot = "",
 ) -> Change:
     """Enqueue one job of schedule NAME now, beside its ticks, also while it is paused."""
     found = await schedule.find(caller.conn, caller.tenant, name)
@@ -97,7 +95,7 @@ async def remove(
     caller: Caller,
     name: ScheduleName,
     *,
-    reason: Annotated[str, "Why, for the audit log."],
+    reason: WhyNot,
 ) -> Change:
     """Forget schedule NAME; the jobs it made stay.
 

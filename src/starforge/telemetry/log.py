@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import structlog
@@ -24,16 +25,18 @@ class _Out:
     def __init__(self) -> None:
         self.text = False
         self.take: Callable[[str], None] | None = None
+        self._lock = Lock()
 
     def write(self, line: str) -> None:
-        if self.take is None:
-            sys.stderr.write(line)
-        else:
-            self.take(line)
+        with self._lock:
+            if self.take is None:
+                sys.stderr.write(f"{line}\n")
+                sys.stderr.flush()
+            else:
+                self.take(f"{line}\n")
 
-    def flush(self) -> None:
-        if self.take is None:
-            sys.stderr.flush()
+    debug = info = warning = error = critical = write
+    """What structlog calls its logger by."""
 
 
 _out = _Out()
@@ -59,7 +62,7 @@ def configure(level: str = "info", *, text: bool | None = None) -> None:
             _render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(_out),  # type: ignore[arg-type]
+        logger_factory=lambda *_: _out,
         cache_logger_on_first_use=True,
     )
 

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from starforge.settings import Settings, setting
 from starforge.telemetry.named import Named
@@ -146,7 +147,7 @@ JOB_STATUSES = ("completed", "failed", "quarantined", "cancelled")
 RESTART_CAUSES = ("exit", "signal", "oom", "stalled", "unknown")
 TICK_RESULTS = ("run", "held", "skipped")
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()
 _REGISTRY = CollectorRegistry()
 
 
@@ -239,17 +240,16 @@ def _counted() -> bytes:
     if not folder:
         return generate_latest(_REGISTRY)
     registry = CollectorRegistry()
-    registry.register(_TreeCollector(registry, folder))
+    registry.register(_TreeCollector(folder))
     return generate_latest(registry)
 
 
-class _TreeCollector(MultiProcessCollector):
+class _TreeCollector(Collector):
     """The sum over the files of a process tree, save those that a process is only just making."""
 
-    def __init__(self, _registry: CollectorRegistry, folder: str) -> None:
-        super().__init__(None, folder)  # type: ignore[no-untyped-call]
+    def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
         files = [str(file) for file in usable_files(self._folder)]
-        yield from self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        yield from MultiProcessCollector.merge(files, accumulate=True)

@@ -46,7 +46,7 @@ def count_as(name: str) -> None:
         raise RuntimeError("count_as comes too late: prometheus_client is imported")
     from prometheus_client import values
 
-    values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(lambda: name)
 
 
 def inherited() -> dict[str, str]:
@@ -77,8 +77,10 @@ def usable_files(folder: str) -> list[Path]:
     """Return the files that count: one that a process has just created is still empty.
 
     What the dead have counted stays; what they measured last is true no longer.
+    Raises: OSError where the folder is gone.
     """
-    return [file for file in sorted(Path(folder).glob("*.db")) if file.stat().st_size and not _stale(file)]
+    files = sorted(file for file in Path(folder).iterdir() if file.suffix == ".db")
+    return [file for file in files if file.stat().st_size and not _stale(file)]
 
 
 def _stale(file: Path) -> bool:

@@ -7,10 +7,9 @@ connection: the answer is awaited for a limited time, and the connection is cut 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import asyncpg
 
@@ -117,39 +116,41 @@ class Ahead(Generic[T]):
 
     def __init__(self, read: Callable[[], Awaitable[T]], *, wait_s: float) -> None:
         self._read, self._wait_s = read, wait_s
-        self._task: asyncio.Task[None] | None = None
-        self._value: T | None = None
-        self._read_s = -math.inf
+        self._task: asyncio.Task[T] | None = None
+        self._kept: tuple[float, T] | None = None
+        """When it was begun to be read, and what was read."""
 
     async def get(self) -> T:
         """Return what was read at most FRESH_S ago.
 
         Raises: NoAnswerError after `wait_s`, and what the read itself raises.
         """
-        age_s = monotonic_s() - self._read_s
-        if age_s < FRESH_S:
-            if age_s > FRESH_S / 2:
-                self._under_way()
-            return cast("T", self._value)
+        if self._kept is not None:
+            read_s, value = self._kept
+            age_s = monotonic_s() - read_s
+            if age_s < FRESH_S:
+                if age_s > FRESH_S / 2:
+                    self._under_way()
+                return value
         task = self._under_way()
         done, _ = await asyncio.wait({task}, timeout=self._wait_s)
         if not done:
             raise NoAnswerError(f"the database gave no answer within {self._wait_s:g} s")
-        task.result()
-        return cast("T", self._value)
+        return task.result()
 
     def forget(self) -> None:
         """Have the next who asks wait for a new read."""
-        self._read_s = -math.inf
+        self._kept = None
 
-    def _under_way(self) -> asyncio.Task[None]:
+    def _under_way(self) -> asyncio.Task[T]:
         """Return the read that is under way, a new one where there is none."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._make())
             self._task.add_done_callback(_forget)
         return self._task
 
-    async def _make(self) -> None:
+    async def _make(self) -> T:
         began_s = monotonic_s()
-        self._value = await self._read()
-        self._read_s = began_s
+        value = await self._read()
+        self._kept = began_s, value
+        return value

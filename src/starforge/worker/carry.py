@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import traceback
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -75,14 +76,12 @@ def _made(module: str, name: str, args: list[Any], told_of: Carried) -> BaseExce
         return None
     # Its own __init__ takes whatever it takes; what that would set is among the attributes.
     for base in cls.__mro__:
-        try:
+        with suppress(Exception):  # a class may do anything here, and not every base may make it
             error: BaseException = base.__new__(cls, *args)
             error.args = tuple(args)
             vars(error).update({name: _real(value) for name, value in told_of.attributes.items()})
             if told(error)[:TEXT_CHARS_MAX] == told_of.text:
                 return error
-        except Exception:  # noqa: S112 - a class may do anything here, and not every base may make it
-            continue
     return None
 
 

@@ -27,7 +27,7 @@ from starforge.db.errors import DatabaseUnreachableError
 from starforge.db.notify import listen
 from starforge.db.pool import MAY_PASS, Pool
 from starforge.errors import StarForgeError, told
-from starforge.loop import wait
+from starforge.loop import loop_factory, wait
 from starforge.queue.cancel import HINT as CANCEL_HINT
 from starforge.queue.handler import JobTypes
 from starforge.queue.hint import CHANNEL
@@ -46,7 +46,7 @@ from starforge.worker.limit import MemorySettings
 from starforge.worker.need import needs
 from starforge.worker.overdue import RECYCLED, note
 from starforge.worker.page import Page
-from starforge.worker.process import BEFORE_ITS_PARENT, ORPHANED, die_with, goes_before_others
+from starforge.worker.process import BEFORE_ITS_PARENT, ORPHANED, die_with, goes_before_others, prints_by_line
 from starforge.worker.run import Runner
 from starforge.worker.signs import Signs, give_back_memory
 from starforge.worker.tell import tell_losses
@@ -306,8 +306,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     orders = msgspec.json.decode(os.environ.pop(ORDERS_ENV), type=ChildOrders)
     configure(orders.log_level)
-    # Into a pipe Python would write a page at a time: what a job printed belongs beside what it logged.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    prints_by_line()
     die_with(orders.supervisor)
     _die_with_supervisor()
     goes_before_others(BEFORE_ITS_PARENT)
@@ -316,13 +315,7 @@ def main() -> int:
     faulthandler.enable(file=record.last_words())
     faulthandler.register(signal.SIGQUIT, file=record.last_words(), all_threads=True)
     try:
-        import uvloop
-
-        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    except ImportError:
-        runner = asyncio.Runner()
-    try:
-        with runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(work(orders, record))
     except StarForgeError as error:
         log.error("child.refused", code=error.code, error=str(error), remedy=error.remedy)

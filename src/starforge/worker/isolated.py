@@ -15,7 +15,7 @@ import signal
 import sys
 
 from starforge.telemetry.tree import count_as
-from starforge.worker.process import FIRST_TO_GO, die_with, goes_before_others
+from starforge.worker.process import FIRST_TO_GO, die_with, goes_before_others, prints_by_line
 
 ORDERS_ENV = "STARFORGE_ISOLATED_ORDERS"
 
@@ -31,6 +31,7 @@ def main() -> int:
     import msgspec
 
     from starforge.errors import StarForgeError
+    from starforge.loop import loop_factory
     from starforge.telemetry.log import configure
     from starforge.worker.errand import IsolatedOrders, serve
 
@@ -45,16 +46,9 @@ def main() -> int:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     configure(orders.log_level)
-    # Into a pipe Python would write a page at a time: what a job printed belongs beside what it logged.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    prints_by_line()
     try:
-        import uvloop
-
-        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    except ImportError:
-        runner = asyncio.Runner()
-    try:
-        with runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(orders, requests, replies))
     except StarForgeError as error:
         print(f"{error.code}: {error}", file=sys.stderr)

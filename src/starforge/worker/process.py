@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import io
 import os
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,6 +38,15 @@ def goes_before_others(points: int) -> None:
     file = Path("/proc/self/oom_score_adj")
     with suppress(OSError, ValueError):
         file.write_text(str(min(1000, int(file.read_text()) + points)))
+
+
+def prints_by_line() -> None:
+    """Print a line at a time: into a pipe Python would write a page at a time.
+
+    What a job printed belongs beside what it logged.
+    """
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)
 
 
 async def exit_status(process: asyncio.subprocess.Process) -> int:

@@ -138,6 +138,16 @@ async def test_what_cannot_be_unpacked_is_refused_or_kept_as_it_came(
     assert kept == ([data] if data else [])
 
 
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, zstd", "compress", "x"])
+async def test_other_encodings_are_refused_by_name(
+    client: httpx.AsyncClient, bearer: Bearer, encoding: str
+) -> None:
+    headers = {**await bearer(), **JSON, "Content-Encoding": encoding}
+    answer = await client.post(SNAPSHOTS, content=b"[]", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "SF713")
+    assert f"the Content-Encoding '{encoding}' is not known here" in answer.text
+
+
 @pytest.mark.parametrize("path", [SNAPSHOTS, f"{SNAPSHOTS}?keep=true", BATCH])
 async def test_of_a_body_whose_sender_leaves_nothing_is_stored(
     app_pool: Pool, pool: Pool, bearer: Bearer, path: str

@@ -14,9 +14,17 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from starforge.web.api.unpack import Plain, Unpacker, unpacker
-from starforge.web.errors import BodyTooSlowError, SnapshotTooLargeError
+from starforge.etl.unpack import Packing, unpacker
+from starforge.web.errors import BodyTooSlowError, EncodingError, SnapshotTooLargeError
 from starforge.web.settings import IngestSettings
+
+PACKINGS: dict[str, Packing | None] = {
+    "": None, "identity": None, "gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd",
+}  # fmt: skip
+"""What is unpacked here, by its Content-Encoding."""
+
+WINDOW_BYTES_MAX = 8 << 20
+"""The window that RFC 9659 lets a zstd body ask for; a larger one is memory on somebody else's word."""
 
 SPOOL_BYTES = 1 << 20
 TURN_BYTES = 1 << 18
@@ -42,7 +50,8 @@ class Body:
         self, headers: Headers, receive: Receive, *, bytes_max: int, keeps_packed: bool = False
     ) -> None:
         self._receive, self._bytes_max = receive, bytes_max
-        self._unpacker: Unpacker = unpacker(headers.get("content-encoding", ""))
+        packing = packing_said(headers.get("content-encoding", ""))
+        self._unpacker = unpacker(packing, WINDOW_BYTES_MAX)
         limits = IngestSettings.read()
         self._patience_s, self._pace = limits.body_s, limits.body_bytes_per_s
         self.is_over = False
@@ -50,8 +59,8 @@ class Body:
         self._first = b""
         self._spool: tempfile.SpooledTemporaryFile[bytes] | None = None
         self._packed: tempfile.SpooledTemporaryFile[bytes] | None = None
-        if keeps_packed and not isinstance(self._unpacker, Plain):
-            self._packed = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 # see `close`
+        if keeps_packed and packing is not None:
+            self._packed = _spool()
         declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > bytes_max:
             raise SnapshotTooLargeError(f"the body has {declared} bytes; at most {bytes_max} are taken")
@@ -63,7 +72,7 @@ class Body:
                 self._first = piece  # a small body comes in one piece, and needs no file
                 continue
             if self._spool is None:
-                self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 # see `close`
+                self._spool = _spool()
                 self._spool.write(self._first)
                 self._first = b""
             self._spool.write(piece)
@@ -142,6 +151,18 @@ class Body:
         if self._came > self._bytes_max:
             raise SnapshotTooLargeError(f"the body is larger than {self._bytes_max} bytes")
         return chunk
+
+
+def _spool() -> tempfile.SpooledTemporaryFile[bytes]:
+    return tempfile.SpooledTemporaryFile(SPOOL_BYTES)
+
+
+def packing_said(encoding: str) -> Packing | None:
+    """Return how a body of this Content-Encoding is packed; raise EncodingError where it is not known."""
+    name = encoding.strip().lower()
+    if name not in PACKINGS:
+        raise EncodingError(f"the Content-Encoding {name[:40]!r} is not known here")
+    return PACKINGS[name]
 
 
 async def linger(receive: Receive) -> None:
