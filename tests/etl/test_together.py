@@ -16,7 +16,8 @@ import pytest
 from starforge.db.pool import Connection, Pool, connect
 from starforge.etl.mapping import Mapping
 from starforge.etl.process import GROUP_LOCK_MS_MAX, InHand, process
-from starforge.etl.upsert import Captured, Written, write, write_all
+from starforge.etl.upsert import Written
+from starforge.etl.write import Captured, write, write_all
 from starforge.heroes.mapping import HERO
 from tests.covers import covers
 from tests.etl.test_ingest import STRICT, offer

@@ -33,8 +33,9 @@ from starforge.etl.parse import read_document
 from starforge.etl.raw import open_raw
 from starforge.etl.spool import spooled
 from starforge.etl.stream import Streamed
-from starforge.etl.upsert import Captured, Written, write_all, write_entity
+from starforge.etl.upsert import Written
 from starforge.etl.watch import watch_of
+from starforge.etl.write import Captured, write_all, write_entity
 from starforge.settings import Settings, setting
 
 GROUP_LOCK_MS_MAX = 200

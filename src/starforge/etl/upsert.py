@@ -1,14 +1,8 @@
-"""Upsert: the rows of one entity into their table, inside the caller's transaction.
-
-Locks are taken in one order by every document: the subject's own watermarks, then table by table the
-missing rows of catalogues by id, missing shared rows by key, the watermarks of shared rows by key. So
-documents that share guilds or catalogue rows wait for each other and never in a circle, as long as a
-transaction writes one document, one entity of it, or several documents by one call of `write_all`.
-"""
+"""Upsert: rows into their tables, of one document or of several together, inside the caller's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain
@@ -17,11 +11,10 @@ from typing import Any
 import asyncpg
 
 from starforge.db.pool import Connection
-from starforge.etl.catalogue import Entries, provide, require_entries, supply
+from starforge.etl.catalogue import Entries, provide, supply
 from starforge.etl.columns import AnyColumn, Keep, Ref, Rows, Table
-from starforge.etl.entities import Entities
 from starforge.etl.errors import MappingError
-from starforge.etl.mapping import Mapped, Mapping
+from starforge.etl.mapping import Mapping
 from starforge.etl.reading import NO_EXTRA, TWICE
 from starforge.etl.types import array_text
 from starforge.etl.watermark import Mark, supersedes, take
@@ -53,139 +46,9 @@ class Written:
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """A document's rows, and when it was taken; that guards each entity against older ones."""
-
-    mapped: Mapped
-    captured_at: datetime
-
-
-async def write(
-    conn: Connection,
-    mapping: Mapping,
-    document: Any,
-    *,
-    tenant: str,
-    captured_at: datetime,
-    only: Collection[str] | None = None,
-    batch: int = ROWS_AT_ONCE,
-    entries: Entries | None = None,
-) -> Written:
-    """Write a document that lies in memory; an identical replay and an older capture change nothing.
-
-    Args:
-        conn: In a READ COMMITTED transaction that speaks for `tenant` and writes no other document.
-        mapping: How the document becomes rows.
-        document: The parsed document.
-        tenant: Whose rows they are.
-        captured_at: When the document was taken, with its offset.
-        only: The tables to write; all where not given. What the others hold is found and left alone.
-        batch: Rows that are sent together.
-        entries: What is known of catalogues.
-    Raises: MappingError, before anything is written where the document is at fault; asyncpg's errors, for
-        instance where a foreign key is not satisfied; CatalogueGapError where the document is to wait.
-    """
-    one = Captured(mapping.read(document), captured_at)
-    [written] = await write_all(conn, mapping, [one], tenant=tenant, only=only, batch=batch, entries=entries)
-    return written
-
-
-async def write_all(
-    conn: Connection,
-    mapping: Mapping,
-    captured: Sequence[Captured],
-    *,
-    tenant: str,
-    only: Collection[str] | None = None,
-    batch: int = ROWS_AT_ONCE,
-    entries: Entries | None = None,
-) -> list[Written]:
-    """Write documents of different subjects together, as if one after the other.
-
-    Args:
-        conn, mapping, tenant, only, batch, entries: As in `write`.
-        captured: The documents.
-    Raises: as `write`, whichever document is at fault.
-    """
-    wanted = [table for table in mapping.tables.values() if only is None or table.name in only]
-    own = [table.name for table in wanted if not table.shared]
-    documents = [_Document(one.mapped.subject, one.captured_at) for one in captured]
-    marks = {(name, each.subject): each.captured_at for each in documents for name in own}
-    seen = await take(conn, tenant, mapping.name, marks)
-    for each in documents:
-        each.previous = {name: seen[name, each.subject] for name in own}
-        each.superseded = {name for name in own if supersedes(each.previous[name], each.captured_at)}
-        each.complete = not own or len(each.superseded) < len(own)
-    writer = Writer(conn, mapping, tenant, batch, entries)
-    for_each = {
-        table.name: [
-            Part(each, one.mapped.tables[table.name])
-            for each, one in zip(documents, captured, strict=True)
-            if each.complete and (table.shared or table.name not in each.superseded)
-        ]
-        for table in wanted
-    }
-    await require_entries(conn, mapping, (part.rows for parts in for_each.values() for part in parts))
-    for table in wanted:
-        if parts := for_each[table.name]:
-            await (writer.write_shared(parts) if table.shared else writer.write_own(parts))
-    return [each.told() for each in documents]
-
-
-async def write_entity(
-    conn: Connection,
-    entities: Entities,
-    table: Table,
-    *,
-    tenant: str,
-    captured_at: datetime,
-    batch: int,
-    entries: Entries | None = None,
-) -> Written:
-    """Write the rows of one table of a document, which may come in pieces of at most `batch` items.
-
-    Args:
-        conn: In a READ COMMITTED transaction that speaks for `tenant` and writes nothing else.
-        entities: The document's rows by table; the tables that this one refers to are written already.
-        table: The table.
-        tenant, captured_at, entries: As in `write`.
-        batch: Rows that are sent together, and items in memory at a time where the document is not.
-    Raises: as `write`, but a part that was sent may have to be rolled back by the caller.
-    """
-    document = _Document(entities.subject, captured_at)
-    writer = Writer(conn, entities.mapping, tenant, batch, entries)
-    pieces = entities.rows(table, batch)
-    if table.shared:
-        async for rows in pieces:
-            await writer.write_shared([Part(document, rows)])
-        return document.told()
-    first, second = await anext(pieces), await anext(pieces, None)
-    staged = second is not None
-    if second is not None:
-        # A stream takes its time: nobody is to wait for a watermark meanwhile.
-        await writer.stage(first)
-        await writer.stage(second)
-        async for rows in pieces:
-            await writer.stage(rows)
-        await writer.refuse_twice(table)
-    mark = table.name, entities.subject
-    previous = (await take(conn, tenant, entities.mapping.name, {mark: captured_at}))[mark]
-    document.previous[table.name] = previous
-    if supersedes(previous, captured_at):
-        document.superseded.add(table.name)
-        document.complete = False
-    elif staged:
-        await writer.write_staged(Part(document, first))
-    else:
-        await require_entries(conn, entities.mapping, [first])
-        await writer.write_own([Part(document, first)])
-    return document.told()
-
-
 @dataclass(slots=True)
-class _Document:
-    """What is known of one document while it is written."""
+class Writing:
+    """What is known of one document while its rows are written."""
 
     subject: str
     captured_at: datetime
@@ -205,7 +68,7 @@ class _Document:
 class Part:
     """Rows of one table that come from one document."""
 
-    document: _Document
+    document: Writing
     rows: Rows
 
 
@@ -430,7 +293,7 @@ def _add(parts: list[Part], counted: Sequence[asyncpg.Record]) -> None:
     if len({id(part.document) for part in parts}) == 1:
         parts[0].document.rows_written += sum(row[-1] for row in counted)
         return
-    whose: dict[tuple[Any, ...], _Document] = {}
+    whose: dict[tuple[Any, ...], Writing] = {}
     for part in parts:
         table = part.rows.table
         names = table.scope or table.own_key
@@ -441,7 +304,7 @@ def _add(parts: list[Part], counted: Sequence[asyncpg.Record]) -> None:
         whose[tuple(row)[:-1]].rows_written += row[-1]
 
 
-def _placed(document: _Document, made: dict[str, list[Any]]) -> None:
+def _placed(document: Writing, made: dict[str, list[Any]]) -> None:
     for catalogue, ids in made.items():
         document.placeholders.setdefault(catalogue, []).extend(ids)
 
