@@ -21,7 +21,7 @@ from starforge.etl.errors import UndraftableError
 from starforge.etl.fit import misfits
 from starforge.etl.mapping import Mapping
 from starforge.etl.survey import survey
-from starforge.etl.upsert import write
+from starforge.etl.write import write
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

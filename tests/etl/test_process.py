@@ -194,14 +194,14 @@ async def test_the_rows_that_are_sent_together_are_changed_while_a_worker_runs(
     mode(way)
     sent: list[int] = []
     upserts = HERO.statements["user_troops"].upsert
-    execute = asyncpg.Connection.execute
+    fetch = asyncpg.Connection.fetch
 
-    async def counted(self: Any, query: str, *args: Any, **options: Any) -> str:
+    async def counted(self: Any, query: str, *args: Any, **options: Any) -> Any:
         if query == upserts:
-            sent.append(len(args[-1]))
-        return await execute(self, query, *args, **options)
+            sent.append(len(args[1]))
+        return await fetch(self, query, *args, **options)
 
-    monkeypatch.setattr(asyncpg.Connection, "execute", counted)
+    monkeypatch.setattr(asyncpg.Connection, "fetch", counted)
     monkeypatch.setattr(watch, "MODES_S", 0.0)
     troops: dict[str, Any] = {str(n): {} for n in range(1, 26)}
     await offer(pool, NameCode="A_1", Troops=troops)

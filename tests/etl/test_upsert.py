@@ -31,7 +31,8 @@ from starforge.etl.mapping import (
     Table,
     array,
 )
-from starforge.etl.upsert import Written, write
+from starforge.etl.upsert import Written
+from starforge.etl.write import write
 from tests.covers import covers
 from tests.postgres import TestServer
 

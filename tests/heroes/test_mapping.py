@@ -16,7 +16,8 @@ from starforge.db.pool import Connection, Pool, connect, set_tenant
 from starforge.dev.seed import heroes
 from starforge.etl.errors import MappingError
 from starforge.etl.parse import read_document
-from starforge.etl.upsert import Written, write
+from starforge.etl.upsert import Written
+from starforge.etl.write import write
 from starforge.heroes.mapping import HERO
 from tests.conftest import Travel
 from tests.covers import covers

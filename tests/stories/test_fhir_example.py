@@ -17,7 +17,8 @@ import pytest
 from starforge.db.pool import Connection, connect, set_tenant
 from starforge.etl.errors import MappingError
 from starforge.etl.mapping import Mapping
-from starforge.etl.upsert import Written, write
+from starforge.etl.upsert import Written
+from starforge.etl.write import write
 from tests.postgres import TestServer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fhir"

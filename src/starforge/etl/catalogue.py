@@ -92,21 +92,27 @@ class Entries:
 
 
 async def supply(
-    conn: Connection, statements: Statements, rows: Rows, entries: Entries | None = None
-) -> dict[str, list[Any]]:
-    """Make the entries that rows refer to and their catalogues lack; return the ids made, by catalogue."""
-    made: dict[str, list[Any]] = {}
+    conn: Connection, statements: Statements, parts: Sequence[Rows], entries: Entries | None = None
+) -> list[dict[str, list[Any]]]:
+    """Make the entries that rows of one table refer to and their catalogues lack.
+
+    Returns: For each part, the ids made for the first time because of it, by catalogue.
+    """
+    made: list[dict[str, list[Any]]] = [{} for _ in parts]
     for name, statement in statements.placeholders.items():
-        table = _catalogue(rows.table, name).table
-        ids = _referred(rows, name)
+        table = _catalogue(parts[0].table, name).table
+        wanted = [set(rows[name]) - {None} for rows in parts]
+        ids = list(set().union(*wanted))
         if entries is not None:
             ids = entries.unseen(table, ids)
         if ids:
-            found = [row[0] for row in await conn.fetch(statement, ids)]
-            if found:
-                made.setdefault(table, []).extend(found)
+            found = {row[0] for row in await conn.fetch(statement, ids)}
             if entries is not None:
                 entries.note(table, ids, found)
+            for told, referred in zip(made, wanted, strict=True):
+                if mine := sorted(found & referred):
+                    told.setdefault(table, []).extend(mine)
+                    found -= referred
     return made
 
 
@@ -134,26 +140,30 @@ async def require_entries(conn: Connection, mapping: SourceMapping, found: Itera
 
 
 async def register(
-    conn: Connection,
-    mapping: SourceMapping,
-    made: Mapping[str, Sequence[Any]],
-    *,
-    snapshot_id: UUID | None,
+    conn: Connection, mapping: SourceMapping, made: Mapping[UUID, Mapping[str, Sequence[Any]]]
 ) -> None:
-    """Write down the placeholders that a document made, in its transaction."""
-    known = {each.table: each for each in catalogues(mapping)}
-    for table, ids in made.items():
-        catalogue = known[table]
+    """Write down the placeholders that documents made, in their transaction.
+
+    Args:
+        conn: In the transaction.
+        mapping: Of their source.
+        made: By snapshot: the ids made, by catalogue.
+    """
+    for catalogue in catalogues(mapping):
+        pairs = [(str(id_), by) for by, told in made.items() for id_ in told.get(catalogue.table, ())]
+        if not pairs:
+            continue
+        ids, snapshot_ids = zip(*pairs, strict=True)
         await conn.execute(
             sql("etl", "placeholder_note"),
-            table,
+            catalogue.table,
             catalogue.key,
-            [str(id_) for id_ in ids],
+            ids,
             mapping.name,
-            snapshot_id,
+            snapshot_ids,
             catalogue.owner,
         )
-        log.debug("catalogue.placeholder", catalogue=table, ids=[*map(str, ids)][:20], owner=catalogue.owner)
+        log.debug("catalogue.placeholder", catalogue=catalogue.table, ids=ids[:20], owner=catalogue.owner)
 
 
 def catalogues(mapping: SourceMapping) -> list[Catalogue]:

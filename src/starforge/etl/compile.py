@@ -9,8 +9,9 @@ became a nested loop over 12 000 × 12 000 rows, because a young table has no st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from starforge.etl.columns import AnyColumn, Column, Keep, Missing, Ref, Table
 from starforge.etl.types import INTEGERS
@@ -21,15 +22,17 @@ PLACEHOLDER = '{"placeholder": true}'
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """A table's statements; `$1` is always the tenant, then come the constants, then an array a column."""
+    """A table's statements; `$1` is always the tenant."""
 
     upsert: str
-    """From arrays: inserts what is new, updates what differs, leaves what is equal."""
+    """From arrays, one for each column, of one document's rows or of several's: inserts what is new, updates
+    what differs, leaves what is equal. The distinct values of each column of the scope come last. Returns
+    how many rows it changed by scope, or by own key where there is no scope."""
     stage: str
     """Makes the temporary table for COPY, which cannot go straight into a table under row security."""
     stage_name: str
     staged_upsert: str
-    """As `upsert`, from the temporary table."""
+    """As `upsert` for one document, from the temporary table: the constants are its parameters."""
     twice: str
     """Finds a key that two rows of the temporary table have."""
     staged: dict[str, str]
@@ -38,10 +41,14 @@ class Statements:
     """As `leave`, with the keys of the temporary table instead of an array of them."""
     unstage: str
     mention: str
-    """Makes the rows that are missing, in the order of their keys, and changes none."""
+    """As `upsert`, without the scope: makes the rows that are missing, in the order of their keys, and
+    changes none."""
     leave: str | None
-    """Keeps or deletes the rows that left; with an own key its array comes after the scope, then for
-    Keep the time of the previous capture."""
+    """Keeps or deletes the rows of one document that left; with an own key its array comes after the scope,
+    then for Keep the time of the previous capture."""
+    leavers: str | None
+    """Of several documents: the scopes of which a row left, from an array for each column of the scope and
+    for the own key, then the distinct values of each column of the scope."""
     placeholders: dict[str, str]
     """By column: makes the catalogue's missing rows in the order of their ids and returns these."""
     gaps: dict[str, str]
@@ -53,18 +60,26 @@ class Statements:
 def statements(table: Table, tables: dict[str, Table]) -> Statements:
     """Make the statements of a table; `tables` are those of its mapping, by name."""
     stage_name = f"stage_{table.name.replace('.', '_')}"[:63]
-    sent = [*((column.name, _sent(column)) for column in table.varying)]
-    sent += [(table.extra, "text")] if table.extra else []
-    first = 2 + len(table.constant)
-    arrays = ", ".join(_array(first + place, type_) for place, (_, type_) in enumerate(sent))
-    names = ", ".join(q(name) for name, _ in sent)
-    staged = ", ".join(f"{q(name)} {type_}" for name, type_ in sent)
-    from_arrays = f"unnest({arrays}) AS i ({names})"
+    columns = [*table.constant, *table.varying]
+    extra = [(table.extra, "text")] if table.extra else []
+    arrays = _arrays([*((column.name, _sent(column)) for column in columns), *extra])
+    staged = ", ".join(
+        f"{q(name)} {type_}" for name, type_ in [*((c.name, _sent(c)) for c in table.varying), *extra]
+    )
+    into = _into(table, columns)
+    scope = _scope(table, 2 + len(columns) + len(extra))
+    constants = {column.name: f"${place}::{_type(column)}" for place, column in enumerate(table.constant, 2)}
+    counted = tuple(table.scope or table.own_key)
     return Statements(
-        upsert=_upsert(table, from_arrays),
+        upsert=_counted(_upsert(table, into, arrays, scope), counted),
         stage=f"CREATE TEMPORARY TABLE {q(stage_name)} ({staged}) ON COMMIT DROP",
         stage_name=stage_name,
-        staged_upsert=_upsert(table, f"pg_temp.{q(stage_name)} AS i"),
+        staged_upsert=_upsert(
+            table,
+            _into(table, columns, constants),
+            f"pg_temp.{q(stage_name)} AS i",
+            [f"t.{q(name)} = {constants[name]}" for name in table.scope],
+        ),
         twice=_twice(table, stage_name),
         staged={
             column.name: f"SELECT DISTINCT {q(column.name)} FROM pg_temp.{q(stage_name)} ORDER BY 1"
@@ -73,8 +88,9 @@ def statements(table: Table, tables: dict[str, Table]) -> Statements:
         },
         staged_leave=_leave(table, stage_name),
         unstage=f"DROP TABLE pg_temp.{q(stage_name)}",
-        mention=_mention(table, from_arrays),
+        mention=_counted(_mention(table, into, arrays), counted),
         leave=_leave(table),
+        leavers=_leavers(table),
         placeholders={column.name: _placeholders(column) for column in _referring(table, "placeholder")},
         gaps={column.name: _gaps(column) for column in _referring(table, "hold")},
         find={
@@ -85,37 +101,60 @@ def statements(table: Table, tables: dict[str, Table]) -> Statements:
     )
 
 
-def _into(table: Table) -> dict[str, str]:
-    """Return what is written into which column, in order."""
+def _arrays(sent: Sequence[tuple[str, str]]) -> str:
+    """Return the rows that are sent as an array for each of these columns, by name and type."""
+    arrays = ", ".join(_array(place, type_) for place, (_, type_) in enumerate(sent, 2))
+    return f"unnest({arrays}) AS i ({_list(name for name, _ in sent)})"
+
+
+def _into(
+    table: Table, columns: Iterable[AnyColumn], constants: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Return what is written into which column, in order; what is no constant comes with each row."""
     into = {"tenant_id": "$1::text"}
-    into |= {column.name: f"${place}::{_type(column)}" for place, column in enumerate(table.constant, 2)}
-    into |= {column.name: _cast(column) for column in table.varying}
+    into |= {column.name: constants.get(column.name) or _cast(column) for column in columns}
     return into | ({table.extra: f"i.{q(table.extra)}::jsonb"} if table.extra else {})
 
 
-def _insert(table: Table, source: str) -> str:
-    into = _into(table)
+def _scope(table: Table, first: int) -> list[str]:
+    """Return the conditions for the rows of several documents, whose scopes are arrays from `$first` on."""
+    columns = [table.column(name) for name in table.scope]
+    return [
+        f"t.{q(column.name)} = ANY ({_array(place, _sent(column))}::{_type(column)}[])"
+        for place, column in enumerate(columns, first)
+    ]
+
+
+def _insert(table: Table, into: Mapping[str, str], source: str) -> str:
     return (
         f"INSERT INTO {q(table.name)} AS t ({_list(into)})\nSELECT {', '.join(into.values())}\nFROM {source}"
     )
 
 
-def _mention(table: Table, source: str) -> str:
+def _mention(table: Table, into: Mapping[str, str], source: str) -> str:
     order = ", ".join(f"i.{q(name)}" for name in table.own_key) or "1"
-    return f"{_insert(table, source)}\nORDER BY {order}\nON CONFLICT ({_list(table.key)}) DO NOTHING"
+    return f"{_insert(table, into, source)}\nORDER BY {order}\nON CONFLICT ({_list(table.key)}) DO NOTHING"
 
 
-def _upsert(table: Table, source: str) -> str:
-    into, lines = _into(table), [_insert(table, source)]
+def _upsert(table: Table, into: Mapping[str, str], source: str, scope: Sequence[str]) -> str:
+    lines = [_insert(table, into, source)]
     present = f"t.{q(table.left.column)} IS NULL" if isinstance(table.left, Keep) else ""
-    if table.scope:
-        equal = [f"t.{q(name)} = {into[name]}" for name in table.scope]
+    if scope:
         lines += [
             f"EXCEPT SELECT {', '.join(f't.{q(name)}' for name in into)} FROM {q(table.name)} AS t",
-            f"WHERE {' AND '.join([*equal, *([present] if present else [])])}",
+            f"WHERE {' AND '.join([*scope, *([present] if present else [])])}",
         ]
     lines.append(f"ON CONFLICT ({_list(table.key)}) {_update(table, into, present)}")
     return "\n".join(lines)
+
+
+def _counted(statement: str, by: Sequence[str]) -> str:
+    """Return a statement that tells how many rows another changed, by the values of these columns."""
+    returned = ", ".join(f"t.{q(name)}" for name in by)
+    return (
+        f"WITH changed AS (\n{statement}\nRETURNING {returned})\n"
+        f"SELECT {_list(by)}, count(*) FROM changed GROUP BY {_list(by)}"
+    )
 
 
 def _update(table: Table, into: Iterable[str], present: str) -> str:
@@ -164,6 +203,22 @@ def _leave(table: Table, stage_name: str = "") -> str | None:
         f"{change}\nWHERE {where} AND {q(key.name)} = ANY (ARRAY(\n"
         f"    SELECT {q(key.name)} FROM {name} WHERE {where}\n"
         f"    EXCEPT {present}))"
+    )
+
+
+def _leavers(table: Table) -> str | None:
+    if table.left is None or not table.own_key:
+        return None
+    columns = [table.column(name) for name in (*table.scope, table.own_key[0])]
+    own = ["t.tenant_id = $1", *_scope(table, 2 + len(columns))]
+    if isinstance(table.left, Keep):
+        own.append(f"t.{q(table.left.column)} IS NULL")
+    return (
+        f"SELECT DISTINCT {_list(table.scope)} FROM (\n"
+        f"    SELECT {', '.join(f't.{q(column.name)}' for column in columns)} FROM {q(table.name)} AS t\n"
+        f"    WHERE {' AND '.join(own)}\n"
+        f"    EXCEPT SELECT {', '.join(map(_cast, columns))}\n"
+        f"    FROM {_arrays([(column.name, _sent(column)) for column in columns])}) AS gone"
     )
 
 

@@ -7,13 +7,14 @@ fails is recorded and tried again alone, and nobody waits long for anybody's loc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import asyncpg
 
@@ -25,15 +26,26 @@ from starforge.etl.columns import Derived, Ref, Table
 from starforge.etl.document import Document, Whole
 from starforge.etl.entities import Entities
 from starforge.etl.errors import CatalogueGapError, EntitiesFailedError
+from starforge.etl.group_commit import GroupCommit
 from starforge.etl.guard import MB, Guard
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import read_document
 from starforge.etl.raw import open_raw
 from starforge.etl.spool import spooled
 from starforge.etl.stream import Streamed
-from starforge.etl.upsert import Written, write, write_entity
+from starforge.etl.upsert import Written
 from starforge.etl.watch import watch_of
+from starforge.etl.write import Captured, write_all, write_entity
 from starforge.settings import Settings, setting
+
+GROUP_LOCK_MS_MAX = 200
+"""Longest that snapshots which are written together wait for a lock: one that has to wait longer does so
+alone, and holds up no other."""
+
+SENT_S = 0.003
+"""In this time two megabytes have left for the database: what is to be worked out meanwhile can begin."""
+
+T = TypeVar("T")
 
 EVERYWHERE: tuple[type[Exception], ...] = (*DATABASE_AWAY, MemoryError)
 """What the next entity would meet too."""
@@ -104,36 +116,76 @@ async def process(
     if snapshot.raw is not None and snapshot.size_bytes <= limits.together_max_mb * MB:
         return await _together(pool, mapping, snapshot, limits.batch_rows)
     async with _document(pool, mapping, snapshot) as document:
-        await _look(pool, mapping, snapshot, document.root)
-        entities = await Entities.of(mapping, document)
-        return await _Apart(pool, entities, snapshot, limits.batch_rows).write()
+        looked = asyncio.create_task(_look(pool, mapping, snapshot, document.root, after_s=SENT_S))
+        try:
+            entities = await Entities.of(mapping, document)
+            return await _Apart(pool, entities, snapshot, limits.batch_rows).write()
+        finally:
+            await looked  # what is new in a document is noted also where it fails
 
 
 async def _together(pool: Pool, mapping: Mapping, snapshot: InHand, batch: int) -> Written:
     assert snapshot.raw is not None
     document = read_document(snapshot.raw)
     await _look(pool, mapping, snapshot, document)
-    entries = watch_of(pool).entries
-
-    async def once() -> Written:
-        async with pool.transaction(tenant=snapshot.tenant) as conn:
-            written = await write(
-                conn,
-                mapping,
-                document,
-                tenant=snapshot.tenant,
-                captured_at=snapshot.captured_at,
-                batch=batch,
-                entries=entries,
-            )
-            await register(conn, mapping, written.placeholders, snapshot_id=snapshot.id)
-            await _end(conn, snapshot, written)
-        return written
-
-    return await _unless_forgotten(entries, once)
+    captured = Captured(mapping.read(document), snapshot.captured_at)
+    ready = _Ready(pool, mapping, snapshot, captured, batch)
+    groups = _GROUPS.get(pool)
+    if groups is None:
+        groups = _GROUPS[pool] = GroupCommit(_commit_group, EVERYWHERE)
+    written = await groups.take(ready, kind=ready.kind, key=captured.mapped.subject)
+    if written is None:
+        [written] = await _unless_forgotten(watch_of(pool).entries, partial(_commit, [ready]))
+    return written
 
 
-async def _unless_forgotten(entries: Entries, act: Callable[[], Awaitable[Written]]) -> Written:
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A small snapshot that is ready to be written."""
+
+    pool: Pool
+    mapping: Mapping
+    snapshot: InHand
+    captured: Captured
+    batch: int
+
+    @property
+    def kind(self) -> Hashable:
+        """What snapshots share that are written together."""
+        return self.mapping.name, id(self.mapping.statements), self.snapshot.tenant, self.batch
+
+
+async def _commit_group(group: Sequence[_Ready], stay: Callable[[], None]) -> list[Written]:
+    return await _commit(group, stay, lock_ms_max=GROUP_LOCK_MS_MAX)
+
+
+async def _commit(
+    ready: Sequence[_Ready], stay: Callable[[], None] | None = None, lock_ms_max: int = 0
+) -> list[Written]:
+    pool, mapping, tenant = ready[0].pool, ready[0].mapping, ready[0].snapshot.tenant
+    async with pool.transaction(tenant=tenant) as conn:
+        if lock_ms_max:
+            await conn.execute(f"SET LOCAL lock_timeout = {lock_ms_max}")
+        written = await write_all(
+            conn,
+            mapping,
+            [each.captured for each in ready],
+            tenant=tenant,
+            batch=ready[0].batch,
+            entries=watch_of(pool).entries,
+        )
+        told = [(each.snapshot, one) for each, one in zip(ready, written, strict=True)]
+        await register(conn, mapping, {snapshot.id: one.placeholders for snapshot, one in told})
+        await _end(conn, told)
+        if stay is not None:
+            stay()
+    return written
+
+
+_GROUPS: WeakKeyDictionary[Pool, GroupCommit[_Ready, Written]] = WeakKeyDictionary()
+
+
+async def _unless_forgotten(entries: Entries, act: Callable[[], Awaitable[T]]) -> T:
     """Do it once more where an entry that was seen in its catalogue may be there no longer."""
     try:
         return await act()
@@ -143,15 +195,19 @@ async def _unless_forgotten(entries: Entries, act: Callable[[], Awaitable[Writte
         return await act()
 
 
-async def _look(pool: Pool, mapping: Mapping, snapshot: InHand, root: Any) -> None:
+async def _look(pool: Pool, mapping: Mapping, snapshot: InHand, root: Any, after_s: float = 0.0) -> None:
     """Note what a document has that none of its source had; of one in pieces that is its skeleton."""
+    await asyncio.sleep(after_s)
     await watch_of(pool).look(pool, mapping.name, root, tenant=snapshot.tenant, snapshot_id=snapshot.id)
 
 
-async def _end(conn: Connection, snapshot: InHand, written: Written) -> None:
-    status = "processed" if written.complete else "superseded"
+async def _end(conn: Connection, told: Sequence[tuple[InHand, Written]]) -> None:
     await conn.execute(
-        sql("etl", "processed"), snapshot.id, status, written.rows_written, snapshot.though_held
+        sql("etl", "processed"),
+        [snapshot.id for snapshot, _ in told],
+        ["processed" if written.complete else "superseded" for _, written in told],
+        [written.rows_written for _, written in told],
+        [snapshot.though_held for snapshot, _ in told],
     )
     failpoint("before_processed_commit")
 
@@ -180,7 +236,7 @@ class _Apart:
     async def write(self) -> Written:
         tables = self.entities.mapping.tables.values()
         done = await self._done()
-        ahead = asyncio.create_task(self.entities.read_ahead())
+        ahead = asyncio.create_task(self._ahead())
         try:
             for table in tables:
                 if table.name not in done:
@@ -201,8 +257,13 @@ class _Apart:
             complete=not own <= superseded,
         )
         async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
-            await _end(conn, self.snapshot, told)
+            await _end(conn, [(self.snapshot, told)])
         return told
+
+    async def _ahead(self) -> None:
+        """Read the tables to come while the database writes, once the first one is on its way."""
+        await asyncio.sleep(SENT_S)
+        await self.entities.read_ahead()
 
     async def _done(self) -> dict[str, int]:
         """Return what an earlier attempt on this capture wrote, where entities are left: rows by entity."""
@@ -237,7 +298,7 @@ class _Apart:
                 batch=self.batch,
                 entries=watch_of(self.pool).entries,
             )
-            await register(conn, mapping, written.placeholders, snapshot_id=snapshot.id)
+            await register(conn, mapping, {snapshot.id: written.placeholders})
             status = "superseded" if not written.complete else "written"
             await self._note(conn, table, status, written.rows_written)
             failpoint("before_entity_commit")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starforge.etl.path import join
@@ -18,6 +19,16 @@ from starforge.etl.path import join
 DEPTH_MAX = 12
 PATHS_MAX = 4000
 """A document with more has data for names; what is beyond is not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """What an object's fields come to: what its scalars are, and where to look further."""
+
+    scalars: frozenset[str]
+    others: tuple[tuple[str, str], ...]
+    """The names of objects and arrays, with their paths."""
+
 
 SAMPLES = 16
 """Of many items so many are looked into, beside those that bring further names: a kind of value that only
@@ -32,9 +43,10 @@ KINDS = {
     dict: "object", list: "array", str: "text", int: "integer", float: "number", bool: "boolean",
 }  # fmt: skip
 
-FLAT_MAX = 4096
-_FLAT: dict[tuple[Any, ...], frozenset[str]] = {}
-"""What objects of scalars come to, by path, names and types: a document has thousands, of a few kinds."""
+FIELDS_MAX = 64
+KNOWN_MAX = 4096
+_KNOWN: dict[tuple[Any, ...], _Fields | None] = {}
+"""What objects come to, by path, names and types: a document has thousands, of a few kinds. None: keyed."""
 
 Shape = frozenset[str]
 """Paths, each with the kind of value there: "Troops.*.Level integer"."""
@@ -79,36 +91,15 @@ class _Walk:
         if depth >= DEPTH_MAX:
             return
         if kind == "object":
-            if self._flat(value, path):
-                return
-            if is_keyed(value):
+            fields = _fields(value, path)
+            if fields is None:
                 self._items(list(value.values()), join(path, EVERY_KEY), depth)
-            else:
-                for name, item in value.items():
-                    self.at(item, join(path, name), depth + 1)
+                return
+            self.found |= fields.scalars
+            for name, place in fields.others:
+                self.at(value[name], place, depth + 1)
         elif kind == "array" and value:
             self._items(value, f"{path}[]", depth)
-
-    def _flat(self, value: dict[str, Any], path: str) -> bool:
-        """Take an object without arrays and objects; most are like one that was there before."""
-        kinds = tuple(map(type, value.values()))
-        if dict in kinds or list in kinds:
-            return False
-        sign = (path, *value, *kinds)
-        known = _FLAT.get(sign)
-        if known is None:
-            if is_keyed(value):
-                return False
-            known = frozenset(
-                f"{join(path, name)} {KINDS[kind]}"
-                for name, kind in zip(value, kinds, strict=True)
-                if kind in KINDS
-            )
-            if len(_FLAT) >= FLAT_MAX:
-                _FLAT.clear()
-            _FLAT[sign] = known
-        self.found |= known
-        return True
 
     def _items(self, items: Sequence[Any], path: str, depth: int) -> None:
         kinds = set(map(type, items))
@@ -123,6 +114,31 @@ class _Walk:
             lists = items if len(kinds) == 1 else [item for item in items if type(item) is list]
             for item in _spread(lists):
                 self.at(item, path, depth + 1)
+
+
+def _fields(value: dict[str, Any], path: str) -> _Fields | None:
+    """Return what an object's names come to, None where they are ids."""
+    if len(value) > FIELDS_MAX:
+        return None if is_keyed(value) else _looked_at(value, path)
+    sign = (path, *value, *map(type, value.values()))
+    try:
+        return _KNOWN[sign]
+    except KeyError:
+        if len(_KNOWN) >= KNOWN_MAX:
+            _KNOWN.clear()
+        found = _KNOWN[sign] = None if is_keyed(value) else _looked_at(value, path)
+        return found
+
+
+def _looked_at(value: dict[str, Any], path: str) -> _Fields:
+    scalars, others = [], []
+    for name, item in value.items():
+        kind, place = KINDS.get(type(item)), join(path, name)
+        if kind in ("object", "array"):
+            others.append((name, place))
+        elif kind is not None:
+            scalars.append(f"{place} {kind}")
+    return _Fields(frozenset(scalars), tuple(others))
 
 
 def _telling(objects: Sequence[dict[str, Any]]) -> Collection[dict[str, Any]]:

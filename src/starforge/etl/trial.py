@@ -28,7 +28,8 @@ from starforge.etl.reading import NO_EXTRA
 from starforge.etl.redact import redaction
 from starforge.etl.rejects import error_type, reject_of
 from starforge.etl.stream import Opened, Streamed
-from starforge.etl.upsert import Written, write, write_entity
+from starforge.etl.upsert import Written
+from starforge.etl.write import write, write_entity
 
 Stage = Literal["guard", "parse", "map", "write"]
 LOCK_MS_MAX = 5_000

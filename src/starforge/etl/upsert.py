@@ -1,27 +1,23 @@
-"""Upsert: the rows of one entity into their table, inside the caller's transaction.
-
-Locks are taken in one order by every document: the subject's own watermarks, then table by table the
-missing rows of catalogues by id, missing shared rows by key, the watermarks of shared rows by key. So
-documents that share guilds or catalogue rows wait for each other and never in a circle, as long as a
-transaction writes one document, or one entity of it.
-"""
+"""Upsert: rows into their tables, of one document or of several together, inside the caller's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
+import asyncpg
+
 from starforge.db.pool import Connection
-from starforge.etl.catalogue import Entries, provide, require_entries, supply
+from starforge.etl.catalogue import Entries, provide, supply
 from starforge.etl.columns import AnyColumn, Keep, Ref, Rows, Table
-from starforge.etl.entities import Entities
 from starforge.etl.errors import MappingError
 from starforge.etl.mapping import Mapping
 from starforge.etl.reading import NO_EXTRA, TWICE
 from starforge.etl.types import array_text
-from starforge.etl.watermark import take
+from starforge.etl.watermark import Mark, supersedes, take
 
 STAGED_ROWS = 2_000
 """From this many rows on they go by COPY through a temporary table; below, as arrays. Measured: a replay
@@ -50,143 +46,91 @@ class Written:
     complete: bool
 
 
-async def write(
-    conn: Connection,
-    mapping: Mapping,
-    document: Any,
-    *,
-    tenant: str,
-    captured_at: datetime,
-    only: Collection[str] | None = None,
-    batch: int = ROWS_AT_ONCE,
-    entries: Entries | None = None,
-) -> Written:
-    """Write a document that lies in memory; an identical replay and an older capture change nothing.
+@dataclass(slots=True)
+class Writing:
+    """What is known of one document while its rows are written."""
 
-    Args:
-        conn: In a READ COMMITTED transaction that speaks for `tenant` and writes no other document.
-        mapping: How the document becomes rows.
-        document: The parsed document.
-        tenant: Whose rows they are.
-        captured_at: When the document was taken, with its offset; guards each entity against older ones.
-        only: The tables to write; all where not given. What the others hold is found and left alone.
-        batch: Rows that are sent together.
-        entries: What is known of catalogues.
-    Raises: MappingError, before anything is written where the document is at fault; asyncpg's errors, for
-        instance where a foreign key is not satisfied; CatalogueGapError where the document is to wait.
-    """
-    mapped = mapping.read(document)
-    wanted = [table for table in mapping.tables.values() if only is None or table.name in only]
-    own = [table.name for table in wanted if not table.shared]
-    seen = await take(conn, tenant, mapping.name, [(name, mapped.subject) for name in own], captured_at)
-    superseded = {entity for (entity, _), one in seen.items() if one.superseded}
-    writer = Writer(conn, mapping, mapped.subject, tenant, captured_at, batch, entries, superseded=superseded)
-    if own and len(superseded) == len(own):
-        return writer.told(complete=False)
-    await require_entries(conn, mapping, (mapped.tables[t.name] for t in wanted if t.name not in superseded))
-    for table in wanted:
-        rows = mapped.tables[table.name]
-        if table.shared:
-            await writer.write_shared(rows)
-        elif table.name not in superseded:
-            await writer.write_own(rows, seen[table.name, mapped.subject].previous)
-    return writer.told(complete=True)
+    subject: str
+    captured_at: datetime
+    previous: dict[str, datetime | None] = field(default_factory=dict)
+    """By entity: when what was written before was captured."""
+    superseded: set[str] = field(default_factory=set)
+    complete: bool = True
+    rows_written: int = 0
+    placeholders: dict[str, list[int | str]] = field(default_factory=dict)
+
+    def told(self) -> Written:
+        """Say what was written."""
+        return Written(self.rows_written, self.placeholders, tuple(sorted(self.superseded)), self.complete)
 
 
-async def write_entity(
-    conn: Connection,
-    entities: Entities,
-    table: Table,
-    *,
-    tenant: str,
-    captured_at: datetime,
-    batch: int,
-    entries: Entries | None = None,
-) -> Written:
-    """Write the rows of one table of a document, which may come in pieces of at most `batch` items.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one table that come from one document."""
 
-    Args:
-        conn: In a READ COMMITTED transaction that speaks for `tenant` and writes nothing else.
-        entities: The document's rows by table; the tables that this one refers to are written already.
-        table: The table.
-        tenant, captured_at, entries: As in `write`.
-        batch: Rows that are sent together, and items in memory at a time where the document is not.
-    Raises: as `write`, but a part that was sent may have to be rolled back by the caller.
-    """
-    writer = Writer(conn, entities.mapping, entities.subject, tenant, captured_at, batch, entries)
-    pieces = entities.rows(table, batch)
-    if table.shared:
-        async for rows in pieces:
-            await writer.write_shared(rows)
-        return writer.told(complete=True)
-    first, second = await anext(pieces), await anext(pieces, None)
-    staged = second is not None
-    if second is not None:
-        # A stream takes its time: nobody is to wait for a watermark meanwhile.
-        await writer.stage(first)
-        await writer.stage(second)
-        async for rows in pieces:
-            await writer.stage(rows)
-        await writer.refuse_twice(table)
-    [seen] = (
-        await take(conn, tenant, entities.mapping.name, [(table.name, entities.subject)], captured_at)
-    ).values()
-    if seen.superseded:
-        writer.superseded.add(table.name)
-        return writer.told(complete=False)
-    if staged:
-        await writer.write_staged(first, seen.previous)
-    else:
-        await require_entries(conn, entities.mapping, [first])
-        await writer.write_own(first, seen.previous)
-    return writer.told(complete=True)
+    document: Writing
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class _SharedRow:
+    """What one document says of a row that documents share."""
+
+    part: Part
+    place: int
+    mark: Mark
+    describes: bool
+    """It says more than that the row exists."""
+
+    @property
+    def captured_at(self) -> datetime:
+        return self.part.document.captured_at
+
+    def later_than(self, other: _SharedRow) -> bool:
+        """Tell whether this is what the row is in the end, of two in the order of their documents."""
+        return self.describes and not (other.describes and self.superseded_by(other.captured_at))
+
+    def superseded_by(self, previous: datetime | None) -> bool:
+        return supersedes(previous, self.captured_at)
 
 
 @dataclass(slots=True)
 class Writer:
-    """Writes tables of one document and adds up what that changed."""
+    """Writes tables, each of one document or of several together, and adds up what that changed."""
 
     conn: Connection
     mapping: Mapping
-    subject: str
     tenant: str
-    captured_at: datetime
     batch: int = ROWS_AT_ONCE
     entries: Entries | None = None
-    superseded: set[str] = field(default_factory=set)
-    rows_written: int = 0
-    placeholders: dict[str, list[int | str]] = field(default_factory=dict)
     ids: dict[tuple[str, str], dict[Any, Any]] = field(default_factory=dict)
     """By table referred to and its id column: key → id, as far as was looked up."""
     _staging: bool = False
 
-    def told(self, *, complete: bool) -> Written:
-        """Say what was written."""
-        return Written(self.rows_written, self.placeholders, tuple(sorted(self.superseded)), complete)
-
-    async def write_own(self, rows: Rows, previous: datetime | None) -> None:
-        """Write the rows of this subject, then keep or delete those that left since `previous`."""
-        table, rows = rows.table, await self._resolved(rows)
-        await self._make_placeholders(rows)
-        await self._upsert(rows)
-        if table.left is not None and previous is not None:
-            await self._leave(rows, previous)
+    async def write_own(self, parts: list[Part]) -> None:
+        """Write the rows of subjects, then keep or delete those that left since their previous captures."""
+        parts = await self._resolved(parts)
+        await self._make_placeholders(parts)
+        await self._upsert(parts)
+        await self._leave(parts)
 
     async def stage(self, rows: Rows) -> None:
         """Send a piece of the rows ahead; they are written by `write_staged`."""
-        await self._stage(await self._resolved(rows))
+        await self._stage((await self._refer([rows]))[0])
 
     async def _stage(self, rows: Rows) -> None:
         statements = self.mapping.statements[rows.table.name]
         if not self._staging:
             await self.conn.execute(statements.stage)
             self._staging = True
-        for part in _parts(rows, self.batch):
+        names = [column.name for column in rows.table.varying]
+        names += [rows.table.extra] if rows.table.extra else []
+        for part in _slices(rows, self.batch):
             await self.conn.copy_records_to_table(
                 statements.stage_name,
                 schema_name="pg_temp",
-                columns=_sent_names(rows.table),
-                records=zip(*_columns(part), strict=True),
+                columns=names,
+                records=zip(*(part.columns[name] for name in names), strict=True),
             )
 
     async def refuse_twice(self, table: Table) -> None:
@@ -195,100 +139,174 @@ class Writer:
         if row is not None:
             raise MappingError(table.name, f"the row {', '.join(map(str, row))} {TWICE}")
 
-    async def write_staged(self, rows: Rows, previous: datetime | None) -> None:
-        """Write what was staged; `rows` are some of it, for what is the same in all of them."""
-        table, rows = rows.table, await self._resolved(rows)
-        statements = self.mapping.statements[table.name]
+    async def write_staged(self, part: Part) -> None:
+        """Write what was staged; the part's rows are some of it, for what is the same in all of them."""
+        [part] = await self._resolved([part])
+        document, rows = part.document, part.rows
+        statements = self.mapping.statements[rows.table.name]
         for name, distinct in statements.staged.items():
             async for values in _some(self.conn, distinct):
-                self._placed(await provide(self.conn, statements, rows.table, name, values))
-        constants = [rows.constants[column.name] for column in table.constant]
-        self._count(await self.conn.execute(statements.staged_upsert, self.tenant, *constants))
-        if table.left is not None and previous is not None:
+                _placed(document, await provide(self.conn, statements, rows.table, name, values))
+        await self._upsert_staged(part)
+        previous = document.previous[rows.table.name]
+        if rows.table.left is not None and previous is not None:
             assert statements.staged_leave is not None
-            when = [previous] if isinstance(table.left, Keep) else []
-            scope = [rows.constants[name] for name in table.scope]
-            self._count(await self.conn.execute(statements.staged_leave, self.tenant, *scope, *when))
-        await self.conn.execute(statements.unstage)
+            when = [previous] if isinstance(rows.table.left, Keep) else []
+            scope = [rows.constants[name] for name in rows.table.scope]
+            document.rows_written += _count(
+                await self.conn.execute(statements.staged_leave, self.tenant, *scope, *when)
+            )
+        await self._unstage(rows.table)
 
-    async def write_shared(self, rows: Rows) -> None:
+    async def write_shared(self, parts: list[Part]) -> None:
         """Make the rows that are missing, then change those of which no later description is known."""
-        table, rows = rows.table, await self._resolved(rows)
-        await self._make_placeholders(rows)
-        if not rows.count:
+        parts = await self._resolved(parts)
+        await self._make_placeholders(parts)
+        parts = [part for part in parts if part.rows.count]
+        if not parts:
             return
+        table = parts[0].rows.table
+        found = [
+            _SharedRow(part, place, (table.name, str(key)), _describes(part.rows, place))
+            for part in parts
+            for place, key in enumerate(part.rows[table.own_key[0]])
+        ]
+        newest: dict[Mark, _SharedRow] = {}
+        for row in found:
+            if row.mark not in newest or row.later_than(newest[row.mark]):
+                newest[row.mark] = row
+        # Not in batches: all that is locked here is locked in the order of its keys.
+        mentioned = _picked(parts, newest.values())
         mention = self.mapping.statements[table.name].mention
-        self._count(await self.conn.execute(mention, self.tenant, *_sent(rows)))
-        keys = rows[table.own_key[0]]
-        marks = {
-            place: (table.name, str(keys[place])) for place in range(rows.count) if _describes(rows, place)
-        }
-        seen = await take(self.conn, self.tenant, self.mapping.name, list(marks.values()), self.captured_at)
-        fresh = [place for place, mark in marks.items() if not seen[mark].superseded]
-        if len(fresh) < len(marks):
-            self.superseded.add(table.name)
-        await self._upsert(rows.take(fresh))
+        _add(mentioned, await self.conn.fetch(mention, self.tenant, *_sent(mentioned)))
+        marks = {mark: row.captured_at for mark, row in newest.items() if row.describes}
+        latest = await take(self.conn, self.tenant, self.mapping.name, marks)
+        fresh = [row for row in newest.values() if row.describes and not row.superseded_by(latest[row.mark])]
+        for row in found:
+            if row.describes and row.superseded_by(latest[row.mark]):
+                row.part.document.superseded.add(table.name)
+            elif row.describes:
+                latest[row.mark] = row.captured_at
+        await self._upsert(_picked(parts, fresh))
 
-    async def _upsert(self, rows: Rows) -> None:
-        statements = self.mapping.statements[rows.table.name]
-        constants = [rows.constants[column.name] for column in rows.table.constant]
-        if min(rows.count, self.batch) >= STAGED_ROWS:
-            await self._stage(rows)
-            self._count(await self.conn.execute(statements.staged_upsert, self.tenant, *constants))
-            await self.conn.execute(statements.unstage)
-            self._staging = False
+    async def _upsert(self, parts: list[Part]) -> None:
+        parts = [part for part in parts if part.rows.count]
+        if not parts:
             return
-        for part in _parts(rows, self.batch):
-            self._count(await self.conn.execute(statements.upsert, self.tenant, *_sent(part)))
+        table = parts[0].rows.table
+        if len(parts) == 1 and min(parts[0].rows.count, self.batch) >= STAGED_ROWS:
+            await self._stage(parts[0].rows)
+            await self._upsert_staged(parts[0])
+            await self._unstage(table)
+            return
+        upsert = self.mapping.statements[table.name].upsert
+        for some in _batches(parts, self.batch):
+            found = await self.conn.fetch(upsert, self.tenant, *_sent(some), *_scopes(some))
+            _add(some, found)
 
-    async def _leave(self, rows: Rows, previous: datetime) -> None:
-        table = rows.table
-        if rows.count and not table.own_key:
-            return  # the one row that there can be was written just now
-        statement = self.mapping.statements[table.name].leave
-        assert statement is not None
-        keys = [_array(table.column(name), rows[name]) for name in table.own_key]
-        when = [previous] if isinstance(table.left, Keep) else []
-        scope = [rows.constants[name] for name in table.scope]
-        self._count(await self.conn.execute(statement, self.tenant, *scope, *keys, *when))
+    async def _upsert_staged(self, part: Part) -> None:
+        table = part.rows.table
+        upsert = self.mapping.statements[table.name].staged_upsert
+        constants = [part.rows.constants[column.name] for column in table.constant]
+        part.document.rows_written += _count(await self.conn.execute(upsert, self.tenant, *constants))
 
-    async def _make_placeholders(self, rows: Rows) -> None:
-        made = await supply(self.conn, self.mapping.statements[rows.table.name], rows, self.entries)
-        self._placed(made)
+    async def _unstage(self, table: Table) -> None:
+        await self.conn.execute(self.mapping.statements[table.name].unstage)
+        self._staging = False
 
-    def _placed(self, made: dict[str, list[Any]]) -> None:
-        for catalogue, ids in made.items():
-            self.placeholders.setdefault(catalogue, []).extend(ids)
+    async def _leave(self, parts: list[Part]) -> None:
+        table = parts[0].rows.table
+        if table.left is None:
+            return
+        statements = self.mapping.statements[table.name]
+        parts = [
+            part
+            for part in parts
+            if part.document.previous[table.name] is not None
+            # Without a key of its own the one row that there can be was written just now.
+            and (table.own_key or not part.rows.count)
+        ]
+        if len(parts) > 1 and statements.leavers:
+            found = await self.conn.fetch(statements.leavers, self.tenant, *_keys(parts), *_scopes(parts))
+            left = {tuple(row) for row in found}
+            parts = [part for part in parts if _scope(part.rows) in left]
+        assert statements.leave is not None
+        for part in parts:
+            keys = [_array(table.column(name), part.rows[name]) for name in table.own_key]
+            when = [part.document.previous[table.name]] if isinstance(table.left, Keep) else []
+            part.document.rows_written += _count(
+                await self.conn.execute(statements.leave, self.tenant, *_scope(part.rows), *keys, *when)
+            )
 
-    async def _resolved(self, rows: Rows) -> Rows:
+    async def _make_placeholders(self, parts: list[Part]) -> None:
+        statements = self.mapping.statements[parts[0].rows.table.name]
+        made = await supply(self.conn, statements, [part.rows for part in parts], self.entries)
+        for part, ids in zip(parts, made, strict=True):
+            _placed(part.document, ids)
+
+    async def _resolved(self, parts: list[Part]) -> list[Part]:
         """Put the ids of the rows referred to in the place of their keys."""
-        refs = [column for column in rows.table.columns if isinstance(column, Ref)]
+        resolved = await self._refer([part.rows for part in parts])
+        return [Part(part.document, rows) for part, rows in zip(parts, resolved, strict=True)]
+
+    async def _refer(self, parts: list[Rows]) -> list[Rows]:
+        refs = [column for column in parts[0].table.columns if isinstance(column, Ref)]
         if not refs:
-            return rows
-        found = replace(rows, columns=dict(rows.columns), constants=dict(rows.constants))
+            return parts
+        found = [replace(rows, columns=dict(rows.columns), constants=dict(rows.constants)) for rows in parts]
         for ref in refs:
-            if ref.name in rows.constants:
-                found.constants[ref.name] = (await self._find(ref, rows, [rows.constants[ref.name]]))[0]
-            else:
-                found.columns[ref.name] = await self._find(ref, rows, rows.columns[ref.name])
+            known = await self._find(ref, parts)
+            for rows in found:
+                if ref.name in rows.constants:
+                    [rows.constants[ref.name]] = _ids(known, ref, rows, [rows.constants[ref.name]])
+                else:
+                    rows.columns[ref.name] = _ids(known, ref, rows, rows.columns[ref.name])
         return found
 
-    async def _find(self, ref: Ref, rows: Rows, keys: list[Any]) -> list[Any]:
+    async def _find(self, ref: Ref, parts: list[Rows]) -> dict[Any, Any]:
+        """Return the ids of the rows that these refer to, by key, as far as there are such rows."""
         known = self.ids.setdefault((ref.to, ref.id), {None: None})
-        if not known.keys() >= set(keys):
-            statement = self.mapping.statements[rows.table.name].find[ref.name]
-            missing = list(set(keys) - known.keys())
-            found = await self.conn.fetch(statement, self.tenant, missing)
-            known |= {row[0]: row[1] for row in found}
-        try:
-            return [known[key] for key in keys]
-        except KeyError as error:
-            reason = f"{ref.name} refers to {error.args[0]!r} of {ref.to}, which has no such row"
-            raise MappingError(rows.path(keys.index(error.args[0])), reason) from None
+        keys: set[Any] = set()
+        for rows in parts:
+            keys |= {rows.constants[ref.name]} if ref.name in rows.constants else set(rows.columns[ref.name])
+        if missing := list(keys - known.keys()):
+            statement = self.mapping.statements[parts[0].table.name].find[ref.name]
+            known |= {row[0]: row[1] for row in await self.conn.fetch(statement, self.tenant, missing)}
+        return known
 
-    def _count(self, status: str) -> None:
-        """Add up the rows of a command's status: INSERT 0 12, UPDATE 3."""
-        self.rows_written += int(status.rpartition(" ")[2])
+
+def _ids(known: dict[Any, Any], ref: Ref, rows: Rows, keys: list[Any]) -> list[Any]:
+    try:
+        return [known[key] for key in keys]
+    except KeyError as error:
+        reason = f"{ref.name} refers to {error.args[0]!r} of {ref.to}, which has no such row"
+        raise MappingError(rows.path(keys.index(error.args[0])), reason) from None
+
+
+def _count(status: str) -> int:
+    """Return how many rows a command's status tells: INSERT 0 12, UPDATE 3."""
+    return int(status.rpartition(" ")[2])
+
+
+def _add(parts: list[Part], counted: Sequence[asyncpg.Record]) -> None:
+    """Add what a statement changed to the documents whose rows these were."""
+    if len({id(part.document) for part in parts}) == 1:
+        parts[0].document.rows_written += sum(row[-1] for row in counted)
+        return
+    whose: dict[tuple[Any, ...], Writing] = {}
+    for part in parts:
+        table = part.rows.table
+        names = table.scope or table.own_key
+        keys = [_scope(part.rows)] if table.scope else zip(*(part.rows[name] for name in names), strict=True)
+        for key in keys:
+            whose.setdefault(tuple(key), part.document)
+    for row in counted:
+        whose[tuple(row)[:-1]].rows_written += row[-1]
+
+
+def _placed(document: Writing, made: dict[str, list[Any]]) -> None:
+    for catalogue, ids in made.items():
+        document.placeholders.setdefault(catalogue, []).extend(ids)
 
 
 async def _some(conn: Connection, query: str) -> AsyncIterator[list[Any]]:
@@ -304,7 +322,7 @@ async def _some(conn: Connection, query: str) -> AsyncIterator[list[Any]]:
         yield values
 
 
-def _parts(rows: Rows, batch: int) -> Iterator[Rows]:
+def _slices(rows: Rows, batch: int) -> Iterator[Rows]:
     """Cut rows into batches; none where there is no row."""
     if 0 < rows.count <= batch:
         yield rows
@@ -313,19 +331,56 @@ def _parts(rows: Rows, batch: int) -> Iterator[Rows]:
         yield rows.take(range(first, min(first + batch, rows.count)))
 
 
-def _sent_names(table: Table) -> list[str]:
-    return [*(column.name for column in table.varying), *([table.extra] if table.extra else [])]
+def _batches(parts: list[Part], batch: int) -> Iterator[list[Part]]:
+    """Put rows of several documents together, at most a batch at a time."""
+    some: list[Part] = []
+    for part in parts:
+        for rows in _slices(part.rows, batch):
+            if some and sum(one.rows.count for one in some) + rows.count > batch:
+                yield some
+                some = []
+            some.append(Part(part.document, rows))
+    if some:
+        yield some
 
 
-def _columns(rows: Rows) -> list[list[Any]]:
-    return [rows.columns[name] for name in _sent_names(rows.table)]
+def _picked(parts: list[Part], picked: Iterable[_SharedRow]) -> list[Part]:
+    """Return parts with these rows of them only."""
+    places: dict[int, list[int]] = {}
+    for row in picked:
+        places.setdefault(id(row.part), []).append(row.place)
+    return [Part(part.document, part.rows.take(places[id(part)])) for part in parts if id(part) in places]
 
 
-def _sent(rows: Rows) -> list[Any]:
-    table = rows.table
-    arrays = [_array(column, rows.columns[column.name]) for column in table.varying]
-    extra = [rows.columns[table.extra]] if table.extra else []
-    return [*(rows.constants[column.name] for column in table.constant), *arrays, *extra]
+def _scope(rows: Rows) -> tuple[Any, ...]:
+    return tuple(rows.constants[name] for name in rows.table.scope)
+
+
+def _sent(parts: list[Part]) -> list[Any]:
+    """Return the rows as they are sent: an array for each column."""
+    table = parts[0].rows.table
+    arrays = [_array(column, _values(parts, column.name)) for column in (*table.constant, *table.varying)]
+    return [*arrays, _values(parts, table.extra)] if table.extra else arrays
+
+
+def _keys(parts: list[Part]) -> list[Any]:
+    table = parts[0].rows.table
+    return [_array(table.column(name), _values(parts, name)) for name in (*table.scope, *table.own_key)]
+
+
+def _scopes(parts: list[Part]) -> list[Any]:
+    """Return the distinct values of each column of the scope."""
+    table = parts[0].rows.table
+    return [
+        _array(table.column(name), list({part.rows.constants[name] for part in parts}))
+        for name in table.scope
+    ]
+
+
+def _values(parts: list[Part], name: str) -> list[Any]:
+    if len(parts) == 1:
+        return parts[0].rows[name]
+    return list(chain.from_iterable(part.rows[name] for part in parts))
 
 
 def _array(column: AnyColumn, values: list[Any]) -> Any:

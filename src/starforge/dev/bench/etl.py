@@ -33,7 +33,7 @@ from starforge.etl.parse import read_document
 from starforge.etl.receive import batches, receive
 from starforge.etl.snapshot import JOB_TYPE
 from starforge.etl.source import Offer
-from starforge.etl.upsert import write
+from starforge.etl.write import write
 from starforge.heroes.mapping import HERO
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob

@@ -63,9 +63,7 @@ class Gather:
         self._waiting.setdefault(tenant, deque()).append(unit)
         self._waiting_bytes += size
         if len(self._lanes) < LANES:
-            lane = asyncio.create_task(self._run())
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+            self._lanes.add(asyncio.create_task(self._run()))
         limit_s = WebSettings.read().operation_s
         try:
             async with asyncio.timeout(limit_s):
@@ -74,6 +72,14 @@ class Gather:
             raise OutcomeUnknownError(f"the database did not answer within {limit_s:g} s") from None
 
     async def _run(self) -> None:
+        lane = asyncio.current_task()
+        assert lane is not None
+        try:
+            await self._groups()
+        finally:
+            self._lanes.discard(lane)  # before anybody else comes and takes it for one that still looks
+
+    async def _groups(self) -> None:
         """Take what waits, a tenant after the other, until nothing does."""
         while self._waiting:
             tenant, units = self._next()
