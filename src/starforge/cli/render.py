@@ -6,11 +6,13 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 import msgspec
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +26,13 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PIPED_COLUMNS = 200
 """Width where the output is no terminal: what somebody may grep for is not broken into lines."""
 
+NOTHING = "–"
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ID_COLUMNS = 36
+REASON_COLUMNS = 30
+"""Room that a reason needs beside the other columns."""
+
+GAP = 2
 CLI_CONNECTIONS = 2
 
 
@@ -55,7 +64,7 @@ err = _console(stderr=True)
 
 def plain(value: object) -> Text:
     """Return a value as text that steers neither the terminal nor rich, whoever wrote it."""
-    told = "–" if value is None else str(value)
+    told = NOTHING if value is None else str(value)
     return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", told))
 
 
@@ -76,12 +85,45 @@ def print_json(document: object) -> None:
         _unread(sys.stdout)
 
 
-def as_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table for people."""
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(plain(cell) for cell in row))
+def as_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, reason_last: bool = False) -> None:
+    """Print a table for people. Nothing is cut: an id stays whole, what is too long for its column is folded.
+
+    With `reason_last` the last column goes below the first one, a line for itself, on a terminal so narrow
+    that it would have no room.
+    """
+    cells = [[plain(cell) for cell in row] for row in rows]
+    widths = [max([len(name), *(row[at].cell_len for row in cells)]) for at, name in enumerate(columns)]
+    if reason_last and sum(widths[:-1]) + GAP * len(widths[1:]) + min(widths[-1], REASON_COLUMNS) > out.width:
+        columns = columns[:-1]
+        for row in cells:
+            reason = row.pop()
+            if reason.plain != NOTHING:
+                row[0] = Text("\n").join((row[0], Text(reason.plain, style="dim")))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for at, name in enumerate(columns):
+        whole = any(ID.fullmatch(row[at].plain.partition("\n")[0]) for row in cells)
+        table.add_column(name, overflow="fold", min_width=ID_COLUMNS if whole else None)
+    for row in cells:
+        table.add_row(*row)
     out.print(table)
+
+
+@contextmanager
+def working(on: str) -> Iterator[None]:
+    """Show on a terminal that something that takes a while is going on, and for how long already."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+    )
+    bar.add_task(on, total=None)
+    if not err.is_terminal:
+        yield
+        return
+    with bar:
+        yield
 
 
 def show_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import typer
 
 from starforge.cli.doors import ROLE, group
-from starforge.cli.render import as_table, err, print_json, run, say
+from starforge.cli.render import as_table, err, print_json, run, say, working
 from starforge.cli.snapshot_looks import IdArgument, size
 from starforge.cli.work import BUILT_IN, AppOption, JsonOption
 from starforge.errors import InvalidInputError
@@ -87,9 +87,14 @@ def _whole_file(output: Path | None) -> Iterator[Any]:
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
-    if output.is_dir():
-        raise InvalidInputError(f"-o {output}: it is a folder; name a file")
-    handle, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)  # mode 0600
+    try:
+        if output.is_dir():
+            raise InvalidInputError(f"-o {output}: it is a folder; name a file")
+        handle, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)  # mode 0600
+    except OSError as error:
+        raise InvalidInputError(
+            f"-o {output}: no file can be made in {output.parent}: {error.strerror}"
+        ) from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file.write
@@ -141,7 +146,8 @@ def try_(
                 )
             return trial, peak()
 
-    trial, peak = run(work)
+    with working(f"trying {which}"):
+        trial, peak = run(work)
     if as_json:
         print_json({**asdict(trial), "peak_bytes": peak})
     else:
@@ -197,7 +203,8 @@ def reproduce(
             load(app).mappings.get(found.source)
             return await measured(found.path, found.source, app)
 
-    gears = run(work)
+    with working(f"measuring {which}, in every way of reading it"):
+        gears = run(work)
     if as_json:
         print_json([asdict(one) for one in gears])
         return
