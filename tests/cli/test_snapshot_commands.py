@@ -313,3 +313,9 @@ async def test_what_a_document_costs_is_measured_for_each_gear_in_a_process_of_i
     snapshot_id: UUID = await offer(pool)
     code, out, _ = await command(database, "reproduce", snapshot_id)
     assert (code, "whole" in out) == (0, True)
+
+
+async def test_a_file_is_measured_without_a_database(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"NameCode": "A_1"}')
+    gears = await figures("postgresql://nobody@127.0.0.1:1/none", "reproduce", tmp_path / "a.json")
+    assert [each["error"] for each in gears] == [None, None]

@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 import typer
 
-from starforge.cli.render import as_table, fail, print_json, say, show_difference
+from starforge.cli.render import as_table, fail, print_json, say, show_difference, working
 from starforge.clock import new_id
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
@@ -102,20 +102,22 @@ def _command(operation: Operation, run: Run[Any]) -> Callable[..., None]:
                 raise BadArgumentError("--plan makes a plan and --plan-id applies one: give one of them")
             who: dict[str, Any] = {"actor": local_actor(), "role": ROLE, "tenant": HomeSettings.read().tenant}
             if only_plan:
-                planned: Plan = run(lambda pool: plan(pool, operation.name, arguments, **who))
+                with working(f"planning {operation.name}"):
+                    planned: Plan = run(lambda pool: plan(pool, operation.name, arguments, **who))
                 print_json(planned.document()) if as_json else _show_plan(operation, planned)
                 return
-            result: Result = run(
-                lambda pool: perform(
-                    pool,
-                    operation.name,
-                    arguments,
-                    **who,
-                    idempotency_key=key,
-                    plan_id=plan_id,
-                    request_id=new_id(),
+            with working(operation.name):
+                result: Result = run(
+                    lambda pool: perform(
+                        pool,
+                        operation.name,
+                        arguments,
+                        **who,
+                        idempotency_key=key,
+                        plan_id=plan_id,
+                        request_id=new_id(),
+                    )
                 )
-            )
         except StarForgeError as error:
             raise typer.Exit(fail(error, as_json=as_json)) from None
         print_json(result.document()) if as_json else _show_result(operation, result)

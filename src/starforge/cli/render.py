@@ -28,7 +28,6 @@ PIPED_COLUMNS = 200
 
 NOTHING = "–"
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-ID_COLUMNS = 36
 REASON_COLUMNS = 30
 """Room that a reason needs beside the other columns."""
 
@@ -86,26 +85,46 @@ def print_json(document: object) -> None:
 
 
 def as_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, reason_last: bool = False) -> None:
-    """Print a table for people. Nothing is cut: an id stays whole, what is too long for its column is folded.
+    """Print a table for people. Nothing is cut: what is too long for its column goes on in the next line.
 
-    With `reason_last` the last column goes below the first one, a line for itself, on a terminal so narrow
-    that it would have no room.
+    A table whose first column is of ids, or with `reason_last`, has lines of their own for ids, for the last
+    column, or for both where the terminal is too narrow: an id that is broken cannot be copied.
     """
     cells = [[plain(cell) for cell in row] for row in rows]
     widths = [max([len(name), *(row[at].cell_len for row in cells)]) for at, name in enumerate(columns)]
-    if reason_last and sum(widths[:-1]) + GAP * len(widths[1:]) + min(widths[-1], REASON_COLUMNS) > out.width:
-        columns = columns[:-1]
-        for row in cells:
-            reason = row.pop()
-            if reason.plain != NOTHING:
-                row[0] = Text("\n").join((row[0], Text(reason.plain, style="dim")))
+    ids = any(ID.fullmatch(row[0].plain) for row in cells)
+    room = min(widths[-1], REASON_COLUMNS) if reason_last else widths[-1]
+    if (ids or reason_last) and _together(widths[:-1]) + GAP + room > out.width:
+        _print_tall(columns, cells, widths, ids=ids, reason=reason_last)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, name in enumerate(columns):
-        whole = any(ID.fullmatch(row[at].plain.partition("\n")[0]) for row in cells)
-        table.add_column(name, overflow="fold", min_width=ID_COLUMNS if whole else None)
+        table.add_column(name, overflow="fold", no_wrap=ids and at == 0)
     for row in cells:
         table.add_row(*row)
     out.print(table)
+
+
+def _print_tall(
+    columns: Sequence[str], cells: list[list[Text]], widths: list[int], *, ids: bool, reason: bool
+) -> None:
+    end = -1 if reason else len(columns)
+    start = 1 if ids and _together(widths[:end]) > out.width else 0
+    lines = [[Text(name, style="bold") for name in columns], *cells]
+    for row in lines:
+        for one in row[:start]:
+            out.print(one, soft_wrap=True)
+        line = Text("  " * start)
+        for one, width in zip(row[start:end], widths[start:end], strict=True):
+            line.append_text(one).append(" " * (width - one.cell_len + GAP))
+        line.rstrip()
+        out.print(line, soft_wrap=True)
+        if reason and row[-1].plain != NOTHING:
+            out.print(Text("  ").append_text(row[-1]), soft_wrap=True)
+
+
+def _together(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * (len(widths) - 1)
 
 
 @contextmanager
