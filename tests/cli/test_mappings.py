@@ -204,6 +204,9 @@ async def test_the_snapshots_behind_a_constraint_are_listed(database: str, pool:
     code, out, _ = await run(database, "etl", "offenders")
     assert code == 0
     assert fingerprint in out
+    async with pool.connection() as conn:
+        await conn.execute("DELETE FROM hero_snapshots")
+    assert (await document(database, "etl", "offenders"))["alike"] == []  # what is gone cannot be held
 
 
 async def test_a_catalogue_that_is_none_cannot_be_released(database: str) -> None:

@@ -240,7 +240,7 @@ def offenders(
         print_json({"offenders": [asdict(each) for each in found], "more": more})
         return
     if not found:
-        say(f"No snapshot failed by {constraint or fingerprint} within {within} minutes.")
+        say(f"No snapshot that is stored failed by {constraint or fingerprint} within {within} minutes.")
         return
     as_table(
         ("snapshot", "source", "failures", "last (UTC)", "status", "held"),
@@ -272,7 +272,7 @@ def _show_alike(within: int, as_json: bool) -> None:
         print_json({"alike": [asdict(each) for each in found]})
         return
     if not found:
-        say(f"No snapshot failed within {within} minutes.")
+        say(f"No snapshot that is stored failed within {within} minutes.")
         return
     as_table(
         ("fingerprint", "constraint", "source", "class", "failures", "snapshots", "last (UTC)", "message"),
