@@ -1,6 +1,6 @@
 """`python -m starforge` is the command line."""
 
-from starforge.cli.main import main
+from starforge.cli.start import main
 
 if __name__ == "__main__":
     main()

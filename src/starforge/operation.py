@@ -111,7 +111,15 @@ class Parameter:
     def type_name(self) -> str:
         """The type in words: text, number, yes/no, id …"""
         names = {str: "text", int: "number", float: "number", bool: "yes/no", UUID: "id"}
+        if self.choices:
+            return " or ".join(self.choices)
         return names.get(bare_type(self.type), str(self.type))
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that are allowed, where only some are."""
+        bare = bare_type(self.type)
+        return typing.get_args(bare) if typing.get_origin(bare) is typing.Literal else ()
 
     def convert(self, value: Any) -> Any:
         """Return the value as the parameter's type; text is read as what it says where that is another.
@@ -193,7 +201,8 @@ class Operation:
                 bound[name] = parameter.convert(value)
             except msgspec.ValidationError as error:
                 # The value itself stays out of the message: it may be a secret.
-                raise BadArgumentError(f"{self.name}: {name}: {error}") from None
+                allowed = f"; it is {parameter.type_name}" if parameter.choices else ""
+                raise BadArgumentError(f"{self.name}: {name}: {error}{allowed}") from None
         return bound
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from starforge.cli.doors import add_doors, group
 from starforge.db.pool import Pool
-from starforge.operation import OPERATIONS, Caller, Change, operation
+from starforge.operation import OPERATIONS, BadArgumentError, Caller, Change, operation
 from starforge.ops import registry
 from starforge.ops.request import local_actor
 from tests.covers import covers
@@ -127,6 +127,22 @@ async def test_a_plan_prints_the_line_that_applies_it_and_that_line_does(invoke:
     assert line == f"starforge queue pause mail --reason 'provider'\"'\"'s down' --plan-id {plan_id}"
     applied = await invoke("queue", "pause", "mail", "--reason", "provider's down", "--plan-id", str(plan_id))
     assert applied.exit_code == 0, applied.output
+
+
+async def test_what_undoes_it_is_said_as_a_command_that_exists(invoke: Invoke) -> None:
+    done = await invoke("source", "mode", "hero", "strict", "--reason", "a change upstream")
+    assert "undone by: starforge source mode-reset" in done.output, done.output
+    undone = await invoke("source", "mode-reset", "hero", "--reason", "over")
+    assert undone.exit_code == 0, undone.output
+
+
+async def test_a_word_of_few_is_refused_with_those_that_are_allowed(invoke: Invoke) -> None:
+    done = await invoke("source", "mode", "hero", "lenient", "--reason", "x")
+    assert done.exit_code == 2
+    assert "'strict'" in done.output
+    assert "'tolerant'" in done.output
+    with pytest.raises(BadArgumentError, match="it is strict or tolerant"):
+        OPERATIONS["source mode"].bind({"name": "hero", "mode": "lenient", "reason": "x"})
 
 
 @covers("X-06")

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from starforge import __version__
 from starforge.app import StarForge
 from starforge.cli.main import app as command_line
+from starforge.cli.tidy import flowing
 from starforge.clock import monotonic_s
 from starforge.db import migrate as m
 from starforge.db.pool import Pool, connect
@@ -123,6 +124,32 @@ async def test_the_version_and_the_help_need_no_database(starforge: Starforge) -
     assert helped.code == 0
     for command in ("up", "worker", "server", "doctor", "settings", "migrate", "demo", "db", "queue", "ops"):
         assert f" {command} " in helped.out
+
+
+async def test_ctrl_c_while_the_program_still_starts_ends_it_without_a_word() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-X", "importtime", "-m", "starforge", "--version",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    while b"typer" not in (line := await process.stderr.readline()):
+        assert line, "it ended before its modules were read"
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+
+
+def test_help_flows_and_ls_is_list_in_every_group() -> None:
+    assert flowing("One\ntwo.\n\nThree\nfour.") == "One two.\n\nThree four."
+    for words in (["token", "list"], ["token", "ls"], ["snapshot", "ls"], ["queue", "list"]):
+        assert CliRunner().invoke(command_line, [*words, "-h"]).exit_code == 0
+    told = CliRunner().invoke(command_line, ["subject", "erase", "-h"], env={"COLUMNS": "300"}).output
+    assert "Rows that several subjects share stay, and so does what other subjects' documents say" in told
+
+
+def test_every_group_says_what_it_is_for() -> None:
+    assert "Commands on:" not in CliRunner().invoke(command_line, ["-h"]).output
 
 
 @covers("X-17")

@@ -197,7 +197,43 @@ async def test_the_snapshots_behind_a_constraint_are_listed(database: str, pool:
         fingerprint = await conn.fetchval("SELECT fingerprint FROM etl_errors")
     told = await document(database, "etl", "offenders", "--fingerprint", fingerprint)
     assert [each["failures"] for each in told["offenders"]] == [1]
-    assert (await run(database, "etl", "offenders"))[0] == 2
+    alike = (await document(database, "etl", "offenders"))["alike"]
+    assert [(each["fingerprint"], each["constraint_name"], each["snapshots"]) for each in alike] == [
+        (fingerprint, "user_troops_troop_id_fkey", 1)
+    ]
+    code, out, _ = await run(database, "etl", "offenders")
+    assert code == 0
+    assert fingerprint in out
+    async with pool.connection() as conn:
+        await conn.execute("DELETE FROM hero_snapshots")
+    assert (await document(database, "etl", "offenders"))["alike"] == []  # what is gone cannot be held
+
+
+async def test_a_catalogue_that_is_none_cannot_be_released(database: str) -> None:
+    code, _, err = await run(database, "catalog", "release", "troop_catalgo", "--reason", "a slip")
+    assert code == 2
+    assert "there is no table troop_catalgo" in err
+
+
+async def test_a_source_that_nobody_has_seen_is_said_to_be_unknown(database: str) -> None:
+    code, out, _ = await run(database, "source", "show", "nosuch")
+    assert code == 0
+    assert out.startswith("Nothing is known of source 'nosuch'")
+
+
+async def test_a_document_that_is_no_json_is_named_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "good.json").write_text('{"Id": 1}')
+    (tmp_path / "bad.json").write_text("{")
+    code, _, err = await run("", "mapping", "draft", str(tmp_path))
+    assert code == 2
+    assert f"{tmp_path / 'bad.json'}: malformed at line 1" in err
+
+
+@pytest.mark.parametrize(("name", "told"), [("nosuch.py", "there is no file"), (".", "is no Python file")])
+async def test_what_is_no_mapping_file_is_said_plainly(tmp_path: Path, name: str, told: str) -> None:
+    code, _, err = await run("", "mapping", "check", str(tmp_path / name))
+    assert code == 2
+    assert told in err
 
 
 @covers("F-34", "F-66")

@@ -13,7 +13,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from rich.console import Console
 
+from starforge.cli import render
 from starforge.db.pool import Pool
 from starforge.db.statement import sql
 from starforge.etl.receive import receive
@@ -48,6 +50,49 @@ async def figures(database: str, *words: object) -> Any:
 
 
 # ---- looking
+
+
+async def test_on_a_narrow_terminal_ids_stay_whole_and_reasons_go_below_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids share their first eight characters for a minute: one that is cut names nothing."""
+    monkeypatch.setattr(render, "out", Console(width=100, file=sys.stdout, highlight=False))
+    ids = [uuid4(), uuid4()]
+    why = "result.ProfileData.Troops.6014.Amount: 1099511627776 is out of range for integer"
+    rows = [(ids[0], "hero", "Z" * 40, "0.20 MB", "quarantined", 1063, "11-22 17:00", why),
+            (ids[1], "hero", "B", "0.20 MB", "processed", 7, "11-22 17:00", None)]  # fmt: skip
+    render.as_table(
+        ("snapshot", "source", "subject", "size", "status", "rows", "came", "reason"), rows, reason_last=True
+    )
+    told = capsys.readouterr().out
+    assert all(str(each) in told for each in ids)
+    assert max(map(len, told.splitlines())) <= 100
+    assert "…" not in told
+    assert "reason" not in told.splitlines()[0]
+    assert "1099511627776" in told
+    assert told.count("Z") == 40
+
+
+async def test_an_id_of_bytes_in_quarantine_is_told_as_such(database: str, pool: Pool) -> None:
+    await receive(pool, [Offer("bad.json", b"{bad")], mapping=HERO, tenant="default")
+    held = (await figures(database, "quarantined"))[0]["id"]
+    for words in (("show", held), ("try", held), ("reproduce", held)):
+        code, _, err = await command(database, *words)
+        assert (code, "bytes of bad.json" in err, "snapshot export ID --raw" in err) == (1, True, True)
+
+
+@pytest.mark.parametrize("most", [0, -1, 5000])
+async def test_a_list_of_quarantine_has_bounds(database: str, most: int) -> None:
+    code, _, err = await command(database, "quarantined", "--limit", most)
+    assert code == 2
+    assert "ask for 1 to 1000" in err
+
+
+async def test_what_was_not_processed_yet_is_said_in_words(database: str, pool: Pool) -> None:
+    snapshot_id = await offer(pool)
+    _, out, _ = await command(database, "show", snapshot_id)
+    assert "not processed" in out
+    assert "None" not in out
 
 
 @covers("O-17")
@@ -182,6 +227,15 @@ async def test_a_large_snapshot_and_bytes_in_quarantine_are_exported_byte_for_by
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_an_export_to_where_no_file_can_be_made_is_misused_and_says_why(
+    database: str, pool: Pool, tmp_path: Path
+) -> None:
+    snapshot_id = await offer(pool)
+    code, out, err = await command(database, "export", snapshot_id, "-o", tmp_path / "none" / "a.json")
+    assert (code, out) == (2, "")
+    assert f"no file can be made in {tmp_path / 'none'}: No such file or directory" in err
+
+
 async def test_bytes_in_the_object_store_are_exported_from_there(
     database: str, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,3 +313,9 @@ async def test_what_a_document_costs_is_measured_for_each_gear_in_a_process_of_i
     snapshot_id: UUID = await offer(pool)
     code, out, _ = await command(database, "reproduce", snapshot_id)
     assert (code, "whole" in out) == (0, True)
+
+
+async def test_a_file_is_measured_without_a_database(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"NameCode": "A_1"}')
+    gears = await figures("postgresql://nobody@127.0.0.1:1/none", "reproduce", tmp_path / "a.json")
+    assert [each["error"] for each in gears] == [None, None]

@@ -53,6 +53,7 @@ async def test_a_token_is_shown_once_works_and_is_revoked(here: str, pool: Pool)
         ("make", "x", "--role", "king"),
         ("make", " ", "--role", "viewer"),
         ("make", "x" * 201, "--role", "viewer"),
+        ("make", "x", "--role", "viewer", "--days", "3000000"),
         ("revoke", "nobody"),
     ],
 )

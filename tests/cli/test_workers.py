@@ -93,6 +93,7 @@ async def test_the_worker_before_is_found_by_the_one_that_took_its_place(
         ([], 2, "name a worker"),
         (["x", "--level", "loud"], 2, "--level loud"),
         (["x", "--since", "soon"], 2, "'soon' is no time"),
+        (["x", "--since", "99999999d"], 2, "longer than a hundred years"),
         (["x", "--follow", "--json"], 2, "leave out --follow"),
     ],
 )

@@ -99,6 +99,20 @@ async def test_whatever_an_exception_holds_its_row_can_be_written(
     assert len(row["message"]) <= MESSAGE_CHARS_MAX
 
 
+@covers("F-19", "O-48")
+@pytest.mark.parametrize(("tenant", "source"), [("default", "shop"), ("them", "")])
+async def test_a_failure_of_a_snapshot_that_was_not_read_has_its_source_too(
+    conn: Connection, tenant: str, source: str
+) -> None:
+    """A process that died tells of its jobs, which name the snapshot alone."""
+    snapshot_id = await conn.fetchval(
+        "INSERT INTO hero_snapshots (tenant_id, source, raw, size_bytes, sha256)"
+        " VALUES ('default', 'shop', '{}', 2, '\\x01') RETURNING id"
+    )
+    await reject(conn, reject_of(MemoryError()), tenant=tenant, source="", snapshot_id=snapshot_id)
+    assert await conn.fetchval("SELECT source FROM etl_errors") == source
+
+
 def mapping_error(path: str, value: int) -> str:
     return reject_of(MappingError(path, f"{value} is out of range for integer")).fingerprint
 

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from starforge.db.pool import Pool
+from starforge.web.errors import MethodNotAllowedError
 from starforge.web.guard import SECURITY_HEADERS, host_of
 from starforge.web.serve import create_app
 from tests.covers import covers
@@ -150,7 +151,7 @@ async def test_where_other_machines_can_reach_it_reading_needs_a_token_too(
 async def test_unknown_paths_and_methods_are_problems_too(client: httpx.AsyncClient, bearer: Bearer) -> None:
     assert (await client.get("/nowhere")).json()["status"] == 404
     answer = await client.post("/", headers=await bearer())
-    assert (answer.status_code, answer.json()["title"]) == (405, "Method Not Allowed")
+    assert (answer.status_code, answer.json()["title"]) == (405, MethodNotAllowedError.__doc__)
     assert answer.headers["Allow"] == "GET"
 
 

@@ -46,6 +46,9 @@ async def test_the_page_shows_depths_speed_snapshots_and_errors(
     assert "2.9 MB failed" in text
     assert "no such troop" in text
     assert "written by hand" in text
+    async with pool.connection() as conn:
+        ids = await conn.fetch("SELECT id FROM hero_snapshots")
+    assert all(str(row["id"]) in text for row in ids)  # an id that is cut names nothing
     assert "PARSE_ERROR" in text
     assert "Snapshots, last hour 2 1 processed, 1 failed" in text
 

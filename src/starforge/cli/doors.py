@@ -16,11 +16,11 @@ from uuid import UUID
 import msgspec
 import typer
 
-from starforge.cli.render import as_table, fail, print_json, say, show_difference
+from starforge.cli.render import as_table, fail, print_json, say, show_difference, working
 from starforge.clock import new_id
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
-from starforge.operation import BadArgumentError, Operation, Parameter, bare_type
+from starforge.operation import OPERATIONS, BadArgumentError, Operation, Parameter, bare_type
 from starforge.ops import registry
 from starforge.ops.audit import Result
 from starforge.ops.perform import perform
@@ -35,6 +35,27 @@ Run = Callable[[Callable[[Pool], Awaitable[T]]], T]
 ROLE = "admin"
 DIRECT_TYPES = (str, int, float, bool, UUID)
 """What the command line converts itself; anything else is given as text, or as JSON text."""
+
+NOUNS = {
+    "queue": "Queues: what waits and who works; pause, resume, probe, history.",
+    "task": "Jobs, one by one: list, look into, follow.",
+    "worker": "Workers: start one, see who lives, what they wrote and how they ended.",
+    "source": "Sources of snapshots: how they are read, what they send, how they fail.",
+    "catalog": "Catalogues that snapshots refer to: what lacks, new entries, what waits for them.",
+    "etl": "Failures of snapshots: what fails alike, and the snapshots behind it.",
+    "retention": "How long snapshots, captures, quarantine and errors are kept.",
+    "ingest": "Taking snapshots in: pause and resume it for every server and command.",
+    "subject": "One subject of a source: erase what is kept of it.",
+    "schedule": "Jobs by the clock: what comes when; pause, resume, run now.",
+    "breaker": "Circuit breakers of job types that failed too often.",
+    "job": "Jobs: cancel, hold and release them.",
+    "retries": "Retries: pause and resume them.",
+    "tag": "Jobs that share a tag.",
+    "tenant": "One tenant's jobs: pause and resume.",
+    "type": "One type of jobs: pause, resume, limits.",
+    "ops": "Every operation: role, inverse, and its doors.",
+}
+"""What the help says of a group; one of a noun that is not here is named after it."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -54,7 +75,7 @@ def group(app: typer.Typer, noun: str) -> typer.Typer:
     for known in app.registered_groups:
         if known.name == noun and known.typer_instance is not None:
             return known.typer_instance
-    made = typer.Typer(no_args_is_help=True, help=f"Commands on: {noun}.")
+    made = typer.Typer(no_args_is_help=True, help=NOUNS.get(noun, f"Commands on: {noun}."))
     app.add_typer(made, name=noun)
     return made
 
@@ -81,20 +102,22 @@ def _command(operation: Operation, run: Run[Any]) -> Callable[..., None]:
                 raise BadArgumentError("--plan makes a plan and --plan-id applies one: give one of them")
             who: dict[str, Any] = {"actor": local_actor(), "role": ROLE, "tenant": HomeSettings.read().tenant}
             if only_plan:
-                planned: Plan = run(lambda pool: plan(pool, operation.name, arguments, **who))
+                with working(f"planning {operation.name}"):
+                    planned: Plan = run(lambda pool: plan(pool, operation.name, arguments, **who))
                 print_json(planned.document()) if as_json else _show_plan(operation, planned)
                 return
-            result: Result = run(
-                lambda pool: perform(
-                    pool,
-                    operation.name,
-                    arguments,
-                    **who,
-                    idempotency_key=key,
-                    plan_id=plan_id,
-                    request_id=new_id(),
+            with working(operation.name):
+                result: Result = run(
+                    lambda pool: perform(
+                        pool,
+                        operation.name,
+                        arguments,
+                        **who,
+                        idempotency_key=key,
+                        plan_id=plan_id,
+                        request_id=new_id(),
+                    )
                 )
-            )
         except StarForgeError as error:
             raise typer.Exit(fail(error, as_json=as_json)) from None
         print_json(result.document()) if as_json else _show_result(operation, result)
@@ -123,7 +146,7 @@ def _doors_own(
 
 def _word_or_option(parameter: Parameter) -> inspect.Parameter:
     bare = bare_type(parameter.type)
-    shown = bare if bare in DIRECT_TYPES else str
+    shown = bare if bare in DIRECT_TYPES or parameter.choices else str
     kind: Any
     if parameter.positional:
         kind = typer.Argument(
@@ -140,8 +163,10 @@ def _word_or_option(parameter: Parameter) -> inspect.Parameter:
     )
 
 
-def _as_default(parameter: Parameter, shown: type) -> Any:
+def _as_default(parameter: Parameter, shown: Any) -> Any:
     """The default as the command line shows it; what is no plain value is left to the signature."""
+    if parameter.choices:
+        return parameter.default
     return parameter.default if isinstance(parameter.default, shown) else None
 
 
@@ -166,7 +191,8 @@ def _show_result(operation: Operation, result: Result) -> None:
     if result.repeated:
         say(f"This was done at {result.at:%Y-%m-%d %H:%M:%S} UTC with the same key; nothing changed now.")
         return
-    undo = f" · undone by: starforge {operation.inverse}" if operation.inverse else ""
+    inverse = OPERATIONS.get(operation.inverse or "")
+    undo = f" · undone by: starforge {' '.join(registry.command(inverse))}" if inverse else ""
     say(f"changed {result.changed} of {result.matched} · audit {result.audit_id}{undo}")
 
 

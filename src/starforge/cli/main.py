@@ -31,6 +31,7 @@ from starforge.cli import (
 )
 from starforge.cli.doors import add_doors
 from starforge.cli.render import fail, run
+from starforge.cli.tidy import tidy
 from starforge.clock import failpoints
 from starforge.db.pool import explained
 from starforge.errors import StarForgeError
@@ -78,6 +79,7 @@ history.add(app)
 development.add(app)
 benches.add(app)
 add_doors(app, run)
+tidy(app)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import typer
 
-from starforge.cli.render import as_table, print_json, run, say
+from starforge.cli.render import as_table, print_json, run, say, working
 from starforge.cli.work import JsonOption
 from starforge.errors import MisusedError, NotFoundError, StarForgeError
 
@@ -83,7 +83,8 @@ def check(
     names = [*(against or []), *(more or [])]
     documents = _documents(names)
     misfits = _misfits(found)
-    told = survey(found, documents) if names else None
+    with working("reading snapshots"):
+        told = survey(found, documents) if names else None
     if as_json:
         print_json(
             {
@@ -114,8 +115,9 @@ def draft(
 
     from starforge.etl import draft as drafts
 
-    documents = [document for _, document in islice(_documents(snapshots), DRAFT_DOCUMENTS_MAX)]
-    text = drafts.draft(documents, name, subject=subject)
+    with working("reading snapshots"):
+        documents = [document for _, document in islice(_documents(snapshots), DRAFT_DOCUMENTS_MAX)]
+        text = drafts.draft(documents, name, subject=subject)
     if as_json:
         print_json({"source": name, "documents": len(documents), "python": text})
     else:
@@ -167,7 +169,11 @@ def _declared(reference: str) -> Iterator[Mapping]:
 def _imported(reference: str) -> tuple[Any, str | None]:
     sys.path[:0] = [] if "" in sys.path or str(Path.cwd()) in sys.path else [str(Path.cwd())]
     try:
+        if not reference.endswith(".py") and Path(reference).exists():
+            raise UnimportableError(f"{reference} is no Python file")
         if reference.endswith(".py"):
+            if not Path(reference).is_file():
+                raise UnimportableError(f"there is no file {reference}")
             spec = importlib.util.spec_from_file_location("starforge_mapping", reference)
             assert spec is not None
             assert spec.loader is not None
@@ -184,6 +190,7 @@ def _imported(reference: str) -> tuple[Any, str | None]:
 
 def _documents(names: list[str]) -> Iterator[tuple[str, Any]]:
     """Yield the documents of files, and of stored snapshots, each with its name."""
+    from starforge.etl.errors import MalformedError
     from starforge.etl.parse import read_document
     from starforge.etl.source import snapshots
 
@@ -202,9 +209,12 @@ def _documents(names: list[str]) -> Iterator[tuple[str, Any]]:
             yield name, read_document(row["raw"].encode())
             continue
         for offer in snapshots(name):
-            if offer.error is not None:
-                raise offer.error
-            yield offer.name, read_document(offer.data)
+            try:
+                if offer.error is not None:
+                    raise offer.error
+                yield offer.name, read_document(offer.data)
+            except MalformedError as error:
+                raise NoDocumentError(f"{offer.name}: {error}") from None
 
 
 def _id(name: str) -> UUID | None:

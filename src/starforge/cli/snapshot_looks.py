@@ -23,6 +23,9 @@ T = TypeVar("T")
 MB = 1_000_000
 SourceOption = Annotated[str | None, typer.Option(help="Only of this source.")]
 SinceOption = Annotated[str | None, typer.Option(help="No older than this, as 30m, 2h or 7d.")]
+UNDONE = ("received", "failed", "quarantined")
+"""Statuses whose reason tells why it is so; of another one it is history."""
+
 LimitOption = Annotated[int, typer.Option(help="At most so many.")]
 IdArgument = Annotated[UUID, typer.Argument(metavar="ID", help="The snapshot's id.")]
 
@@ -61,7 +64,7 @@ def list_(
         say("No snapshot fits.")
         return
     as_table(
-        ("snapshot", "source", "subject", "size", "status", "errors", "rows", "came", "reason"),
+        ("snapshot", "source", "subject", "size", "status", "rows", "came (UTC)", "reason"),
         [
             (
                 one.id,
@@ -69,13 +72,13 @@ def list_(
                 one.subject,
                 size(one.size_bytes),
                 "processing" if one.processing else one.status,
-                one.error_count,
                 one.rows_written,
-                at(one.created_at),
+                minute(one.created_at),
                 one.reason,
             )
             for one in found
         ],
+        reason_last=True,
     )
 
 
@@ -94,29 +97,35 @@ def quarantined(source: SourceOption = None, limit: LimitOption = 1000, as_json:
         say("Nothing is in quarantine.")
         return
     as_table(
-        ("id", "what", "source", "owner", "size", "cause", "since", "by", "reason"),
+        ("id", "cause", "source", "owner", "size", "since (UTC)", "by", "reason"),
         [
             (
                 one.snapshot_id or one.id,
-                _what(one),
+                one.cause,
                 one.source,
                 one.owner,
                 size(one.size_bytes),
-                one.cause,
-                at(one.created_at),
+                minute(one.created_at),
                 one.created_by,
-                one.reason,
+                _why(one),
             )
             for one in found
         ],
+        reason_last=True,
     )
-    say("→ starforge snapshot show ID; snapshot release ID --to normal|highmem --reason …")
+    if len(found) == limit:
+        say(f"These are the newest {limit}: --limit shows more.")
+    if any(one.snapshot_id is not None for one in found):
+        say("→ starforge snapshot show ID; snapshot release ID --to normal|highmem --reason …")
+    if any(one.snapshot_id is None for one in found):
+        say("→ what is malformed: starforge snapshot export ID --raw -o FILE; mend it; snapshot ingest FILE")
 
 
-def _what(one: Held) -> str:
+def _why(one: Held) -> str:
     if one.snapshot_id is None:
-        return f"bytes of {one.name}" if one.name else "bytes"
-    return f"snapshot, {one.status}" + (", released to highmem" if one.released_to else "")
+        return f"bytes of {one.name or 'no name'}: {one.reason}"
+    status = "" if one.status == "quarantined" else f" (the snapshot is {one.status})"
+    return f"{one.reason}{status}{', released to high-memory workers' if one.released_to else ''}"
 
 
 def show(snapshot_id: IdArgument, as_json: JsonOption = False) -> None:
@@ -136,13 +145,14 @@ def show(snapshot_id: IdArgument, as_json: JsonOption = False) -> None:
         f"snapshot {one.id} of {one.source} is {'processing' if one.processing else one.status}", style="bold"
     )
     if one.reason:
-        say(f"  {one.reason}")
+        say(f"  {'' if one.status in UNDONE else 'what went wrong before: '}{one.reason}")
     where = f"object {found.raw_key}" if found.raw_key else "the database"
     say(f"subject {one.subject or 'not known'} · {size(one.size_bytes)} in {where} · sha256 {found.sha256}")
     rows = "no rows" if one.rows_written is None else f"{one.rows_written} rows"
+    done = f"processed {at(one.processed_at)}: {rows}" if one.processed_at else "not processed"
     say(
-        f"captured {at(one.captured_at)} · came {at(one.created_at)} · processed {at(one.processed_at)}"
-        f": {rows}, {one.error_count or 0} errors"
+        f"captured {at(one.captured_at) or 'at a time not known'} · came {at(one.created_at)} · {done}"
+        f" · failed or held {one.error_count or 0} times (UTC)"
     )
     _part(
         "held",
@@ -253,8 +263,13 @@ def size(size_bytes: int | None) -> str | None:
 
 
 def at(time: datetime | None) -> str | None:
-    """Return a time for people."""
+    """Return a time for people, in UTC as all of them."""
     return None if time is None else f"{time:%Y-%m-%d %H:%M:%S}"
+
+
+def minute(time: datetime | None) -> str | None:
+    """Return a time for a column of a list."""
+    return None if time is None else f"{time:%m-%d %H:%M}"
 
 
 def _part(name: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

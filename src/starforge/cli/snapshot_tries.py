@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from uuid import UUID
 import typer
 
 from starforge.cli.doors import ROLE, group
-from starforge.cli.render import as_table, err, print_json, run, say
+from starforge.cli.render import as_table, err, print_json, run, say, working
 from starforge.cli.snapshot_looks import IdArgument, size
 from starforge.cli.work import BUILT_IN, AppOption, JsonOption
 from starforge.errors import InvalidInputError
@@ -87,9 +88,14 @@ def _whole_file(output: Path | None) -> Iterator[Any]:
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
-    if output.is_dir():
-        raise InvalidInputError(f"-o {output}: it is a folder; name a file")
-    handle, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)  # mode 0600
+    try:
+        if output.is_dir():
+            raise InvalidInputError(f"-o {output}: it is a folder; name a file")
+        handle, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)  # mode 0600
+    except OSError as error:
+        raise InvalidInputError(
+            f"-o {output}: no file can be made in {output.parent}: {error.strerror}"
+        ) from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file.write
@@ -141,7 +147,8 @@ def try_(
                 )
             return trial, peak()
 
-    trial, peak = run(work)
+    with working(f"trying {which}"):
+        trial, peak = run(work)
     if as_json:
         print_json({**asdict(trial), "peak_bytes": peak})
     else:
@@ -191,13 +198,14 @@ def reproduce(
     from starforge.dev.reproduce import reproduce as measured
     from starforge.settings import HomeSettings
 
-    async def work(pool: Pool) -> list[Measured]:
+    async def work(pool: Pool | None) -> list[Measured]:
         with tempfile.TemporaryDirectory(prefix="starforge-reproduce-") as folder:
             found = await _document(pool, which, source, HomeSettings.read().tenant, Path(folder))
             load(app).mappings.get(found.source)
             return await measured(found.path, found.source, app)
 
-    gears = run(work)
+    with working(f"measuring {which}, in every way of reading it"):
+        gears = asyncio.run(work(None)) if _id(which) is None else run(work)
     if as_json:
         print_json([asdict(one) for one in gears])
         return
@@ -224,21 +232,32 @@ def reproduce(
             )
 
 
-async def _document(pool: Pool, which: str, source: str | None, tenant: str, folder: Path) -> _Document:
-    """Lay a stored snapshot, where `which` is an id, or a file into a folder; raise what is wrong with it."""
+def _id(which: str) -> UUID | None:
+    try:
+        return UUID(which)
+    except ValueError:
+        return None
+
+
+async def _document(
+    pool: Pool | None, which: str, source: str | None, tenant: str, folder: Path
+) -> _Document:
+    """Lay a stored snapshot, where `which` is an id, or a file into a folder; raise what is wrong with it.
+
+    A file needs no pool.
+    """
     from starforge.etl.raw import open_raw
     from starforge.etl.shown import whole
     from starforge.etl.source import snapshots
 
     path = folder / "document.json"
-    try:
-        snapshot_id = UUID(which)
-    except ValueError:
+    snapshot_id = _id(which)
+    if snapshot_id is None or pool is None:
         offers = list(snapshots(which, ndjson=False))
         if len(offers) != 1:
-            raise InvalidInputError(f"{which}: it holds {len(offers)} documents; name one file") from None
+            raise InvalidInputError(f"{which}: it holds {len(offers)} documents; name one file")
         if offers[0].error is not None:
-            raise offers[0].error from None
+            raise offers[0].error
         path.write_bytes(offers[0].data)
         return _Document(path, source or BUILT_IN_SOURCE, None)
     async with pool.transaction(tenant=tenant) as conn:

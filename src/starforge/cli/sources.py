@@ -14,7 +14,7 @@ import typer
 from starforge.cli.doors import ROLE, group
 from starforge.cli.render import as_table, print_json, run, say
 from starforge.cli.work import BUILT_IN, AppOption, JsonOption
-from starforge.errors import InvalidInputError, MisusedError
+from starforge.errors import MisusedError
 
 if TYPE_CHECKING:
     from starforge.db.pool import Connection, Pool
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SAMPLE = 20
 OFFENDERS_MAX = 1000
+ALIKE_MAX = 50
 PATHS_SHOWN = 5
 
 
@@ -72,6 +73,9 @@ def show(
         print_json(found)
         return
     mode = found["mode"]
+    if not (mode or found["errors"] or found["shapes"] or found["held"]):
+        say(f"Nothing is known of source {source!r}: no snapshot of it was processed for tenant {tenant!r}.")
+        return
     say(
         f"Source {source!r} is read "
         + (
@@ -88,10 +92,14 @@ def show(
         since = found["drift"]["since"]
         told = f", new since {since:%Y-%m-%d %H:%M} UTC" if since else ""
         say(f"The first new field: {found['drift']['field']}{told}", style="bold")
+    if found["errors"]:
+        say("→ starforge etl offenders: what failed alike, and the snapshots behind it")
     if found["held"]:
         say(f"{len(found['held'])} snapshots wait for entries of catalogues: starforge catalog check")
+    if not found["shapes"]:
+        return
     as_table(
-        ("first seen", "shape", "snapshots", "new paths"),
+        ("first seen (UTC)", "shape", "snapshots, at least", "new paths"),
         [
             (f"{s['first_seen']:%Y-%m-%d %H:%M}", s["fingerprint"], s["snapshots"], _paths(s))
             for s in found["shapes"]
@@ -208,13 +216,15 @@ def offenders(
     within: Annotated[int, typer.Option(min=1, help="Failures of so many minutes back.")] = 24 * 60,
     as_json: JsonOption = False,
 ) -> None:
-    """List the snapshots behind a constraint's failures, or behind failures of one fingerprint."""
+    """List the snapshots behind a constraint's failures, or behind failures of one fingerprint.
+
+    Without either: what failed alike, with the constraint or fingerprint to ask for.
+    """
     from starforge.etl.hold import offenders as offending
 
     if constraint is None and fingerprint is None:
-        raise InvalidInputError(
-            "give --constraint or --fingerprint: `starforge source show` names what failed"
-        )
+        _show_alike(within, as_json)
+        return
 
     async def read(conn: Connection) -> Any:
         return await offending(
@@ -229,8 +239,11 @@ def offenders(
     if as_json:
         print_json({"offenders": [asdict(each) for each in found], "more": more})
         return
+    if not found:
+        say(f"No snapshot that is stored failed by {constraint or fingerprint} within {within} minutes.")
+        return
     as_table(
-        ("snapshot", "source", "failures", "last", "status", "held"),
+        ("snapshot", "source", "failures", "last (UTC)", "status", "held"),
         [
             (
                 e.snapshot_id,
@@ -244,9 +257,43 @@ def offenders(
         ],
     )
     say(f"{len(found)} snapshots" + (f" and {more} more" if more else ""))
-    if found:
-        how = f"--constraint {constraint}" if constraint else f"--fingerprint {fingerprint}"
-        say(f"Hold them together: starforge snapshot hold-batch {how} --reason …")
+    how = f"--constraint {constraint}" if constraint else f"--fingerprint {fingerprint}"
+    say(f"Hold them together: starforge snapshot hold-batch {how} --reason …")
+
+
+def _show_alike(within: int, as_json: bool) -> None:
+    from starforge.etl.drift import failures_alike
+
+    async def read(conn: Connection) -> Any:
+        return await failures_alike(conn, within * 60.0, ALIKE_MAX)
+
+    found = _read(read)
+    if as_json:
+        print_json({"alike": [asdict(each) for each in found]})
+        return
+    if not found:
+        say(f"No snapshot that is stored failed within {within} minutes.")
+        return
+    as_table(
+        ("fingerprint", "constraint", "source", "class", "failures", "snapshots", "last (UTC)", "message"),
+        [
+            (
+                each.fingerprint,
+                each.constraint_name,
+                each.source,
+                each.error_type,
+                each.failures,
+                each.snapshots,
+                f"{each.last_at:%m-%d %H:%M}",
+                each.message,
+            )
+            for each in found
+        ],
+        reason_last=True,
+    )
+    if len(found) == ALIKE_MAX:
+        say(f"These are the {ALIKE_MAX} most frequent.")
+    say("→ starforge etl offenders --fingerprint …, or --constraint …: the snapshots behind one")
 
 
 def _read(work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -281,18 +328,18 @@ async def _lacking(conn: Connection, mapping: Mapping, most: int) -> tuple[int, 
 
 
 def _show_check(found: dict[str, Any]) -> None:
-    say(
-        f"{len(found['placeholders']) + found['placeholders_more']} placeholders are unresolved,"
-        f" {len(found['held'])} snapshots wait for an entry."
-    )
+    total = len(found["placeholders"]) + found["placeholders_more"]
+    say(f"{total} placeholders are unresolved, {len(found['held'])} snapshots wait for an entry.")
     if found["placeholders"]:
         as_table(
-            ("catalogue", "id", "since", "source", "owner"),
+            ("catalogue", "id", "since (UTC)", "source", "owner"),
             [
                 (p["catalogue"], p["id"], f"{p['created_at']:%Y-%m-%d %H:%M}", p["source"], p["owner"])
                 for p in found["placeholders"][:SAMPLE]
             ],
         )
+        if total > SAMPLE:
+            say(f"… and {total - SAMPLE} more; --json lists the first thousand")
     for each in found["held"][:SAMPLE]:
         say(f"{each['snapshot_id']} waits for {each['catalogue']}: {', '.join(each['missing'][:10])}")
     for source, lacking in found["missing"].items():

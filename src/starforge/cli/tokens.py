@@ -20,6 +20,9 @@ T = TypeVar("T")
 token = typer.Typer(help="API tokens: make, list, revoke.", no_args_is_help=True)
 
 NAME_CHARS_MAX = 200
+DAYS_MAX = 36_500
+"""An end that is later than Python's calendar could never be read again."""
+
 COLUMNS = ("name", "role", "tenant_id", "created_at", "expires_at", "last_used_at")
 
 Name = Annotated[str, typer.Argument(help="Name: the client and the actor that requests act as.")]
@@ -36,7 +39,9 @@ def make(
     name: Name,
     role: Annotated[str, typer.Option(help="producer (offers snapshots), viewer, operator or admin.")],
     tenant: Tenant = None,
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it ends; else it has no end.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=DAYS_MAX, help="Days until it ends; else it has no end.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a token and print it: it can be seen this once."""

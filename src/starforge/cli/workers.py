@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)?")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SECONDS_MAX = 36_500 * 86_400.0
 FOLLOW_S = 0.5
 MB = 1_000_000
 STYLES = {"warning": "yellow", "error": "red", "critical": "red", "debug": "dim"}
@@ -50,7 +51,10 @@ def seconds_of(text: str) -> float:
     match = DURATION.fullmatch(text.strip())
     if match is None:
         raise InvalidInputError(f"{text!r} is no time: write 90s, 30m, 2h or 1d")
-    return float(match[1]) * SECONDS[match[2] or "s"]
+    found = float(match[1]) * SECONDS[match[2] or "s"]
+    if found > SECONDS_MAX:
+        raise InvalidInputError(f"{text!r} is longer than a hundred years")
+    return found
 
 
 def run_one(

@@ -240,6 +240,11 @@ async def seed(conn: Connection, catalogue: str, entries: Sequence[Mapping[str, 
     return Seeded(key, len(entries), resolved, released)
 
 
+async def require_catalogue(conn: Connection, catalogue: str) -> None:
+    """Raise NoCatalogueError where there is no table of that name that is one."""
+    await _table(conn, catalogue)
+
+
 async def _table(conn: Connection, catalogue: str) -> asyncpg.Record:
     named = NAME.fullmatch(catalogue) is not None
     row = await conn.fetchrow(sql("etl", "catalogue_column"), q(catalogue)) if named else None

@@ -51,6 +51,20 @@ class SourceErrors:
 
 
 @dataclass(frozen=True, slots=True)
+class Alike:
+    """Failures of snapshots with one fingerprint, and the constraint behind them where there is one."""
+
+    source: str | None
+    error_type: str
+    fingerprint: str | None
+    constraint_name: str | None
+    failures: int
+    snapshots: int
+    last_at: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """What most likely lies behind a source's PARSE_ERROR and MAPPING_ERROR failures."""
 
@@ -127,6 +141,11 @@ async def source_errors(
 ) -> list[SourceErrors]:
     """Return how a source's snapshots, or everybody's, failed lately, most failures first."""
     return [SourceErrors(**row) for row in await conn.fetch(sql("etl", "source_errors"), source, within_s)]
+
+
+async def failures_alike(conn: Connection, within_s: float, most: int) -> list[Alike]:
+    """Return what failed alike of `within_s` back, most failures first: what `offenders` takes."""
+    return [Alike(**row) for row in await conn.fetch(sql("etl", "alike"), within_s, most)]
 
 
 async def drift(conn: Connection, tenant: str, *, within_s: float = LATELY_S) -> list[Drift]:

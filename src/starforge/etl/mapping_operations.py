@@ -117,6 +117,8 @@ async def release(caller: Caller, catalog: Table, *, reason: Why) -> Change:
     Those that still lack an entry wait again.
     """
     waiting = await holds.held_for(caller.conn, catalog)
+    if not waiting:
+        await catalogues.require_catalogue(caller.conn, catalog)  # nothing waits for a name that is misspelt
     released = await holds.release_holds(caller.conn, waiting, by=caller.actor)
     return Change(
         summary=f"{released} of {len(waiting)} snapshots that wait for {catalog} go on",

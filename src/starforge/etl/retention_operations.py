@@ -124,7 +124,8 @@ async def erase(
         )
     erased = await erase_all(caller.conn, subject, source, tenant=caller.tenant)
     told = (
-        ", ".join(f"{rows} of {table}" for table, rows in sorted(erased.rows.items())) or "there was nothing"
+        ", ".join(f"{rows} of {table}" for table, rows in sorted(erased.rows.items()))
+        or "nothing was kept under that name"
     )
     note = ""
     if erased.unsearched:

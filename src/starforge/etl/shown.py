@@ -11,7 +11,7 @@ from uuid import UUID
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
-from starforge.etl.errors import UnknownSnapshotError
+from starforge.etl.errors import SnapshotBytesError, UnknownSnapshotError
 from starforge.etl.snapshot import SNAPSHOT
 from starforge.queue.naming import Naming, ended_naming, jobs_naming
 
@@ -123,8 +123,7 @@ async def list_snapshots(
     known = sorted({move.target for move in SNAPSHOT.moves})
     if status is not None and status not in known:
         raise InvalidInputError(f"there is no status {status!r}; a snapshot is {', '.join(known)}")
-    if not 1 <= most <= LISTED_MAX:
-        raise InvalidInputError(f"{most} snapshots cannot be listed; ask for 1 to {LISTED_MAX}")
+    _check_most(most, "snapshots")
     statement = sql("etl", "largest" if largest else "newest_snapshots")
     return [Snapshot(**row) for row in await conn.fetch(statement, tenant, status, source, since_s, most)]
 
@@ -133,13 +132,25 @@ async def held(
     conn: Connection, tenant: str, *, source: str | None = None, most: int = LISTED_MAX
 ) -> list[Held]:
     """List what is in quarantine, the latest first."""
+    _check_most(most, "lines of quarantine")
     return [Held(**row) for row in await conn.fetch(sql("etl", "held"), tenant, source, most)]
 
 
+def _check_most(most: int, what: str) -> None:
+    if not 1 <= most <= LISTED_MAX:
+        raise InvalidInputError(f"{most} {what} cannot be listed; ask for 1 to {LISTED_MAX}")
+
+
 async def whole(conn: Connection, snapshot_id: UUID, tenant: str) -> Whole:
-    """Return one snapshot with all that is known of it; raise UnknownSnapshotError."""
+    """Return one snapshot with all that is known of it.
+
+    Raises: SnapshotBytesError where the id is that of bytes in quarantine; UnknownSnapshotError.
+    """
     row = await conn.fetchrow(sql("etl", "one_snapshot"), snapshot_id, tenant)
     if row is None:
+        kept = await conn.fetchrow(sql("etl", "bytes_held"), snapshot_id, tenant)
+        if kept is not None:
+            raise SnapshotBytesError(snapshot_id, kept["name"], kept["source"], kept["reason"])
         raise UnknownSnapshotError(snapshot_id, tenant)
     told = dict(row)
     sha256, raw_key = told.pop("sha256"), told.pop("raw_key")

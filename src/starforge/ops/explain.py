@@ -19,6 +19,7 @@ from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.ops.errors import UnknownThingError
 from starforge.queue.gate import Gate, closed_gates
+from starforge.queue.handler import HIGH_MEMORY_SUFFIX
 from starforge.queue.reads import Depth, depths, live_workers
 
 REASON_CHARS_MAX = 300
@@ -77,14 +78,25 @@ def _pending(row: asyncpg.Record, gates: Iterable[Gate]) -> tuple[str, ...]:
         not_known = " not" if row["serving"] == 1 else ""
         return (
             f"no worker knows type {row['type']!r}: {many}{not_known}",
-            "a worker whose app has this job type (a high-memory type needs --high-memory)",
-            "starforge worker --app MODULE:ATTR",
+            *_who_knows([row["type"]]),
         )
     alone = "it may have killed a worker, so it is run alone; " if row["alone"] else ""
     ahead = (
         f"{row['ahead']} jobs of its kind are due before it" if row["ahead"] else "it is the next of its kind"
     )
     return f"{alone}{ahead}, and the workers that know its type are busy or held by a limit", "a free slot"
+
+
+def _who_knows(types: list[str]) -> tuple[str, str]:
+    """Return which worker would run jobs of these types, and how to start it."""
+    if all(type_.endswith(HIGH_MEMORY_SUFFIX) for type_ in types):
+        return "a worker with --high-memory whose app has this job type", (
+            "starforge worker --high-memory --app MODULE:ATTR"
+        )
+    return (
+        "a worker whose app has this job type (a high-memory type needs --high-memory)",
+        "starforge worker --app MODULE:ATTR",
+    )
 
 
 def _withheld(row: asyncpg.Record, gates: Iterable[Gate]) -> tuple[str, ...]:
@@ -192,8 +204,7 @@ async def explain_queue(conn: Connection, name: str) -> Explanation:
             subject,
             "unknown",
             f"{due} jobs wait, and no live worker knows their type: {named}",
-            "a worker whose app has this job type (a high-memory type needs --high-memory)",
-            "starforge worker --app MODULE:ATTR",
+            *_who_knows(waiting),
         )
     slots = sum(worker.concurrency for worker in workers)
     oldest = max((depth.oldest_due_s or 0.0 for depth in held if depth.status == "pending"), default=0.0)

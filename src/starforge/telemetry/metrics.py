@@ -61,7 +61,7 @@ CATALOGUE: dict[str, Named] = {
             "starforge_etl_snapshots_received_total",
             "counter",
             ("source",),
-            "Snapshots that were offered, whatever became of them.",
+            "Snapshots offered to this process, whatever became of them; not those of the command line.",
         ),
         Named(
             "starforge_etl_snapshots_processed_total",

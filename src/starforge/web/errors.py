@@ -152,6 +152,21 @@ class SnapshotUnknownError(NotFoundError):
     remedy = "Take the id from the answer to the offer."
 
 
+class NoSuchPathError(NotFoundError):
+    """The server has nothing under this address."""
+
+    code = "SF719"
+    remedy = "See what there is: GET /api/v1/openapi.json."
+
+
+class MethodNotAllowedError(MisusedError):
+    """The address is there and does not take this method."""
+
+    code = "SF720"
+    remedy = "Use a method that the header Allow names; GET /api/v1/openapi.json says what each does."
+    http_status = 405
+
+
 class TokenUnknownError(NotFoundError):
     """The tenant has no token of this name that is not revoked."""
 

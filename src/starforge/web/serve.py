@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from importlib import resources
 from typing import Any
 
@@ -27,7 +28,13 @@ from starforge.ops.registry import API
 from starforge.web.api.routes import add_snapshots
 from starforge.web.console.now import add_now
 from starforge.web.doors import add_doors
-from starforge.web.errors import AddressUnusableError, OpenToNetworkError, PortTakenError
+from starforge.web.errors import (
+    AddressUnusableError,
+    MethodNotAllowedError,
+    NoSuchPathError,
+    OpenToNetworkError,
+    PortTakenError,
+)
 from starforge.web.guard import STATIC, Guard, is_loopback
 from starforge.web.health import add_health
 from starforge.web.problem import problem, problem_of
@@ -38,6 +45,7 @@ BACKLOG = 128
 CONCURRENCY_MAX = 500
 """Connections at once; requests on more are answered with 503 at once rather than kept waiting."""
 
+PATH_SHOWN_MAX = 200
 GRACE_S = 5
 """Time that running requests get when the server stops."""
 
@@ -133,8 +141,14 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    told: StarForgeError | None = None
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        told = NoSuchPathError(f"there is nothing at {request.url.path[:PATH_SHOWN_MAX]}")
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        told = MethodNotAllowedError(f"{request.url.path[:PATH_SHOWN_MAX]} takes no {request.method}")
+    detail = str(told or error.detail)
     headers = dict(error.headers or {})
-    return problem(error.status_code, str(error.detail), request_id=_request_id(request), headers=headers)
+    return problem(error.status_code, detail, error=told, request_id=_request_id(request), headers=headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

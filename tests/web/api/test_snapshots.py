@@ -121,6 +121,14 @@ async def test_the_time_is_the_callers_else_the_documents_else_now(
 
 
 @covers("F-21")
+async def test_a_fault_in_the_first_byte_has_its_position_too(
+    client: httpx.AsyncClient, bearer: Bearer
+) -> None:
+    told = (await client.post(SNAPSHOTS, content=b"", headers={**await bearer(), **JSON})).json()
+    assert (told["position"], told["line"], told["column"]) == (0, 1, 1)
+
+
+@covers("F-21")
 async def test_what_is_no_json_is_refused_with_its_position_and_nothing_is_stored(
     client: httpx.AsyncClient, bearer: Bearer, pool: Pool
 ) -> None:

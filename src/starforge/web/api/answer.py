@@ -78,9 +78,9 @@ class BatchEnd(msgspec.Struct):
 class MalformedProblem(Problem, omit_defaults=True):
     """A document that is no JSON, or cannot be unpacked: where, and why."""
 
-    position: int = 0
-    line: int = 0
-    column: int = 0
+    position: int | None = None  # no default that a place could have: byte 0 is told too
+    line: int | None = None
+    column: int | None = None
     reason: str = ""
     kept: bool | None = None
     sha256: str = ""
