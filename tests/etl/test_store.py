@@ -159,7 +159,12 @@ def _make_container(server: str, container: str) -> None:
     urllib.request.urlopen(request, timeout=10).close()
 
 
-@pytest.fixture(params=["folder", "bucket", "google_bucket", "azure_container"])
+SERVED = [
+    pytest.param(kind, marks=pytest.mark.server) for kind in ("bucket", "google_bucket", "azure_container")
+]
+
+
+@pytest.fixture(params=["folder", *SERVED])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """Each kind of store, empty."""
     if request.param == "folder":
