@@ -40,8 +40,8 @@ test-pooler: install ## The queue's and the worker's tests through PgBouncer in 
 torture: install   ## Kill, freeze and choke workers and Postgres for minutes: STARFORGE_TORTURE_MINUTES=10
 	@STARFORGE_TORTURE=1 $(BIN)/python -m pytest -s tests/torture
 
-test-fast: install ## The tests that need no database
-	@$(BIN)/python -m pytest -m "not db"
+test-fast: install ## The tests that need no database and no other server
+	@$(BIN)/python -m pytest -m "not db and not server"
 
 lint: install      ## Lint, formatting, imports and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy

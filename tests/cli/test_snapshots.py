@@ -24,6 +24,10 @@ from starforge.ops.perform import perform
 from tests.covers import covers
 from tests.postgres import TestServer
 
+pytestmark = pytest.mark.once(
+    "files, streams and signals; what is stored: tests/etl/test_receive.py on both versions"
+)
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "fhir"
 
 

@@ -25,6 +25,8 @@ from tests.postgres import TestServer
 from tests.worker.marks import TABLE
 from tests.worker.test_supervise import a_worker, until
 
+pytestmark = pytest.mark.db
+
 REGISTRATION = Registration(("default",), ("t",), 1)
 
 

@@ -30,6 +30,8 @@ from starforge.dev.errors import BenchNotPossibleError
 from starforge.errors import InvalidInputError
 from tests.postgres import TestServer
 
+pytestmark = pytest.mark.once("it is about the benchmarks; what they run is tested on both versions")
+
 SETUP = Setup(concurrency=8, role="admin")
 LEFT = "SELECT count(*) FROM pg_database WHERE datname LIKE $1"
 

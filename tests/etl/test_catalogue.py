@@ -14,8 +14,8 @@ from starforge.etl.catalogue import missing, placeholders, seed, settle
 from starforge.etl.errors import CatalogueGapError, NoCatalogueError
 from starforge.etl.fit import report
 from starforge.etl.hold import held_for
+from starforge.etl.limits import ProcessSettings
 from starforge.etl.mapping import ID, INTEGER, Catalogue, Column, Each, Mapping, Ref, Table, text
-from starforge.etl.process import ProcessSettings
 from starforge.heroes.mapping import HERO
 from starforge.ops.perform import perform
 from tests.covers import covers
@@ -297,7 +297,7 @@ async def test_two_documents_that_lack_the_same_entries_never_wait_for_each_othe
 
 
 def test_a_gap_names_what_lacks_and_whom_to_ask() -> None:
-    gap = CatalogueGapError(Catalogue("c", owner="the data team"), list(range(12)))
+    gap = CatalogueGapError("c", "id", list(range(12)), owner="the data team")
     assert (
         str(gap) == "c lacks what it refers to: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 …, 12 in all; ask the data team"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from starforge.db.pool import Connection, connect
+from starforge.etl import fit
 from starforge.etl.ddl import ddl
 from starforge.etl.errors import MappingUnfitError
 from starforge.etl.fit import Fits, misfits
@@ -210,7 +211,7 @@ async def test_a_source_whose_mapping_does_not_fit_is_refused_until_it_does(
     await conn.execute(ddl(SHOP).replace("BEGIN;\n", "").replace("COMMIT;", ""))
     with pytest.raises(MappingUnfitError):
         await fits.require(conn, SHOP)
-    monkeypatch.setattr("starforge.etl.fit.AGAIN_S", 0.0)
+    monkeypatch.setattr(fit, "AGAIN_S", 0.0)
     await fits.require(conn, SHOP)
 
 

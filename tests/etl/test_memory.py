@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once("it measures processes of our own")
+
 OVER_IDLE_BYTES_MAX = 64 * 2**20
 
 

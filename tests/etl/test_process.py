@@ -11,7 +11,7 @@ import pytest
 
 from starforge.db.pool import Connection, Pool
 from starforge.etl import watch
-from starforge.etl.process import process_settings
+from starforge.etl.limits import process_settings
 from starforge.etl.receive import receive
 from starforge.etl.source import Offer
 from starforge.heroes.mapping import HERO

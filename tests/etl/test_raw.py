@@ -12,8 +12,8 @@ import pytest
 from starforge.db.pool import Pool
 from starforge.etl import raw as reading
 from starforge.etl.errors import ObjectMissingError, RawMissingError
+from starforge.etl.objects import new_key
 from starforge.etl.raw import open_raw
-from starforge.etl.store import new_key
 from starforge.etl.store_local import LocalStore
 from tests.covers import covers
 

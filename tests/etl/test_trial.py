@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from starforge.db.pool import Pool
+from starforge.etl import trial
+from starforge.etl.limits import ProcessSettings
 from starforge.etl.mapping import Mapping
-from starforge.etl.process import ProcessSettings
 from starforge.etl.trial import Trial, attempt
 from starforge.heroes.mapping import HERO
 from tests.covers import covers
@@ -125,7 +126,7 @@ async def test_a_document_in_pieces_is_tried_as_one_in_memory(
     fields: dict[str, Any] = {"Troops": troops, "Fame": 1, "Pets": {"7": {}}, "GuildId": 5}
     whole = await tried(pool, **fields)
     monkeypatch.setenv("STARFORGE_ETL_WHOLE_MAX_MB", "0.01")
-    monkeypatch.setattr("starforge.etl.trial.process_settings", ProcessSettings.read)
+    monkeypatch.setattr(trial, "process_settings", ProcessSettings.read)
     streamed = await tried(pool, **fields)
     assert whole.failure is streamed.failure is None
     assert list(streamed.took_s) == ["parse", "map", "write"]

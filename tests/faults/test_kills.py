@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
 
+import pytest
+
 from starforge.queue.job import NewJob
 from tests.covers import covers
 from tests.faults.app import EFFECT
@@ -20,6 +22,8 @@ from tests.faults.scene import DRAINED, Scene, Worker, a_scene
 from tests.postgres import TestServer
 from tests.proxy import Fault, Session, Statement, When, kill, kill_group, nothing
 from tests.wire import COMMENT
+
+pytestmark = pytest.mark.once("its statements are prepared on both versions by tests/db/test_statement.py")
 
 LANES = 2
 """Scenes side by side: most of a life is spent starting Python."""

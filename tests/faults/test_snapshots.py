@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from starforge.db.pool import Connection, Pool
-from starforge.etl.process import InHand, ProcessSettings, process
+from starforge.etl.limits import ProcessSettings
+from starforge.etl.process import InHand, process
 from starforge.etl.receive import receive
 from starforge.etl.source import Offer
 from starforge.heroes.mapping import HERO

@@ -11,8 +11,6 @@ from uuid import UUID
 
 import structlog
 
-from starforge.etl.guard import MB, guard_settings
-from starforge.etl.receipt import Receipt
 from starforge.telemetry.metrics import SNAPSHOTS_QUARANTINED
 
 log = structlog.get_logger("etl")
@@ -37,13 +35,3 @@ def alert(
         reason=reason,
         snapshot_id=str(snapshot_id) if snapshot_id else None,
     )
-
-
-def alert_receipt(receipt: Receipt, source: str, owner: str | None) -> None:
-    """Say so of an offer, where it is in quarantine."""
-    if receipt.fate == "oversized":
-        limit = f"above the size guard of {guard_settings().size_max_mb:g} MB"
-        reason = f"{receipt.name}: {receipt.size_bytes / MB:.1f} MB is {limit}"
-        alert("size", source, reason, owner=owner, snapshot_id=receipt.snapshot_id)
-    elif receipt.fate == "malformed":
-        alert("malformed", source, f"{receipt.name}: {receipt.error}", owner=owner)

@@ -123,7 +123,7 @@ async def provide(
     catalogue = _catalogue(table, name)
     gaps = statements.gaps.get(name)
     if gaps and (lacking := [row[0] for row in await conn.fetch(gaps, ids)]):
-        raise CatalogueGapError(catalogue, lacking)
+        raise _gap(catalogue, lacking)
     statement = statements.placeholders.get(name)
     made = [row[0] for row in await conn.fetch(statement, ids)] if statement else []
     return {catalogue.table: made} if made else {}
@@ -136,7 +136,7 @@ async def require_entries(conn: Connection, mapping: SourceMapping, found: Itera
             ids = _referred(rows, name)
             lacking = [row[0] for row in await conn.fetch(statement, ids)] if ids else []
             if lacking:
-                raise CatalogueGapError(_catalogue(rows.table, name), lacking)
+                raise _gap(_catalogue(rows.table, name), lacking)
 
 
 async def register(
@@ -315,3 +315,7 @@ def _catalogue(table: Table, name: str) -> Catalogue:
     assert isinstance(column, Column)
     assert column.catalogue is not None
     return column.catalogue
+
+
+def _gap(catalogue: Catalogue, missing: list[Any]) -> CatalogueGapError:
+    return CatalogueGapError(catalogue.table, catalogue.key, missing, owner=catalogue.owner)

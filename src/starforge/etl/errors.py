@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from starforge.errors import MisusedError, NotFoundError, RefusedError, UnreachableError
-
-if TYPE_CHECKING:
-    from starforge.etl.columns import Catalogue
 
 
 class MalformedError(MisusedError):
@@ -240,11 +237,11 @@ class CatalogueGapError(RefusedError):
     code = "SF443"
     remedy = "Add the entries (`starforge catalog seed`): what waits goes on within seconds."
 
-    def __init__(self, catalogue: Catalogue, missing: list[Any]) -> None:
+    def __init__(self, catalogue: str, key: str, missing: list[Any], *, owner: str = "") -> None:
         ids = ", ".join(map(str, missing[:10])) + (f" …, {len(missing)} in all" if len(missing) > 10 else "")
-        told = f"; ask {catalogue.owner}" if catalogue.owner else ""
-        super().__init__(f"{catalogue.table} lacks what it refers to: {ids}{told}")
-        self.catalogue, self.missing = catalogue, missing
+        told = f"; ask {owner}" if owner else ""
+        super().__init__(f"{catalogue} lacks what it refers to: {ids}{told}")
+        self.catalogue, self.key, self.missing, self.owner = catalogue, key, missing, owner
 
 
 class NoCatalogueError(MisusedError):

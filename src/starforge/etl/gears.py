@@ -9,9 +9,9 @@ from typing import Any
 from starforge.etl.document import Document, Whole
 from starforge.etl.entities import Entities
 from starforge.etl.guard import MB, Guard
+from starforge.etl.limits import process_settings
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import read_document
-from starforge.etl.process import process_settings
 from starforge.etl.stream import Opened, Streamed
 
 CHUNK_BYTES = 1 << 20

@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
 
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.etl.errors import CatalogueGapError
 from starforge.etl.snapshot import JOB_TYPE
 from starforge.queue.cancel import release
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
-
-if TYPE_CHECKING:
-    from starforge.etl.errors import CatalogueGapError
 
 log = structlog.get_logger("snapshot")
 
@@ -65,24 +62,24 @@ class Offender:
 async def hold(conn: Connection, snapshot_id: UUID, job_id: UUID | None, gap: CatalogueGapError) -> None:
     """Hold a snapshot until the entries that it refers to are there."""
     ids = [str(id_) for id_ in gap.missing]
-    details = {"catalogue": gap.catalogue.table, "missing": ids[:MISSING_MAX], "owner": gap.catalogue.owner}
+    details = {"catalogue": gap.catalogue, "missing": ids[:MISSING_MAX], "owner": gap.owner}
     await conn.execute(
         sql("etl", "hold"),
         snapshot_id,
         job_id,
-        gap.catalogue.table,
-        gap.catalogue.key,
+        gap.catalogue,
+        gap.key,
         ids[:MISSING_MAX],
-        gap.catalogue.owner,
+        gap.owner,
         str(gap),
         details,
     )
     log.warning(
         "snapshot.held",
         snapshot_id=str(snapshot_id),
-        catalogue=gap.catalogue.table,
+        catalogue=gap.catalogue,
         missing=ids[:20],
-        owner=gap.catalogue.owner or None,
+        owner=gap.owner or None,
     )
 
 

@@ -20,9 +20,10 @@ from starforge.etl.errors import (
 )
 from starforge.etl.guard import MB
 from starforge.etl.hold import hold
+from starforge.etl.limits import ProcessSettings, process_settings
 from starforge.etl.mapping import Mappings
 from starforge.etl.noted import note_source
-from starforge.etl.process import InHand, ProcessSettings, process, process_settings
+from starforge.etl.process import InHand, process
 from starforge.etl.rejects import Reject, reject, reject_of, rejects_of
 from starforge.etl.snapshot import HIGHMEM_TYPE, JOB_TYPE
 from starforge.etl.upsert import Written

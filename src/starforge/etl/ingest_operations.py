@@ -6,11 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from starforge.etl import control, mapping_operations
+from starforge.etl import control
 from starforge.operation import Caller, Change, operation
 from starforge.queue.gate import PAUSE_MINUTES_MAX, PauseSettings
-
-__all__ = ["mapping_operations"]
 
 Minutes = Annotated[int, Meta(ge=1, le=PAUSE_MINUTES_MAX)]
 SUBJECT = ("ingest_control",)

@@ -19,7 +19,6 @@ from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
-from starforge.etl.alert import alert_receipt
 from starforge.etl.control import require_open
 from starforge.etl.errors import (
     DocumentTimeoutError,
@@ -31,11 +30,13 @@ from starforge.etl.errors import (
 from starforge.etl.grammar import Grammar
 from starforge.etl.guard import MB, Guard, guard_settings, require_time
 from starforge.etl.mapping import Mapping
-from starforge.etl.receive import Receipt, receive
+from starforge.etl.objects import CHUNK_BYTES, ObjectStore, new_key
+from starforge.etl.receipt import Receipt, alert_receipt
+from starforge.etl.receive import receive
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.snapshot import HIGHMEM_TYPE
 from starforge.etl.source import LargeDocument, LargeReading, Offer, OfferError
-from starforge.etl.store import CHUNK_BYTES, ObjectStore, new_key, object_store
+from starforge.etl.store import object_store
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
 from starforge.telemetry.metrics import SNAPSHOTS_RECEIVED

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterab
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -28,6 +28,7 @@ from starforge.etl.entities import Entities
 from starforge.etl.errors import CatalogueGapError, EntitiesFailedError
 from starforge.etl.group_commit import GroupCommit
 from starforge.etl.guard import MB, Guard
+from starforge.etl.limits import ProcessSettings, process_settings
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import read_document
 from starforge.etl.raw import open_raw
@@ -36,7 +37,6 @@ from starforge.etl.stream import Streamed
 from starforge.etl.upsert import Written
 from starforge.etl.watch import watch_of
 from starforge.etl.write import Captured, write_all, write_entity
-from starforge.settings import Settings, setting
 
 GROUP_LOCK_MS_MAX = 200
 """Longest that snapshots which are written together wait for a lock: one that has to wait longer does so
@@ -49,40 +49,6 @@ T = TypeVar("T")
 
 EVERYWHERE: tuple[type[Exception], ...] = (*DATABASE_AWAY, MemoryError)
 """What the next entity would meet too."""
-
-
-class ProcessSettings(Settings):
-    """How much of a snapshot is in memory, and in one transaction."""
-
-    whole_max_mb: float = setting(
-        8.0,
-        env="STARFORGE_ETL_WHOLE_MAX_MB",
-        unit="MB (1 000 000 bytes)",
-        meaning="Largest document that is read as a whole; a larger one is read in pieces.",
-        gt=0,
-        le=64,
-    )
-    together_max_mb: float = setting(
-        1.0,
-        env="STARFORGE_ETL_TOGETHER_MAX_MB",
-        unit="MB (1 000 000 bytes)",
-        meaning="Largest snapshot written in one transaction; of a larger one each entity has its own.",
-        ge=0,
-    )
-    batch_rows: int = setting(
-        5_000,
-        env="STARFORGE_ETL_BATCH_ROWS",
-        unit="rows",
-        meaning="Rows that are sent to the database together, and items of a document in pieces in memory.",
-        ge=1,
-        le=100_000,
-    )
-
-
-@cache
-def process_settings() -> ProcessSettings:
-    """Read the settings once per process."""
-    return ProcessSettings.read()
 
 
 @dataclass(frozen=True, slots=True)

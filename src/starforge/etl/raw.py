@@ -9,7 +9,8 @@ from starforge.db.pool import Pool
 from starforge.db.statement import sql
 from starforge.etl.errors import RawMissingError
 from starforge.etl.guard import MB
-from starforge.etl.store import ObjectStore, object_store
+from starforge.etl.objects import ObjectStore
+from starforge.etl.store import object_store
 
 WHOLE_BYTES_MAX = 8 * MB
 """Up to this size a document comes in one read: its reader holds it whole anyway."""

@@ -8,7 +8,9 @@ from uuid import UUID
 
 import msgspec
 
+from starforge.etl.alert import alert
 from starforge.etl.errors import MalformedError, TooLargeError, UnreadableError
+from starforge.etl.guard import MB, guard_settings
 from starforge.etl.source import OfferError
 
 Fate = Literal["accepted", "recaptured", "retried", "duplicate", "oversized", "malformed", "unreadable"]
@@ -91,3 +93,13 @@ def receipt_of(answer: Any) -> Receipt:
         found.sha256,
         repeated=True,
     )
+
+
+def alert_receipt(receipt: Receipt, source: str, owner: str | None) -> None:
+    """Tell whoever answers for the source that an offer is in quarantine, where it is."""
+    if receipt.fate == "oversized":
+        limit = f"above the size guard of {guard_settings().size_max_mb:g} MB"
+        reason = f"{receipt.name}: {receipt.size_bytes / MB:.1f} MB is {limit}"
+        alert("size", source, reason, owner=owner, snapshot_id=receipt.snapshot_id)
+    elif receipt.fate == "malformed":
+        alert("malformed", source, f"{receipt.name}: {receipt.error}", owner=owner)

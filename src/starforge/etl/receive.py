@@ -13,14 +13,13 @@ import asyncpg
 from starforge.clock import failpoint, new_id
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
-from starforge.etl.alert import alert_receipt
 from starforge.etl.control import open_for, require_open
 from starforge.etl.errors import IngestKeyReusedError, MalformedError, UnreadableError
 from starforge.etl.guard import MB, guard_settings
 from starforge.etl.ingest_key import IngestKey, KeyContestedError, keep, known
 from starforge.etl.judge import Judged, judge
 from starforge.etl.mapping import Mapping
-from starforge.etl.receipt import FATES, Fate, Receipt
+from starforge.etl.receipt import FATES, Fate, Receipt, alert_receipt
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.snapshot import JOB_TYPE
 from starforge.etl.source import Offer

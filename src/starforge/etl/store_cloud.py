@@ -19,7 +19,7 @@ from starforge.etl.errors import (
     StoreRefusedError,
     StoreUnreachableError,
 )
-from starforge.etl.store import CHUNK_BYTES, CLOUD, Head, StoreSettings, require_key, require_prefix
+from starforge.etl.objects import CHUNK_BYTES, CLOUD, Head, StoreSettings, require_key, require_prefix
 
 PART_BYTES = 8 << 20
 """Part of a multipart upload; S3 takes at most 10 000 of them, 78 GB."""

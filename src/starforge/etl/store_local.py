@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from starforge.clock import failpoint
 from starforge.etl.errors import ObjectMissingError, StoreRefusedError, StoreUnreachableError
-from starforge.etl.store import CHUNK_BYTES, Head, require_key, require_prefix
+from starforge.etl.objects import CHUNK_BYTES, Head, require_key, require_prefix
 
 PARTIAL = ".partial"
 """Where objects are written before they have a name. No key begins with it: see `_require`."""

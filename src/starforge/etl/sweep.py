@@ -8,7 +8,8 @@ import structlog
 
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.etl.store import Head, ObjectStore, object_store
+from starforge.etl.objects import Head, ObjectStore
+from starforge.etl.store import object_store
 
 log = structlog.get_logger("objects")
 

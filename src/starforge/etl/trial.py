@@ -20,10 +20,10 @@ from starforge.etl.columns import Rows
 from starforge.etl.document import Document, Whole
 from starforge.etl.entities import Entities
 from starforge.etl.guard import MB, Guard, check
+from starforge.etl.limits import process_settings
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import parse
 from starforge.etl.path import join
-from starforge.etl.process import process_settings
 from starforge.etl.reading import NO_EXTRA
 from starforge.etl.redact import redaction
 from starforge.etl.rejects import error_type, reject_of
