@@ -28,6 +28,7 @@ from starforge.etl.mapping import (
     Table,
     text,
 )
+from starforge.etl.process import GROUP_LOCK_MS_MAX
 from starforge.etl.receive import receive
 from starforge.etl.source import Offer
 from starforge.heroes.mapping import HERO
@@ -211,10 +212,13 @@ LOCK_USERS = "LOCK TABLE users IN EXCLUSIVE MODE"
 
 
 async def waiting_for_a_lock(conn: Connection) -> int:
-    """Return the process id of the session that waits for a lock, as soon as there is one."""
-    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    """Return the process id of the session that waits for a lock, one that does not give up, when there is."""
+    query = """
+        SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+           AND clock_timestamp() > query_start + $1 * interval '1 ms'
+    """
     async with asyncio.timeout(10):
-        while (pid := await conn.fetchval(query)) is None:
+        while (pid := await conn.fetchval(query, float(GROUP_LOCK_MS_MAX))) is None:
             # One transaction sees one picture of the activity unless it asks for another.
             await conn.execute("SELECT pg_stat_clear_snapshot()")
             await asyncio.sleep(0.01)
@@ -250,7 +254,7 @@ async def test_a_deadlock_is_recorded_and_the_next_attempt_succeeds(
     monkeypatch.setenv("STARFORGE_BACKOFF_BASE_S", "0.01")
     admin = await connect(database)
     # The session that waits first looks first, and is the victim: the worker.
-    await admin.execute(f"ALTER DATABASE {database.rpartition('/')[2]} SET deadlock_timeout = '300ms'")
+    await admin.execute(f"ALTER DATABASE {database.rpartition('/')[2]} SET deadlock_timeout = '900ms'")
     patient = await Pool.open(database)
     snapshot_id = await offer(patient)
     working = asyncio.create_task(run_until(patient, types(), "SELECT count(*) FROM job_history", 1))
