@@ -9,7 +9,7 @@ import io
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from starforge.etl.errors import (
     DocumentTimeoutError,
     IngestPausedError,
     MalformedError,
+    SourcePausedError,
     StoreRefusedError,
     TooLargeError,
     UnreadableError,
@@ -234,6 +235,24 @@ async def test_nothing_is_taken_while_ingestion_is_paused(pool: Pool, store: Loc
         assert await conn.fetchval("SELECT count(*) FROM feature_flags") == 1
     with pytest.raises(IngestPausedError):
         await offered(pool, store, document())
+    assert await objects(store) == []
+
+
+@covers("F-37")
+async def test_nothing_is_taken_of_a_source_that_is_paused_also_while_it_is_read(
+    pool: Pool, store: LocalStore
+) -> None:
+
+    class Meanwhile(LocalStore):
+        async def put(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+            size = await super().put(key, chunks)
+            async with pool.connection() as conn:
+                await conn.execute('UPDATE feature_flags SET data = \'{"sources": {"hero": true}}\'')
+            return size
+
+    for _ in range(2):
+        with pytest.raises(SourcePausedError, match="'hero'"):
+            await offered(pool, Meanwhile(store.folder), document())
     assert await objects(store) == []
 
 

@@ -69,12 +69,12 @@ async def take_large(
     It is held for the high-memory lane; what is malformed is kept as an object that a row of quarantine
     names. What is above the hard limit is refused and not kept.
 
-    Raises: IngestPausedError and the object store's errors: then nothing of it was taken.
+    Raises: IngestPausedError, SourcePausedError and the object store's errors: then nothing of it was taken.
     """
     assert offer.large is not None
     store = store or object_store()
     async with pool.transaction(tenant=tenant) as conn:
-        await require_open(conn)
+        await require_open(conn, mapping.name)
     try:
         stored = await _put(store, offer.large, tenant, progress)
     except (TooLargeError, DocumentTimeoutError) as error:
@@ -119,7 +119,7 @@ async def _named(
     failpoint("large_before_row")
     try:
         async with pool.transaction(tenant=tenant) as conn:
-            await require_open(conn)
+            await require_open(conn, mapping.name)
             await conn.execute(sql("etl", "objects_use"))
             if await store.head(stored.key) is None:
                 raise ObjectMissingError(f"{store.name} has lost {stored.key}, which was just written")

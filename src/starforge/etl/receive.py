@@ -15,7 +15,7 @@ from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.etl.alert import alert_receipt
 from starforge.etl.control import open_for, require_open
-from starforge.etl.errors import IngestKeyReusedError, MalformedError, UnreadableError
+from starforge.etl.errors import IngestKeyReusedError, MalformedError, SourcePausedError, UnreadableError
 from starforge.etl.guard import MB, guard_settings
 from starforge.etl.ingest_key import IngestKey, KeyContestedError, keep, known
 from starforge.etl.judge import Judged, judge
@@ -51,8 +51,8 @@ class Taking:
     key: IngestKey | None = None
 
 
-Taken = Receipt | IngestKeyReusedError
-"""What becomes of one offer: a receipt, or the refusal of its key."""
+Taken = Receipt | IngestKeyReusedError | SourcePausedError
+"""What becomes of one offer: a receipt, or the refusal of its key, or of its source."""
 
 
 async def receive(
@@ -66,21 +66,30 @@ async def receive(
     """Take these offers in one transaction and say what became of each, in order.
 
     Where Postgres refuses the transaction because of one of them, each is taken in a transaction of its own.
-    Raises: IngestPausedError while ingestion is paused; then none was taken.
+    Raises: IngestPausedError while ingestion is paused, SourcePausedError while that of the source is; then
+        none was taken.
     """
     takings = [Taking(judge(offer, mapping, captured_at)) for offer in offers]
-    return [one for one in await take(pool, takings, tenant=tenant) if isinstance(one, Receipt)]
+    taken = await take(pool, takings, tenant=tenant)
+    for one in taken:
+        if isinstance(one, SourcePausedError):
+            raise one
+    return [one for one in taken if isinstance(one, Receipt)]
 
 
 async def take(pool: Pool, takings: Sequence[Taking], *, tenant: str, tried: int = 1) -> list[Taken]:
     """Take judged offers of any sources in one transaction, as `receive` does; a key's answer comes again.
 
+    Offers of sources that are paused by themselves are refused, each with its SourcePausedError.
     Raises: IngestPausedError; then none was taken.
     """
     try:
         async with pool.transaction() as conn:
-            await open_for(conn, tenant)
-            taken = await _Transaction(conn, tenant).take_all(takings)
+            control = await open_for(conn, tenant)
+            refused = [control.refusal(taking.judged.source) for taking in takings]
+            open_ = [taking for taking, refusal in zip(takings, refused, strict=True) if refusal is None]
+            receipts = iter(await _Transaction(conn, tenant).take_all(open_))
+            taken = [refusal or next(receipts) for refusal in refused]
             failpoint("receive_before_commit")
     except CONTESTED:
         if len(takings) == 1 and tried >= ALONE_TRIES:
@@ -98,12 +107,12 @@ async def take(pool: Pool, takings: Sequence[Taking], *, tenant: str, tried: int
 async def take_here(conn: Connection, judged: Judged, *, tenant: str) -> Receipt:
     """Take a judged offer in the caller's own transaction: it is there if and only if that commits.
 
-    Raises: IngestPausedError; MalformedError where it is no JSON, or none that Postgres can hold: then
-        nothing is kept, and the caller's transaction is as it was.
+    Raises: IngestPausedError, SourcePausedError; MalformedError where it is no JSON, or none that Postgres
+        can hold: then nothing is kept, and the caller's transaction is as it was.
     """
     if judged.error is not None:
         raise judged.error
-    await require_open(conn)
+    await require_open(conn, judged.source)
     try:
         async with conn.transaction():
             [receipt] = await _Transaction(conn, tenant).take_all([Taking(judged)])
