@@ -155,7 +155,7 @@ class Mapping:
         self.tables = {table.name: table for table in tables}
         self.subject_key = (subject, self.tables[subject].own_key[0])
         self._captured_at, self._captured_as = tuple(map(parse, captured_at)), captured_as
-        self.layout = layout(tables, root, [*ignored, *captured_at], known, refuse=unknown == "refuse")
+        self.layout = layout(tables, root, ignored, known, captured_at, refuse=unknown == "refuse")
         self.statements = {table.name: statements(table, self.tables) for table in tables}
 
     def subject(self, document: Any) -> str:
