@@ -224,29 +224,15 @@ class _Transaction:
         return _receipt(judged, "oversized", snapshot_id)
 
     async def _again(self, judged: Judged) -> Receipt:
-        """Known content is nothing new, unless its subject differed since (A → B → A), or it failed."""
-        row = await self._conn.fetchrow(sql("etl", "known"), self._tenant, judged.source, judged.sha256)
-        assert row is not None
-        snapshot_id, status = row["id"], row["status"]
-        fate: Fate = "retried" if status == "failed" else "duplicate"
-        capture_id = None
-        if status != "quarantined" and row["latest_id"] not in (None, snapshot_id):
-            capture_id = await self._conn.fetchval(
-                sql("etl", "capture"),
-                self._tenant,
-                snapshot_id,
-                judged.source,
-                row["subject"],
-                judged.captured_at,
-            )
-            fate = "recaptured" if capture_id is not None else fate
-        if fate == "duplicate" or not await self._conn.fetchval(
-            sql("etl", "again"), snapshot_id, judged.subject, fate == "retried"
-        ):
-            return _receipt(judged, "duplicate", snapshot_id)
-        payload = _payload(snapshot_id, capture_id)
-        [job_id] = await self._enqueue([NewJob(type=JOB_TYPE, payload=payload, tenant=self._tenant)])
-        return _receipt(judged, fate, snapshot_id, job_id)
+        found = await offered_again(
+            self._conn,
+            self._tenant,
+            source=judged.source,
+            sha256=judged.sha256,
+            subject=judged.subject,
+            captured_at=judged.captured_at,
+        )
+        return _receipt(judged, *found)
 
     async def keep_bytes(self, judged: Judged) -> Receipt:
         """Keep what is no JSON as it came, and record why. Of a file that cannot be read nothing came."""
@@ -271,6 +257,41 @@ class _Transaction:
             details,
         )
         return Receipt(offer.name, "malformed", judged.size, error=error, sha256=judged.sha256)
+
+
+async def offered_again(
+    conn: Connection,
+    tenant: str,
+    *,
+    source: str,
+    sha256: bytes,
+    subject: str | None,
+    captured_at: datetime | None,
+    job_type: str = JOB_TYPE,
+) -> tuple[Fate, UUID, UUID | None]:
+    """Take known content again; return its fate, its snapshot and the job that it has now, if any.
+
+    It is nothing new, unless its subject differed since (A → B → A), or it failed. What is held back has a
+    job on release, which takes the latest capture.
+    """
+    row = await conn.fetchrow(sql("etl", "known"), tenant, source, sha256, subject)
+    assert row is not None
+    snapshot_id, status = row["id"], row["status"]
+    fate: Fate = "retried" if status == "failed" else "duplicate"
+    capture_id = None
+    if row["latest_id"] not in (None, snapshot_id):
+        capture_id = await conn.fetchval(
+            sql("etl", "capture"), tenant, snapshot_id, source, row["subject"], captured_at
+        )
+        fate = "recaptured" if capture_id is not None else fate
+    if status == "quarantined":
+        return fate, snapshot_id, None
+    if fate == "duplicate" or not await conn.fetchval(
+        sql("etl", "again"), snapshot_id, subject, fate == "retried"
+    ):
+        return "duplicate", snapshot_id, None
+    job = NewJob(type=job_type, payload=_payload(snapshot_id, capture_id), tenant=tenant)
+    return fate, snapshot_id, (await enqueue(conn, job)).id
 
 
 def _receipt(judged: Judged, fate: Fate, snapshot_id: UUID, job_id: UUID | None = None) -> Receipt:

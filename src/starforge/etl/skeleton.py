@@ -6,7 +6,7 @@ over, and only its name and kind are noted, for whoever watches the shape of a s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -65,12 +65,13 @@ class Keep:
         self._to_ignored = _beginnings(self._ignored)
 
     @classmethod
-    def of(cls, layout: Layout, place: Path | None = None) -> Keep:
-        """Return what a mapping needs, with its root at a place, or wherever it may lie."""
+    def of(cls, layout: Layout, place: Path | None = None, only: Collection[Path] | None = None) -> Keep:
+        """Return what a mapping needs, with its root at a place, or wherever it may lie; or these paths."""
         roots = layout.roots if place is None else (place,)
-        paths = set(root_paths(layout.plans.values()))
+        paths = set(root_paths(layout.plans.values())) if only is None else only
         taken = {(*root, *path) for root in roots for path in paths} | layout.looked_at
-        return cls(taken, roots, layout.ignored - layout.looked_at, layout.keepers)
+        keepers = layout.keepers if only is None else ()
+        return cls(taken, roots, layout.ignored - layout.looked_at, keepers)
 
     def all_at(self, path: Path) -> bool | None:
         """Tell whether everything at a path is kept or nothing; None: what lies below decides, as above."""

@@ -38,15 +38,25 @@ class Streamed:
         self._opened, self.root, self.containers = opened, root, containers
 
     @classmethod
-    async def of(cls, layout: Layout, opened: Opened, guard: Guard | None = None) -> Streamed:
-        """Read what a mapping needs to have in memory; arguments and errors as for `read`."""
-        first = await cls.read(opened, layout.left_out(), guard, Keep.of(layout))
+    async def of(
+        cls,
+        layout: Layout,
+        opened: Opened,
+        guard: Guard | None = None,
+        *,
+        only: Collection[Path] | None = None,
+    ) -> Streamed:
+        """Read what a mapping needs to have in memory; arguments and errors as for `read`.
+
+        Of what lies below the root it is `only` these paths where they are given.
+        """
+        first = await cls.read(opened, layout.left_out(), guard, Keep.of(layout, only=only))
         place = Reading(layout, first.root).place
         left_out = layout.left_out(place)
         if first.containers.keys() <= left_out:
             return first
         # It looks like a container, and lies where the fields of this document are not.
-        return await cls.read(opened, left_out, keep=Keep.of(layout, place))
+        return await cls.read(opened, left_out, keep=Keep.of(layout, place, only))
 
     @classmethod
     async def read(
