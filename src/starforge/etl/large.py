@@ -21,11 +21,10 @@ from starforge.db.statement import sql
 from starforge.errors import StarForgeError
 from starforge.etl.alert import alert_receipt
 from starforge.etl.control import require_open
-from starforge.etl.entities import Entities
+from starforge.etl.entities import whose
 from starforge.etl.errors import (
     DocumentTimeoutError,
     MalformedError,
-    MappingError,
     ObjectMissingError,
     TooLargeError,
     UnreadableError,
@@ -38,7 +37,6 @@ from starforge.etl.rejects import reject, reject_of
 from starforge.etl.snapshot import HIGHMEM_TYPE
 from starforge.etl.source import LargeDocument, LargeReading, Offer, OfferError
 from starforge.etl.store import CHUNK_BYTES, ObjectStore, new_key, object_store
-from starforge.etl.stream import Streamed
 from starforge.telemetry.metrics import SNAPSHOTS_RECEIVED
 
 Progress = Callable[[int], None]
@@ -123,13 +121,10 @@ async def _told(stored: _Stored, large: LargeDocument, mapping: Mapping) -> _Sto
             while chunk := await asyncio.to_thread(reading.read, CHUNK_BYTES):
                 yield chunk
 
-    subject, captured_at = None, None
-    with suppress(MappingError, MalformedError, BrokenPackError, OSError):
-        document = await Streamed.of(mapping.layout, chunks, only=mapping.subject_paths())
-        with suppress(MappingError):
-            captured_at = mapping.captured_at(document.root)
-        subject = (await Entities.of(mapping, document)).subject
-    return replace(stored, subject=subject, captured_at=captured_at)
+    with suppress(BrokenPackError, OSError):
+        subject, captured_at = await whose(mapping, chunks)
+        return replace(stored, subject=subject, captured_at=captured_at)
+    return stored
 
 
 async def _named(
