@@ -228,7 +228,8 @@ async def test_whose_a_document_above_the_size_guard_is_is_known_and_it_is_captu
     assert (await offer(pool, large))[0].fate == "duplicate"
     async with pool.connection() as conn:
         rows = await conn.fetch(
-            "SELECT s.subject, s.status FROM snapshot_captures c JOIN hero_snapshots s ON s.id = c.snapshot_id"
+            "SELECT s.subject, s.status FROM snapshot_captures c"
+            " JOIN hero_snapshots s ON s.id = c.snapshot_id"
             " ORDER BY c.captured_at, c.created_at"
         )
     assert [tuple(row) for row in rows] == [
