@@ -373,6 +373,8 @@ async def test_the_operations_have_the_rights_that_their_doors_have(
         asked: dict[str, dict[str, Any]] = {
             "source mode": {"name": "hero", "mode": "strict"},
             "source mode reset": {"name": "hero"},
+            "source pause": {"name": "hero"},
+            "source resume": {"name": "hero"},
             "catalog release": {"catalog": "troop_catalog"},
             "snapshot hold-batch": {"constraint": "user_troops_troop_id_fkey"},
             "catalog seed": {"catalog": "troop_catalog", "entries": [{"id": 6024}]},
