@@ -7,7 +7,6 @@ from typing import Annotated
 
 from starforge.db.statement import sql
 from starforge.etl import control, mapping_operations
-from starforge.etl.alert import alert_paused
 from starforge.etl.mapping_operations import Minutes, Source
 from starforge.operation import Caller, Change, operation
 from starforge.queue.gate import PauseSettings
@@ -68,6 +67,9 @@ async def pause_source(caller: Caller, name: Source, *, reason: Why, minutes: Mi
     It lasts until it is resumed or expires. What was accepted is processed, and other sources are taken.
     Pausing again renews reason and expiry.
     """
+    # Operations are read before a worker says where its processes count; the alert's room counts.
+    from starforge.etl.alert import alert_paused
+
     known = await caller.conn.fetchrow(sql("etl", "source_owner"), name)
     told = known["owner"] if known else None
     before, now, changed = await control.pause_source(
