@@ -7,14 +7,13 @@ from typing import Annotated
 
 from starforge.db.statement import sql
 from starforge.etl import control, mapping_operations
-from starforge.etl.mapping_operations import Minutes, Source
+from starforge.etl.mapping_operations import Source
 from starforge.operation import Caller, Change, operation
-from starforge.queue.gate import PauseSettings
+from starforge.queue.gate_operations import Minutes, WhyNot, minutes_or_default
 
 __all__ = ["mapping_operations"]
 
 Why = Annotated[str, "Why; producers that are refused see it."]
-WhyNot = Annotated[str, "Why, for the audit log."]
 SUBJECT = ("ingest_control",)
 OPEN = {"paused": False}
 
@@ -34,7 +33,7 @@ async def pause(
         caller.conn,
         owner=caller.actor,
         reason=reason,
-        minutes=PauseSettings.read().minutes if minutes is None else minutes,
+        minutes=minutes_or_default(minutes),
     )
     return Change(
         summary=f"ingestion is paused: {now}",
@@ -77,7 +76,7 @@ async def pause_source(caller: Caller, name: Source, *, reason: Why, minutes: Mi
         name,
         owner=caller.actor,
         reason=reason,
-        minutes=PauseSettings.read().minutes if minutes is None else minutes,
+        minutes=minutes_or_default(minutes),
         told=told,
     )
     if changed:

@@ -121,7 +121,7 @@ async def _told(stored: _Stored, large: LargeDocument, mapping: Mapping) -> _Sto
             while chunk := await asyncio.to_thread(reading.read, CHUNK_BYTES):
                 yield chunk
 
-    with suppress(BrokenPackError, OSError):
+    with suppress(OSError):
         subject, captured_at = await whose(mapping, chunks)
         return replace(stored, subject=subject, captured_at=captured_at)
     return stored
