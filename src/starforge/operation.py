@@ -57,6 +57,8 @@ class Caller:
 
     source_address: str | None = None
     request_id: UUID | None = None
+    committed: list[Callable[[], None]] = field(default_factory=list)
+    """What is called once the transaction has committed, and never for a plan: somebody is told, say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,6 +218,7 @@ async def test_the_doctor_answers_with_a_document_and_0_where_nothing_is_at_faul
         ("pooler", "ok"),
         ("connection budget", "ok"),
         ("mappings", "ok"),
+        ("ingestion", "ok"),
     ]
     assert "→ Set fsync and full_page_writes and synchronous_commit = on" in told.out
 

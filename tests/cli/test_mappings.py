@@ -140,6 +140,31 @@ async def test_a_stored_snapshot_is_checked_by_its_id(database: str, pool: Pool)
     assert "is no snapshot of this tenant" in out + err
 
 
+async def test_a_stored_snapshot_is_looked_at_also_where_it_lies_in_the_object_store(
+    database: str, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARFORGE_OBJECT_STORE", (tmp_path / "objects").as_uri())
+    monkeypatch.setenv("STARFORGE_SNAPSHOT_INLINE_MAX_MB", "0.001")
+    troops = {str(n): {"Level": n} for n in range(1, 200)}
+    (tmp_path / "large.json").write_text(json.dumps({"NameCode": "A_1", "Troops": troops}))
+    small = await offer(pool)
+    code, _, err = await run(database, "snapshot", "ingest", tmp_path / "large.json")
+    assert code == 0, err
+    async with pool.connection() as conn:
+        large = await conn.fetchval("SELECT id FROM hero_snapshots WHERE raw_key IS NOT NULL")
+    words = ("mapping", "check", "starforge.heroes.mapping:HERO", "--against", small, large)
+    told = await document(database, *words)
+    assert (told["survey"]["documents"], told["survey"]["tables"]["user_troops"]["rows"]) == (2, 200)
+    code, out, _ = await run(database, "mapping", "draft", large, "--name", "store", "--subject", "NameCode")
+    assert code == 0
+    assert "Troops" in out
+    async with pool.connection() as conn:
+        await conn.execute("UPDATE hero_snapshots SET size_bytes = 300000000 WHERE id = $1", large)
+    _, out, err = await run(database, *words)
+    assert f"{large} has 300 MB" in " ".join((out + err).split())
+    assert "starforge snapshot try" in out + err
+
+
 async def test_a_draft_is_a_mapping_that_its_snapshots_fit(shop: Path, tmp_path: Path) -> None:
     code, out, _ = await run(None, "mapping", "draft", shop.with_name("a.json"), "--name", "store")
     assert code == 0

@@ -269,6 +269,43 @@ async def test_a_pause_in_the_middle_is_told_with_what_was_taken_before(
     await all_of_it(database, conn)
 
 
+async def said(database: str, *words: str) -> tuple[int | None, str]:
+    """Run another command; return its exit code and what it wrote on standard output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "starforge", *words,
+        env={**os.environ, "DATABASE_URL": database}, stdout=PIPE, stderr=PIPE,
+    )  # fmt: skip
+    code, out, _ = await ended(process)
+    return code, out
+
+
+@covers("F-37")
+async def test_a_source_is_paused_shown_and_resumed_and_another_is_taken_meanwhile(
+    database: str, conn: Connection
+) -> None:
+    code, out = await said(database, "source", "pause", "hero", "--reason", "upstream changed", "--plan")
+    assert code == 0
+    assert await conn.fetchval("SELECT data -> 'sources' FROM feature_flags") is None
+    code, out = await said(database, "source", "pause", "hero", "--reason", "upstream changed")
+    assert code == 0
+    assert "ingestion of source 'hero' is paused: upstream changed" in " ".join(out.split())
+    code, out, err = await ingest(database, "-", data=hero(1))
+    assert (code, out) == (1, "")
+    assert err.startswith("SF413: ingestion of source 'hero' is paused: upstream changed")
+    code, out, _ = await ingest(
+        database, "--app", "examples.fhir.app:app", "--source", "fhir", "-", data=hero(1)
+    )
+    assert (code, "1 accepted" in out) == (0, True)
+    shown = json.loads((await said(database, "source", "show", "hero", "--json"))[1])["paused"]
+    assert (shown["reason"], shown["all_sources"]) == ("upstream changed", False)
+    out = " ".join((await said(database, "source", "show", "hero"))[1].split())
+    assert "Ingestion of source 'hero' is paused until" in out
+    assert "starforge source resume hero" in out
+    code, out = await said(database, "source", "resume", "hero")
+    assert code == 0
+    assert (await figures(database, "-", data=hero(1)))["accepted"] == 1
+
+
 @covers("G1")
 @pytest.mark.db
 async def test_a_database_that_stops_in_the_middle_is_told_and_nothing_is_half_taken() -> None:

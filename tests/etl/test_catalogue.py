@@ -16,10 +16,11 @@ from starforge.etl.fit import report
 from starforge.etl.hold import held_for
 from starforge.etl.limits import ProcessSettings
 from starforge.etl.mapping import ID, INTEGER, Catalogue, Column, Each, Mapping, Ref, Table, text
+from starforge.etl.quarantine import resume_released
 from starforge.heroes.mapping import HERO
 from starforge.ops.perform import perform
 from tests.covers import covers
-from tests.etl.test_ingest import ERRORS, UNFINISHED, offer, one, snapshot_of, types
+from tests.etl.test_ingest import ERRORS, UNFINISHED, again, offer, one, snapshot_of, types
 from tests.postgres import TestServer
 from tests.stories.test_path_of_a_job import run_until
 
@@ -73,7 +74,9 @@ async def test_a_document_waits_for_the_entry_that_its_catalogue_lacks_and_burns
     assert (row["status"], row["processing"], row["error_count"]) == ("quarantined", False, 0)
     job = await one(pool, "SELECT attempts, last_error FROM queue_jobs")
     assert job["attempts"] == 0
-    assert job["last_error"]["reason"] == "troop_catalog lacks what it refers to: 6024; ask data"
+    assert job["last_error"]["reason"] == (
+        f"snapshot {snapshot_id} is quarantined: troop_catalog lacks what it refers to: 6024; ask data"
+    )
     assert await one(pool, "SELECT count(*) FROM users") == {"count": 0}
     assert await one(pool, "SELECT count(*) FROM etl_errors") == {"count": 0}
     async with pool.connection() as conn:
@@ -98,15 +101,42 @@ async def test_an_entry_that_comes_by_hand_lets_the_document_go_on(pool: Pool) -
 
 
 @covers("F-42")
+async def test_what_something_else_holds_too_goes_on_when_that_is_released(pool: Pool) -> None:
+    snapshot_id = await held(pool)
+    named = {"snapshot_id": str(snapshot_id), "reason": "it kills workers"}
+    async with pool.connection() as conn:
+        await conn.execute(
+            "INSERT INTO snapshot_quarantine (snapshot_id, reason) VALUES ($1, 'by hand')", snapshot_id
+        )
+        await conn.execute("INSERT INTO troop_catalog (id) VALUES (6024)")
+        assert await settle(conn) == ([], 1)
+        assert await conn.fetchval("SELECT status FROM queue_jobs") == "quarantined"
+    await perform(pool, "snapshot release", named, **WHO)
+    await run_until(pool, types(WAITING), DONE, 1)
+    assert (await snapshot_of(pool, snapshot_id))["status"] == "processed"
+
+
+@covers("F-42")
+async def test_of_several_jobs_of_a_held_snapshot_one_waits_when_its_entry_came(pool: Pool) -> None:
+    snapshot_id = await held(pool)
+    await again(pool, snapshot_id)
+    async with pool.connection() as conn:
+        await conn.execute("INSERT INTO troop_catalog (id) VALUES (6024)")
+        assert await settle(conn) == ([], 1)
+        assert await conn.fetchval("SELECT array_agg(status) FROM queue_jobs") == ["pending"]
+        assert await conn.fetchval("SELECT array_agg(status) FROM job_history") == ["cancelled"]
+
+
+@covers("F-42")
 async def test_an_entry_that_comes_while_the_job_is_still_ending_is_not_missed(pool: Pool) -> None:
     """The hold is written before the worker says that the job is quarantined."""
     snapshot_id = await held(pool)
     async with pool.connection() as conn:
         await conn.execute("UPDATE queue_jobs SET status = 'running', worker_id = gen_random_uuid()")
         await conn.execute("INSERT INTO troop_catalog (id) VALUES (6024)")
-        assert await settle(conn) == ([], 0)
-        await conn.execute("UPDATE queue_jobs SET status = 'quarantined', worker_id = NULL")
         assert await settle(conn) == ([], 1)
+        await conn.execute("UPDATE queue_jobs SET status = 'quarantined', worker_id = NULL")
+        assert await resume_released(conn) == 1
         assert await conn.fetchval("SELECT status FROM queue_jobs") == "pending"
     assert (await snapshot_of(pool, snapshot_id))["status"] == "received"
 
@@ -343,6 +373,8 @@ async def test_the_operations_have_the_rights_that_their_doors_have(
         asked: dict[str, dict[str, Any]] = {
             "source mode": {"name": "hero", "mode": "strict"},
             "source mode reset": {"name": "hero"},
+            "source pause": {"name": "hero"},
+            "source resume": {"name": "hero"},
             "catalog release": {"catalog": "troop_catalog"},
             "snapshot hold-batch": {"constraint": "user_troops_troop_id_fkey"},
             "catalog seed": {"catalog": "troop_catalog", "entries": [{"id": 6024}]},

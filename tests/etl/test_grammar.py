@@ -94,9 +94,20 @@ def test_without_the_c_backend_it_fails_loudly(monkeypatch: pytest.MonkeyPatch) 
     grammar.parser.cache_clear()
 
 
+@pytest.mark.parametrize("bad", [b"\n", b"\\x", b"\\u12zz", b"\\u1"])
+@pytest.mark.parametrize("chunk_bytes", [999, 1 << 16, 1 << 20])
+def test_a_fault_within_a_long_string_is_found_at_its_byte(bad: bytes, chunk_bytes: int) -> None:
+    """It comes to the parser in large gulps, whatever escapes and characters they cut."""
+    for before in (b"\xc3\xa9" * 150_000, b'\\"' * 150_001, b"\\\\" * 70_000 + b"x"):
+        data = b'{"a":"' + before + bad + b"z" * 70_000 + b'"}'
+        error = fault_of(data, chunk_bytes)
+        assert error is not None
+        assert 0 <= error.position - data.index(bad + b"z") <= len(bad)
+
+
 def test_a_very_long_string_is_left_to_whoever_processes_it() -> None:
     """What stands before it is checked, and it costs no time that grows with its square."""
-    text = b'{"a":"' + b"x" * 8_000_000 + b'",,}'
+    text = b'{"a":"' + b"x" * 20_000_000 + b'",,}'
     parsing = Grammar()
     parsing.feed(text)
     parsing.end()
@@ -104,4 +115,4 @@ def test_a_very_long_string_is_left_to_whoever_processes_it() -> None:
     error = fault_of(b"{,}" + text, 1 << 20)
     assert error is not None
     assert error.position == 1
-    assert fault_of(b'["' + b"x" * 900_000 + b'",,]', 1 << 20) is not None
+    assert fault_of(b'["' + b"x" * 8_000_000 + b'",,]', 1 << 20) is not None

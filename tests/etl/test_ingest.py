@@ -212,7 +212,7 @@ LOCK_USERS = "LOCK TABLE users IN EXCLUSIVE MODE"
 
 
 async def waiting_for_a_lock(conn: Connection) -> int:
-    """Return the process id of the session that waits for a lock, one that does not give up, when there is."""
+    """Return the process id of the session that waits for a lock and does not give up, once there is one."""
     query = """
         SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
            AND clock_timestamp() > query_start + $1 * interval '1 ms'

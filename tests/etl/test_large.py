@@ -9,13 +9,15 @@ import io
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
 
+from starforge.app import load
 from starforge.clock import FailpointError, Failpoints
 from starforge.db.pool import Pool
 from starforge.etl import guard
@@ -23,11 +25,13 @@ from starforge.etl.errors import (
     DocumentTimeoutError,
     IngestPausedError,
     MalformedError,
+    SourcePausedError,
     StoreRefusedError,
     TooLargeError,
     UnreadableError,
 )
 from starforge.etl.large import take_large
+from starforge.etl.mapping import Mapping
 from starforge.etl.raw import open_raw
 from starforge.etl.receive import Receipt
 from starforge.etl.source import snapshots
@@ -60,11 +64,13 @@ def document(seed: int = 1, size: int = 60_000) -> bytes:
     return json.dumps({"result": {"ProfileData": {"NameCode": f"A_{seed}", "é": noise}}}, indent=1).encode()
 
 
-async def offered(pool: Pool, store: LocalStore, data: bytes, name: str = "a.json") -> Receipt:
+async def offered(
+    pool: Pool, store: LocalStore, data: bytes, name: str = "a.json", mapping: Mapping = HERO
+) -> Receipt:
     path = store.folder.parent / name
     path.write_bytes(data)
     [offer] = snapshots(path)
-    return await take_large(pool, offer, mapping=HERO, tenant="default", store=store)
+    return await take_large(pool, offer, mapping=mapping, tenant="default", store=store)
 
 
 async def rows(pool: Pool, table: str) -> list[dict[str, Any]]:
@@ -122,6 +128,87 @@ async def test_one_that_had_failed_is_tried_anew_where_there_is_memory(pool: Poo
     [job] = await rows(pool, "queue_jobs")
     assert (job["id"], job["type"]) == (again.job_id, "process_snapshot_highmem")
     assert len(await objects(store)) == 1
+
+
+def state(number: int, *, of: str = "A_1", at: str | None = None) -> bytes:
+    """Return a state of a subject, told behind all the rest; perhaps with its time."""
+    noise = random.Random(number).randbytes(20_000).hex()
+    time = {} if at is None else {"CapturedAt": at}
+    return json.dumps({"noise": {"NameCode": "no", "x": noise}, "NameCode": of, **time}).encode()
+
+
+TIMED = Mapping("hero", subject="users", captured_at=["CapturedAt"], tables=list(HERO.tables.values()))
+
+
+@covers("F-20")
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_whose_state_a_large_document_is_and_when_it_was_are_found_at_the_door(
+    pool: Pool, store: LocalStore, pack: Any
+) -> None:
+    receipt = await offered(pool, store, pack(state(1, at="2026-01-31T12:00:00Z")), mapping=TIMED)
+    [row], [capture] = await rows(pool, "hero_snapshots"), await rows(pool, "snapshot_captures")
+    assert (row["id"], row["subject"], capture["subject"]) == (receipt.snapshot_id, "A_1", "A_1")
+    assert row["captured_at"] == capture["captured_at"] == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert row["size_bytes"] == len(state(1, at="2026-01-31T12:00:00Z"))
+
+
+async def test_a_large_document_that_does_not_say_whose_it_is_is_stored_all_the_same(
+    pool: Pool, store: LocalStore
+) -> None:
+    for data in (state(1).replace(b'"NameCode": "A_1"', b'"NameCode": 5'), b"[" + b"1," * 10_000 + b"1]"):
+        assert (await offered(pool, store, data)).fate == "oversized"
+    assert {row["subject"] for row in await rows(pool, "hero_snapshots")} == {None}
+
+
+async def test_of_a_bundle_it_is_found_among_the_items(pool: Pool, store: LocalStore) -> None:
+    fhir = load("examples.fhir.app:app").mappings.get("fhir")
+    noise = random.Random(1).randbytes(20_000).hex()
+    items = [
+        {"resource": {"resourceType": "Other", "id": str(n), "text": noise[n : n + 200]}} for n in range(200)
+    ]
+    items.append({"resource": {"resourceType": "Patient", "id": "p-1"}})
+    bundle = json.dumps({"resourceType": "Bundle", "entry": items}).encode()
+    await offered(pool, store, bundle, mapping=fhir)
+    assert [row["subject"] for row in await rows(pool, "hero_snapshots")] == ["p-1"]
+
+
+@covers("F-20")
+async def test_large_content_offered_again_after_another_of_its_subject_is_a_new_capture(
+    pool: Pool, store: LocalStore
+) -> None:
+    """A → B → A, of documents that were processed; the object is there once."""
+    first, second = await offered(pool, store, state(1)), await offered(pool, store, state(2))
+    await offered(pool, store, state(3, of="B_2"))
+    async with pool.connection() as conn:
+        await conn.execute("UPDATE snapshot_quarantine SET released_at = sf_now()")
+        await conn.execute("UPDATE hero_snapshots SET status = 'processed'")
+    assert (await offered(pool, store, state(2))).fate == "duplicate"
+    again = await offered(pool, store, state(1))
+    assert (again.fate, again.snapshot_id) == ("recaptured", first.snapshot_id)
+    [job] = await rows(pool, "queue_jobs")
+    assert (job["id"], job["type"]) == (again.job_id, "process_snapshot_highmem")
+    captures = sorted(await rows(pool, "snapshot_captures"), key=lambda one: one["captured_at"])
+    assert [one["snapshot_id"] for one in captures if one["subject"] == "A_1"] == [
+        first.snapshot_id, second.snapshot_id, first.snapshot_id,
+    ]  # fmt: skip
+    assert job["payload"]["capture_id"] == str(captures[-1]["id"])
+    assert (await offered(pool, store, state(1))).fate == "duplicate"
+    assert len(await objects(store)) == 3
+
+
+@covers("F-20")
+async def test_while_it_is_held_a_large_document_is_captured_again_and_has_no_job(
+    pool: Pool, store: LocalStore
+) -> None:
+    """On release its job takes the latest capture."""
+    first = await offered(pool, store, state(1))
+    await offered(pool, store, state(2))
+    again = await offered(pool, store, state(1))
+    assert (again.fate, again.snapshot_id, again.job_id) == ("recaptured", first.snapshot_id, None)
+    assert await rows(pool, "queue_jobs") == []
+    assert {row["status"] for row in await rows(pool, "hero_snapshots")} == {"quarantined"}
+    latest = max(await rows(pool, "snapshot_captures"), key=lambda one: one["captured_at"])
+    assert latest["snapshot_id"] == first.snapshot_id
 
 
 @covers("O-26")
@@ -234,6 +321,24 @@ async def test_nothing_is_taken_while_ingestion_is_paused(pool: Pool, store: Loc
         assert await conn.fetchval("SELECT count(*) FROM feature_flags") == 1
     with pytest.raises(IngestPausedError):
         await offered(pool, store, document())
+    assert await objects(store) == []
+
+
+@covers("F-37")
+async def test_nothing_is_taken_of_a_source_that_is_paused_also_while_it_is_read(
+    pool: Pool, store: LocalStore
+) -> None:
+
+    class Meanwhile(LocalStore):
+        async def put(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+            size = await super().put(key, chunks)
+            async with pool.connection() as conn:
+                await conn.execute('UPDATE feature_flags SET data = \'{"sources": {"hero": true}}\'')
+            return size
+
+    for _ in range(2):
+        with pytest.raises(SourcePausedError, match="'hero'"):
+            await offered(pool, Meanwhile(store.folder), document())
     assert await objects(store) == []
 
 

@@ -12,9 +12,11 @@ import pytest
 from starforge.db.pool import Connection, Pool
 from starforge.etl import watch
 from starforge.etl.limits import process_settings
+from starforge.etl.mapping import Mapping
 from starforge.etl.receive import receive
 from starforge.etl.source import Offer
 from starforge.heroes.mapping import HERO
+from starforge.ops.perform import perform
 from starforge.queue.override import override
 from tests.covers import covers
 from tests.etl.test_ingest import ERRORS, STRICT, UNFINISHED, again, offer, one, snapshot_of, types
@@ -211,3 +213,36 @@ async def test_the_rows_that_are_sent_together_are_changed_while_a_worker_runs(
     await offer(pool, NameCode="B_2", Troops=troops)
     await run_until(pool, types(), UNFINISHED, 1)
     assert sent == [25, 10, 10, 5]
+
+
+@covers("O-33", "F-34")
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_hero_of_25_mb_is_processed_where_its_filler_is_ignored_else_it_is_told_what_to_do(
+    pool: Pool, kept: bool
+) -> None:
+    """20 MB lie under a name that the mapping does not know, and `extra` of users would keep them."""
+    source = Mapping(
+        "hero",
+        subject="users",
+        root=["result.ProfileData"],
+        tables=list(HERO.tables.values()),
+        ignored=[] if kept else ["result.ProfileData.Filler"],
+    )
+    troops = {str(n): {"Amount": n, "Level": n % 20, "CurrentRarity": n % 5} for n in range(1, 9_000)}
+    fields = {"NameCode": "BIG_1", "Filler": ["x" * 1000] * 20_000, "Troops": troops, "Log": "y" * 5_000_000}
+    data = json.dumps({"result": {"ProfileData": fields}}).encode()
+    assert len(data) > 25_000_000
+    [receipt] = await receive(pool, [Offer("big.json", data)], mapping=source, tenant="default")
+    assert receipt.snapshot_id is not None
+    released = {"snapshot_id": str(receipt.snapshot_id), "reason": "more memory"}
+    await perform(pool, "snapshot release", released, actor="ann", role="operator", tenant="default")
+    await run_until(pool, types(source), UNFINISHED, 1)
+    row = await snapshot_of(pool, receipt.snapshot_id)
+    if not kept:
+        assert row["status"] == "processed"
+        assert await one(pool, "SELECT count(*) FROM user_troops") == {"count": 8999}
+        return
+    assert row["status"] == "failed"
+    told = (await one(pool, "SELECT message FROM etl_errors"))["message"]
+    assert told.startswith("result.ProfileData.Filler: holds 20.1 MB in ")
+    assert "name it in ignored=" in told

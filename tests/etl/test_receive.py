@@ -217,6 +217,27 @@ async def test_a_snapshot_above_the_size_guard_is_stored_and_held_without_a_job(
     assert await count(pool, "queue_jobs") == 0
 
 
+@covers("F-20")
+async def test_whose_a_document_above_the_size_guard_is_is_known_and_it_is_captured_again(pool: Pool) -> None:
+    """A → B → A, of which A is held back: on release its job takes the latest capture."""
+    large = hero("A_1", Log="x" * 5_000_001)
+    [held] = await offer(pool, large)
+    assert (await offer(pool, hero("A_1")))[0].fate == "accepted"
+    [again] = await offer(pool, large)
+    assert (again.fate, again.snapshot_id, again.job_id) == ("recaptured", held.snapshot_id, None)
+    assert (await offer(pool, large))[0].fate == "duplicate"
+    async with pool.connection() as conn:
+        rows = await conn.fetch(
+            "SELECT s.subject, s.status FROM snapshot_captures c"
+            " JOIN hero_snapshots s ON s.id = c.snapshot_id"
+            " ORDER BY c.captured_at, c.created_at"
+        )
+    assert [tuple(row) for row in rows] == [
+        ("A_1", "quarantined"), ("A_1", "received"), ("A_1", "quarantined"),
+    ]  # fmt: skip
+    assert await count(pool, "queue_jobs") == 1
+
+
 async def test_an_oversized_malformed_document_is_malformed(pool: Pool) -> None:
     [receipt] = await offer(pool, b'{"a": "' + b"x" * 5_000_001 + b'"')
     assert receipt.fate == "malformed"

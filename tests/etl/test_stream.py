@@ -80,6 +80,21 @@ SHOP = Mapping(
 )
 
 
+PARTS = list(SHOP.tables.values())
+CUSTOMERS = Table(
+    "customers", key=("tenant_id", "code"), extra=None, columns=[Column("code", "Code", text(1))]
+)
+KEEPING_NOTHING = Mapping("shop", subject="customers", root=["data", ""], tables=[CUSTOMERS, *PARTS[1:]])
+IGNORING = Mapping(
+    "shop",
+    subject="customers",
+    root=["data", ""],
+    tables=PARTS,
+    ignored=["data.More.Log", "More", "At", "data.odd.x"],
+    captured_at=["At.time", "data.More.at"],
+)
+
+
 def opened(data: bytes, sizes: Sequence[int] = (7,)) -> Opened:
     """Give the data in chunks of these sizes, again and again."""
 
@@ -140,9 +155,12 @@ orders = (
     | st.none()
 )
 trees = st.lists(st.fixed_dictionaries({}, optional={"leaf": st.lists(item, max_size=0) | item}), max_size=4)
+more = values | st.fixed_dictionaries(
+    {}, optional={"Log": values, "x": values, "at": st.just("2026-01-31T12:00:00Z"), "b": values}
+)
 shops = st.fixed_dictionaries(
     {"Code": st.text(min_size=1, max_size=4)},
-    optional={"Orders": orders, "Trees": trees, "More": values, "data": values},
+    optional={"Orders": orders, "Trees": trees, "More": more, "data": values, "odd": more},
 )
 documents = shops | st.fixed_dictionaries({"data": shops}, optional={"Orders": orders, "At": values})
 
@@ -150,12 +168,17 @@ documents = shops | st.fixed_dictionaries({"data": shops}, optional={"Orders": o
 @covers("O-31", "O-33")
 @settings(deadline=None)
 @given(
-    document=documents, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4), items=st.integers(1, 5)
+    document=documents,
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    items=st.integers(1, 5),
+    mapping=st.sampled_from([SHOP, KEEPING_NOTHING, IGNORING, IGNORING.treating_unknown("refuse")]),
 )
-async def test_pieces_hold_the_rows_that_the_whole_holds(document: Any, sizes: list[int], items: int) -> None:
+async def test_pieces_hold_the_rows_that_the_whole_holds(
+    document: Any, sizes: list[int], items: int, mapping: Mapping
+) -> None:
     data = json.dumps(document).encode()
-    whole = await outcome(tables(SHOP, Whole(read_document(data)), items))
-    assert await outcome(in_pieces(SHOP, data, sizes, items)) == whole
+    whole = await outcome(tables(mapping, Whole(read_document(data)), items))
+    assert await outcome(in_pieces(mapping, data, sizes, items)) == whole
 
 
 @settings(deadline=None)
@@ -251,7 +274,59 @@ async def test_of_a_container_that_comes_twice_the_last_one_counts() -> None:
     assert (await in_pieces(SHOP, data, [64], 10)) == await tables(SHOP, Whole(read_document(data)), 10)
 
 
-async def test_what_no_table_takes_may_not_fill_the_memory() -> None:
-    data = b'{"Code": "A", "Log": [' + b",".join([b"1"] * 300_000) + b"]}"
-    with pytest.raises(MappingError, match="Log: here more than 16 MB"):
-        await in_pieces(SHOP, data, [1 << 16], 10)
+def large(filler: bytes) -> bytes:
+    """A document of which much lies at `data.More.Log`."""
+    orders = b",".join(b'"%d": {"Amount": %d}' % (n, n) for n in range(150_000))
+    return b'{"data": {"More": {"a": 1, "Log": %b}, "Code": "A", "Orders": {%b}}}' % (filler, orders)
+
+
+FILLERS = {
+    "texts": b"[" + b",".join([b'"' + b"x" * 1000 + b'"'] * 20_000) + b"]",
+    "values": b'{"k": [' + b",".join([b"1.5"] * 4_000_000) + b"]}",
+    "one text": b'"' + b"y" * 20_000_000 + b'"',
+}
+
+
+@covers("O-33")
+@pytest.mark.parametrize("filler", FILLERS)
+@pytest.mark.parametrize("mapping", [KEEPING_NOTHING, IGNORING])
+async def test_what_nothing_keeps_is_passed_over_however_large(filler: str, mapping: Mapping) -> None:
+    """20 MB that no column takes, and no `extra`, or which are ignored."""
+    data = large(FILLERS[filler])
+    document = await Streamed.of(mapping.layout, opened(data, [1 << 20]))
+    assert len(repr(document.root)) < 100
+    assert ("Log" if mapping is IGNORING else "More") in repr(document.root), (
+        "its name and kind are noted all the same"
+    )
+    rows = await tables(mapping, document, 5_000)
+    assert len(rows["orders"]) == 150_000
+    assert rows["sums"][0][-1] == json.dumps(sum(range(150_000)))
+    if mapping is IGNORING:
+        assert rows["customers"] == [("A", '{"More":{"a":1}}')]
+
+
+@covers("O-33")
+@pytest.mark.parametrize(
+    ("filler", "told"), [("texts", "20.1 MB"), ("values", "16.0 MB"), ("one text", "20.0 MB")]
+)
+async def test_what_an_extra_would_keep_of_too_much_is_told_with_path_size_and_remedy(
+    filler: str, told: str
+) -> None:
+    with pytest.raises(MappingError) as raised:
+        await in_pieces(SHOP, large(FILLERS[filler]), [1 << 20], 5_000)
+    assert raised.value.path == "data.More"
+    assert raised.value.reason.startswith(f"holds {told} in ")
+    assert "extra of customers would keep it: name it in ignored=" in raised.value.reason
+
+
+async def test_what_a_column_takes_may_not_fill_the_memory_either() -> None:
+    data = b'{"Code": ["' + b"x" * 20_000_000 + b'"]}'
+    with pytest.raises(MappingError, match=r"^Code: holds 20.0 MB in 2 values.*a column takes it"):
+        await in_pieces(KEEPING_NOTHING, data, [1 << 16], 10)
+
+
+async def test_many_fields_that_nothing_keeps_do_not_fill_the_memory() -> None:
+    data = b"{" + b",".join(b'"%d": {}' % n for n in range(300_000)) + b', "Code": "A"}'
+    document = await Streamed.of(KEEPING_NOTHING.layout, opened(data, [1 << 16]))
+    assert len(document.root) == 1001
+    assert document.root["Code"] == "A"

@@ -7,6 +7,7 @@ import pytest
 from starforge.db import migrate as m
 from starforge.db.pool import connect
 from starforge.ops.doctor import CHECKS, Finding, examine
+from tests.covers import covers
 from tests.pgbouncer import pgbouncer
 from tests.postgres import TestServer
 
@@ -41,6 +42,19 @@ async def test_a_fresh_deployment_is_fit_but_for_the_fsync_that_test_servers_go_
     assert findings["migrations"].found == f"schema {m.code_version()}, code {m.code_version()}"
     assert findings["pooler"].found == "direct connection"
     assert all(finding.mend for finding in findings.values() if finding.state != "ok")
+
+
+@covers("F-37", "Q-29")
+async def test_what_is_paused_is_a_warning_with_the_command_that_ends_it(database: str) -> None:
+    conn = await connect(database)
+    await conn.execute('UPDATE feature_flags SET data = \'{"sources": {"shop": {"reason": "odd"}}}\'')
+    finding = (await found(database))["ingestion"]
+    assert (finding.state, finding.mend) == ("warning", "starforge source resume NAME")
+    assert finding.found == "source 'shop' is paused: odd (set by hand, with no end)"
+    await conn.execute("UPDATE feature_flags SET data = data || '{\"ingest_paused\": true}'")
+    finding = (await found(database))["ingestion"]
+    assert (finding.state, finding.mend) == ("warning", "starforge ingest resume")
+    await conn.close()
 
 
 async def test_every_switch_that_lets_accepted_jobs_be_lost_is_named_and_no_other(database: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from starforge.app import StarForge
 from starforge.db.pool import Pool
 from starforge.errors import InvalidInputError
-from starforge.etl.errors import IngestPausedError, MalformedError, UnknownSourceError
+from starforge.etl.errors import IngestPausedError, MalformedError, SourcePausedError, UnknownSourceError
 from starforge.queue.errors import CallerConnectionError
 from tests.covers import covers
 from tests.stories.test_path_of_a_job import HISTORY, run_until
@@ -85,6 +85,23 @@ async def test_a_pause_holds_for_programs_too_also_on_their_own_connections(
             await app.ingest(PROFILE, conn=conn_or_none)
     await own.close()
     assert await nothing_stored(pool)
+
+
+@covers("F-37")
+async def test_the_pause_of_a_source_holds_for_programs_and_leaves_their_transactions_whole(
+    app: StarForge, pool: Pool, database: str
+) -> None:
+    async with pool.connection() as conn:
+        await conn.execute('UPDATE feature_flags SET data = \'{"sources": {"hero": true}}\'')
+    with pytest.raises(SourcePausedError, match="'hero'"):
+        await app.ingest(PROFILE)
+    own = await asyncpg.connect(database)
+    async with own.transaction():
+        with pytest.raises(SourcePausedError):
+            await app.ingest(PROFILE, conn=own)
+        await app.ingest({"Code": "A_1"}, "shop", conn=own)
+    await own.close()
+    assert await count(pool, "hero_snapshots") == 1
 
 
 async def test_what_cannot_be_a_snapshot_is_refused_with_the_reason(app: StarForge, pool: Pool) -> None:

@@ -78,6 +78,23 @@ async def test_what_is_held_back_is_shown_with_owner_reason_end_and_way_out(
     assert "Ingestion is paused with no end set by hand: no reason given starforge ingest resume" in text
 
 
+@covers("F-37", "X-11")
+async def test_a_paused_source_is_shown_beside_them_with_who_was_told(
+    client: httpx.AsyncClient, pool: Pool
+) -> None:
+    asked = {"name": "my shop", "reason": "upstream changed"}
+    async with pool.connection() as conn:
+        await conn.execute(
+            "INSERT INTO mapped_sources (source, owner, subject_table, subject_key, tables)"
+            " VALUES ('my shop', 'integrations', 'users', 'namecode', '[]')"
+        )
+    await perform(pool, "source pause", asked, actor="ann", role="operator", tenant="default")
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", (await client.get("/now")).text))
+    assert "Ingestion of source my shop is paused for another 59 min" in text
+    told = "ann: upstream changed; told to integrations starforge source resume &#39;my shop&#39;"
+    assert told in text
+
+
 async def test_jobs_that_no_live_worker_serves_are_pointed_out(client: httpx.AsyncClient, pool: Pool) -> None:
     async with pool.connection() as conn:
         await conn.execute("INSERT INTO queue_jobs (queue, type) VALUES ('mail', 'send')")

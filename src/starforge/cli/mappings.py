@@ -27,6 +27,8 @@ mapping = typer.Typer(help="Mappings: how snapshots become rows.", no_args_is_he
 
 LEFT_SHOWN_MAX = 40
 DRAFT_DOCUMENTS_MAX = 200
+WHOLE_BYTES_MAX = 256_000_000
+"""A larger stored document would need some gigabytes of memory."""
 
 ReferenceArgument = Annotated[str, typer.Argument(metavar="FILE|MODULE:ATTR", help="Where the mapping is.")]
 SourceOption = Annotated[str | None, typer.Option(help="Which mapping, where there are several.")]
@@ -199,14 +201,9 @@ def _documents(names: list[str]) -> Iterator[tuple[str, Any]]:
     for name in names:
         if _id(name) is not None:
             row = next(stored)
-            if row["raw"] is None:
-                why = (
-                    "is in the object store, not here"
-                    if row["elsewhere"]
-                    else "is no snapshot of this tenant"
-                )
-                raise NoDocumentError(f"{name} {why}")
-            yield name, read_document(row["raw"].encode())
+            if row["source"] is None:
+                raise NoDocumentError(f"{name} is no snapshot of this tenant")
+            yield name, read_document(_from_store(row) if row["elsewhere"] else row["raw"].encode())
             continue
         for offer in snapshots(name):
             try:
@@ -215,6 +212,25 @@ def _documents(names: list[str]) -> Iterator[tuple[str, Any]]:
                 yield offer.name, read_document(offer.data)
             except MalformedError as error:
                 raise NoDocumentError(f"{offer.name}: {error}") from None
+
+
+def _from_store(row: Any) -> bytes:
+    """Read a snapshot that lies in the object store, one at a time: it is looked at as a whole."""
+    from starforge.etl.raw import open_raw
+    from starforge.settings import HomeSettings
+
+    if row["size_bytes"] > WHOLE_BYTES_MAX:
+        size, most = row["size_bytes"] / 1e6, WHOLE_BYTES_MAX // 1_000_000
+        raise NoDocumentError(
+            f"{row['id']} has {size:.0f} MB, and above {most} MB none is looked at as a whole:"
+            f" `starforge snapshot try {row['id']}` reads it in pieces"
+        )
+
+    async def read(pool: Pool) -> bytes:
+        tenant = HomeSettings.read().tenant
+        return b"".join([chunk async for chunk in open_raw(pool, row["id"], tenant=tenant)])
+
+    return run(read)
 
 
 def _id(name: str) -> UUID | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +49,8 @@ def add(app: typer.Typer) -> None:
 def show(
     source: Annotated[str, typer.Argument(help="Name of the source.")], as_json: JsonOption = False
 ) -> None:
-    """Show how a source is read now, how what it sends has changed, and how its snapshots failed lately."""
+    """Show whether a source is taken, how it is read, how what it sends has changed, and how it failed."""
+    from starforge.etl.control import ingest_control
     from starforge.etl.drift import drift, shape_changes, source_errors
     from starforge.etl.hold import held_for
     from starforge.etl.mode import modes
@@ -58,9 +60,14 @@ def show(
 
     async def read(conn: Connection) -> dict[str, Any]:
         mode = (await modes(conn, source)).of(tenant, source)
+        control = await ingest_control(conn)
+        paused = control.whole or control.sources.get(source)
         suspects = [each for each in await drift(conn, tenant) if each.source == source]
         return {
             "source": source,
+            "paused": None
+            if paused is None
+            else {**paused.document(), "told": paused.told, "all_sources": paused is control.whole},
             "mode": None if mode is None else mode.document(),
             "shapes": [asdict(each) for each in await shape_changes(conn, tenant, source)],
             "errors": [asdict(each) for each in await source_errors(conn, source)],
@@ -72,6 +79,8 @@ def show(
     if as_json:
         print_json(found)
         return
+    if found["paused"]:
+        _say_paused(source, found["paused"])
     mode = found["mode"]
     if not (mode or found["errors"] or found["shapes"] or found["held"]):
         say(f"Nothing is known of source {source!r}: no snapshot of it was processed for tenant {tenant!r}.")
@@ -104,6 +113,19 @@ def show(
             (f"{s['first_seen']:%Y-%m-%d %H:%M}", s["fingerprint"], s["snapshots"], _paths(s))
             for s in found["shapes"]
         ],
+    )
+
+
+def _say_paused(source: str, paused: dict[str, Any]) -> None:
+    what, resume = f"Ingestion of source {source!r}", f"starforge source resume {shlex.quote(source)}"
+    if paused["all_sources"]:
+        what, resume = "Ingestion", "starforge ingest resume"
+    until = f"until {paused['until']:%Y-%m-%d %H:%M} UTC" if paused["until"] else "with no end"
+    told = f"; told to {paused['told']}" if paused["told"] else ""
+    say(
+        f"{what} is paused {until} by {paused['owner'] or 'hand'}:"
+        f" {paused['reason'] or 'no reason given'}{told}. {resume}",
+        style="red",
     )
 
 

@@ -1,4 +1,4 @@
-"""Alert: a snapshot that was held back is told to whoever answers for its source (O-34, F-46).
+"""Alert: whoever answers for a source is told what is held back of it, or paused (O-34, F-37, F-46).
 
 The event and the metric are the alert; the row of snapshot_quarantine, with its cause, is the notice that
 pages show and a notifier may read.
@@ -6,6 +6,7 @@ pages show and a notifier may read.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -34,4 +35,18 @@ def alert(
         owner=owner,
         reason=reason,
         snapshot_id=str(snapshot_id) if snapshot_id else None,
+    )
+
+
+def alert_paused(source: str, *, owner: str | None, by: str, reason: str, until: datetime | None) -> None:
+    """Say that ingestion of a source is paused since now; `feature_flags.ingest_control` is the notice."""
+    if not structlog.is_configured():
+        return
+    log.warning(
+        "source.paused",
+        source=source,
+        owner=owner,
+        paused_by=by,
+        reason=reason,
+        until=until.isoformat() if until else None,
     )

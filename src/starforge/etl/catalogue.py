@@ -23,8 +23,9 @@ from starforge.etl.columns import Catalogue, Column, Rows, Table
 from starforge.etl.compile import Statements, q
 from starforge.etl.declared import NAME
 from starforge.etl.errors import CatalogueGapError, NoCatalogueError
-from starforge.etl.hold import Hold, held_for, release_holds
+from starforge.etl.hold import Hold, held_for
 from starforge.etl.mapping import Mapping as SourceMapping
+from starforge.etl.quarantine import release_holds
 
 log = structlog.get_logger("catalogue")
 
@@ -289,7 +290,8 @@ async def _release_satisfied(conn: Connection, table: str, key: str) -> int:
     wanted = sorted({id_ for hold in waiting for id_ in hold.missing})
     there = await _present(conn, table, key, wanted) if wanted else {}
     ready = [hold for hold in waiting if there.keys() >= set(hold.missing)]
-    return await release_holds(conn, ready, by=f"catalogue {table}")
+    held = [(hold.quarantine_id, hold.snapshot_id) for hold in ready]
+    return len(await release_holds(conn, held, who=f"catalogue {table}"))
 
 
 async def _present(conn: Connection, table: str, key: str, ids: Sequence[str]) -> dict[str, bool]:

@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from starforge.etl.columns import Rows, Table
 from starforge.etl.document import Document, Whole
+from starforge.etl.errors import MalformedError, MappingError, NoFastParserError
 from starforge.etl.layout import Plan
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import uncollected
 from starforge.etl.reading import Reading
+from starforge.etl.stream import Opened, Streamed
 
 ITEMS_AT_ONCE = 1_000
 
@@ -93,3 +96,17 @@ class Entities:
                 async for over in self.rows(self.mapping.tables[made.over], batch):
                     found = [made.by(over, value, one) for value, one in zip(wanted, found, strict=True)]
             self._reading.fill(rows, made, found)
+
+
+async def whose(mapping: Mapping, opened: Opened) -> tuple[str | None, datetime | None]:
+    """Return whose state a document is and when it was taken, holding no more of it than that takes.
+
+    What does not say, or is no JSON, has None.
+    """
+    subject, captured_at = None, None
+    with suppress(MappingError, MalformedError, NoFastParserError):
+        document = await Streamed.of(mapping.layout, opened, only=mapping.subject_paths())
+        with suppress(MappingError):
+            captured_at = mapping.captured_at(document.root)
+        subject = (await Entities.of(mapping, document)).subject
+    return subject, captured_at

@@ -66,6 +66,24 @@ class IngestPausedError(RefusedError):
         self.told, self.retry_after_s = told, retry_after_s
 
 
+class SourcePausedError(IngestPausedError):
+    """Ingestion of this source is paused by the operator; nothing of what was offered of it was taken."""
+
+    code = "SF413"
+    remedy = "Offer it again later; `starforge source resume NAME` ends the pause. Other sources are taken."
+
+    def __init__(self, source: str, told: str, retry_after_s: int) -> None:
+        RefusedError.__init__(self, f"ingestion of source {source!r} is paused: {told}")
+        self.source, self.told, self.retry_after_s = source, told, retry_after_s
+
+
+class SourceNotPausedError(NotFoundError):
+    """A resume was asked for while ingestion of the source was not paused."""
+
+    code = "SF414"
+    remedy = "Nothing to do for this source; `starforge ingest resume` ends a pause of all."
+
+
 class IngestNotPausedError(NotFoundError):
     """A resume was asked for while ingestion was not paused."""
 

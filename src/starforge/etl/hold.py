@@ -1,7 +1,7 @@
 """Holds: snapshots that are held back, one because a catalogue lacks an entry, many because they fail alike.
 
 A hold is an open row of snapshot_quarantine, so that everything that looks at quarantine sees it; the job of
-a held snapshot is quarantined in the queue's own way and burns no attempt.
+a held snapshot is quarantined in the queue's own way and burns no attempt. `quarantine.py` releases it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import structlog
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.etl.errors import CatalogueGapError
-from starforge.etl.snapshot import JOB_TYPE
-from starforge.queue.cancel import release
-from starforge.queue.enqueue import enqueue
-from starforge.queue.job import NewJob
+from starforge.etl.quarantine import release_holds
 
 log = structlog.get_logger("snapshot")
 
@@ -90,13 +87,6 @@ async def held_for(
     return [Hold(**row) for row in await conn.fetch(sql("etl", "holds"), catalogue, source, most)]
 
 
-async def release_holds(conn: Connection, holds: Sequence[Hold], *, by: str) -> int:
-    """Let held snapshots be processed; return how many. One whose job is still ending waits a little."""
-    return await _release(
-        conn, [(each.quarantine_id, each.snapshot_id, each.job_id, each.tenant_id) for each in holds], by
-    )
-
-
 async def offenders(
     conn: Connection, *, constraint: str | None, fingerprint: str | None, within_s: float, most: int
 ) -> tuple[list[Offender], int]:
@@ -114,31 +104,8 @@ async def hold_batch(
     return [row["snapshot_id"] for row in rows]
 
 
-async def release_batch(conn: Connection, batch: str, *, by: str) -> list[UUID]:
+async def release_batch(conn: Connection, batch: str, *, by: str, reason: str | None = None) -> list[UUID]:
     """Release a batch, and the jobs that ended at its holds; return the snapshots."""
     rows = await conn.fetch(sql("etl", "batch"), batch, HOLDS_MAX)
-    released = await conn.fetch(sql("etl", "quarantine_release"), [row["id"] for row in rows], by)
-    ids = [row["snapshot_id"] for row in released]
-    for job in await conn.fetch(sql("etl", "jobs_of"), [], ids):
-        await release(conn, job["id"])
-    return ids
-
-
-async def _release(conn: Connection, held: Sequence[tuple[UUID, UUID, UUID | None, str]], by: str) -> int:
-    jobs = await conn.fetch(
-        sql("etl", "jobs_of"), [job for _, _, job, _ in held], [snapshot for _, snapshot, _, _ in held]
-    )
-    by_snapshot: dict[str, dict[UUID, str]] = {}
-    for job in jobs:
-        by_snapshot.setdefault(job["snapshot_id"], {})[job["id"]] = job["status"]
-    ready = [each for each in held if "running" not in by_snapshot.get(str(each[1]), {}).values()]
-    rows = await conn.fetch(sql("etl", "quarantine_release"), [each[0] for each in ready], by)
-    for row in rows:
-        states = by_snapshot.get(str(row["snapshot_id"]), {})
-        for job_id, status in states.items():
-            if status == "quarantined":
-                await release(conn, job_id)
-        if not {"quarantined", "pending", "paused"} & set(states.values()):
-            payload = {"snapshot_id": str(row["snapshot_id"])}
-            await enqueue(conn, NewJob(type=JOB_TYPE, payload=payload, tenant=row["tenant_id"]))
-    return len(rows)
+    held = [(row["id"], row["snapshot_id"]) for row in rows]
+    return await release_holds(conn, held, who=by, reason=reason)

@@ -25,7 +25,7 @@ from starforge.etl.mapping import Mappings
 from starforge.etl.noted import note_source
 from starforge.etl.process import InHand, process
 from starforge.etl.rejects import Reject, reject, reject_of, rejects_of
-from starforge.etl.snapshot import HIGHMEM_TYPE, JOB_TYPE
+from starforge.etl.snapshot import HIGHMEM_TYPE, JOB_TYPE, held_back
 from starforge.etl.upsert import Written
 from starforge.etl.watch import watch_of
 from starforge.queue.handler import Context, JobType, PermanentError, Quarantined
@@ -80,7 +80,7 @@ async def process_snapshot(
     if row is None:
         raise PermanentError(f"tenant {context.tenant!r} has no snapshot {snapshot_id}")
     if row["held"] is not None and not though_held:
-        raise Quarantined(f"snapshot {snapshot_id} is quarantined: {row['held']}")
+        raise Quarantined(f"{held_back(snapshot_id)}: {row['held']}")
     failpoint("after_begin")
     snapshot = InHand(
         snapshot_id,
@@ -104,7 +104,7 @@ async def process_snapshot(
     except CatalogueGapError as gap:
         async with context.pool.transaction(tenant=context.tenant) as conn:
             await hold(conn, snapshot_id, context.job.id, gap)
-        raise Quarantined(str(gap)) from None
+        raise Quarantined(f"{held_back(snapshot_id)}: {gap}") from None
     SNAPSHOTS_PROCESSED.labels(result="success").inc()
     PROCESSING_DURATION.observe(monotonic_s() - started_s)
     return written

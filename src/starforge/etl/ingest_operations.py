@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from msgspec import Meta
-
+from starforge.db.statement import sql
 from starforge.etl import control
+from starforge.etl.mapping_operations import Source
 from starforge.operation import Caller, Change, operation
-from starforge.queue.gate import PAUSE_MINUTES_MAX, PauseSettings
+from starforge.queue.gate_operations import Minutes, WhyNot, minutes_or_default
 
-Minutes = Annotated[int, Meta(ge=1, le=PAUSE_MINUTES_MAX)]
+Why = Annotated[str, "Why; producers that are refused see it."]
 SUBJECT = ("ingest_control",)
 OPEN = {"paused": False}
 
@@ -19,10 +20,8 @@ OPEN = {"paused": False}
 async def pause(
     caller: Caller,
     *,
-    reason: Annotated[str, "Why; producers that are refused see it."],
-    minutes: Annotated[
-        Minutes | None, "Minutes after which it ends by itself; else STARFORGE_PAUSE_MINUTES."
-    ] = None,
+    reason: Why,
+    minutes: Minutes = None,
 ) -> Change:
     """Refuse new snapshots until the pause is resumed or expires; what was accepted is processed.
 
@@ -32,7 +31,7 @@ async def pause(
         caller.conn,
         owner=caller.actor,
         reason=reason,
-        minutes=PauseSettings.read().minutes if minutes is None else minutes,
+        minutes=minutes_or_default(minutes),
     )
     return Change(
         summary=f"ingestion is paused: {now}",
@@ -45,7 +44,7 @@ async def pause(
 
 
 @operation("ingest resume", role="operator", inverse="ingest pause")
-async def resume(caller: Caller, *, reason: Annotated[str, "Why, for the audit log."] = "") -> Change:
+async def resume(caller: Caller, *, reason: WhyNot = "") -> Change:
     """Accept snapshots again, also when ingestion was paused by hand."""
     before = await control.resume(caller.conn)
     return Change(
@@ -56,3 +55,62 @@ async def resume(caller: Caller, *, reason: Annotated[str, "Why, for the audit l
         before=before.document(),
         after=OPEN,
     )
+
+
+@operation("source pause", role="operator", inverse="source resume")
+async def pause_source(caller: Caller, name: Source, *, reason: Why, minutes: Minutes = None) -> Change:
+    """Refuse new snapshots of source NAME, of every tenant, and tell whoever answers for the source.
+
+    It lasts until it is resumed or expires. What was accepted is processed, and other sources are taken.
+    Pausing again renews reason and expiry.
+    """
+    # Operations are read before a worker says where its processes count; the alert's room counts.
+    from starforge.etl.alert import alert_paused
+
+    known = await caller.conn.fetchrow(sql("etl", "source_owner"), name)
+    told = known["owner"] if known else None
+    before, now, changed = await control.pause_source(
+        caller.conn,
+        name,
+        owner=caller.actor,
+        reason=reason,
+        minutes=minutes_or_default(minutes),
+        told=told,
+    )
+    if changed:
+        caller.committed.append(
+            partial(alert_paused, name, owner=told, by=caller.actor, reason=reason, until=now.until)
+        )
+    return Change(
+        summary=f"ingestion of source {name!r} is paused: {now}; {_whom(told, known=known is not None)}",
+        matched=1,
+        changed=int(changed),
+        sample=(name,),
+        before=OPEN if before is None else {**before.document(), "told": before.told},
+        after={**now.document(), "told": now.told},
+    )
+
+
+@operation("source resume", role="operator", inverse="source pause")
+async def resume_source(caller: Caller, name: Source, *, reason: WhyNot = "") -> Change:
+    """Accept snapshots of source NAME again, also when it was paused by hand; a pause of all goes on."""
+    before = await control.resume_source(caller.conn, name)
+    whole = await control.ingest_pause(caller.conn)
+    left = f"; ingestion as a whole is paused still: {whole}" if whole else ""
+    return Change(
+        summary=f"source {name!r} is taken again; it was paused: {before}{left}",
+        matched=1,
+        changed=1,
+        sample=(name,),
+        before={**before.document(), "told": before.told},
+        after=OPEN,
+    )
+
+
+def _whom(told: str | None, *, known: bool) -> str:
+    """Say who is told; where that is nobody, why."""
+    if told is not None:
+        return f"told to {told}, who answers for it"
+    if known:
+        return "its mapping names nobody who answers for it (owner=)"
+    return "no worker has written a snapshot of it yet: is this its name?"

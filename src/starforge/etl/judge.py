@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,11 +11,14 @@ from typing import Any
 
 import msgspec
 
+from starforge.etl.entities import whose
 from starforge.etl.errors import DocumentTimeoutError, MalformedError, MappingError, UnreadableError
 from starforge.etl.guard import Verdict, check
 from starforge.etl.mapping import Mapping
 from starforge.etl.parse import parse
 from starforge.etl.source import Offer, OfferError
+
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,10 @@ def judge(offer: Offer, mapping: Mapping, captured_at: datetime | None = None) -
     except (MalformedError, DocumentTimeoutError) as error:
         return Judged(offer, mapping.name, digest, owner=mapping.owner, error=error)
     subject = None
-    if document is not None:
+    if verdict.oversized:
+        subject, found_at = _whose(offer.data, mapping)
+        captured_at = captured_at or found_at
+    elif document is not None:
         # What does not say is stored, and fails when it is mapped.
         with suppress(MappingError):
             subject = mapping.subject(document)
@@ -72,6 +79,22 @@ def judge(offer: Offer, mapping: Mapping, captured_at: datetime | None = None) -
     return Judged(
         offer, mapping.name, digest, subject, captured_at, owner=mapping.owner, oversized=verdict.oversized
     )
+
+
+def _whose(data: bytes, mapping: Mapping) -> tuple[str | None, datetime | None]:
+    """Find whose state a document above the size guard is, and when it was taken, without its objects."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for first in range(0, len(data), CHUNK_BYTES):
+            yield data[first : first + CHUNK_BYTES]
+
+    # Nothing of it waits for anything, so it needs no loop, of which the caller's thread may have one.
+    try:
+        whose(mapping, chunks).send(None)
+    except StopIteration as end:
+        found: tuple[str | None, datetime | None] = end.value
+        return found
+    raise AssertionError("bytes in memory are waited for")
 
 
 def _document(data: bytes, verdict: Verdict) -> Any:

@@ -1,8 +1,9 @@
 """Documents above the inline limit: streamed once into the object store, then named by a row.
 
-The bytes go through guard, grammar, digest and upload in one pass, about a megabyte at a time. Each gets
-a key that was never used before, so a document that turns out to be known, and one whose process dies,
-leave at most an object that no row names; `sweep.py` deletes those.
+The bytes go through guard, grammar, digest and upload in one pass, about a megabyte at a time, and once more
+past what finds whose state they are and when that was. Each gets a key that was never used before, so a
+document that turns out to be known, and one whose process dies, leave at most an object that no row names;
+`sweep.py` deletes those.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from uuid import UUID
 
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
 from starforge.etl.control import require_open
+from starforge.etl.entities import whose
 from starforge.etl.errors import (
     DocumentTimeoutError,
     MalformedError,
@@ -32,13 +33,11 @@ from starforge.etl.guard import MB, Guard, guard_settings, require_time
 from starforge.etl.mapping import Mapping
 from starforge.etl.objects import CHUNK_BYTES, ObjectStore, new_key
 from starforge.etl.receipt import Receipt, alert_receipt
-from starforge.etl.receive import receive
+from starforge.etl.receive import offered_again, receive
 from starforge.etl.rejects import reject, reject_of
 from starforge.etl.snapshot import HIGHMEM_TYPE
 from starforge.etl.source import LargeDocument, LargeReading, Offer, OfferError
 from starforge.etl.store import object_store
-from starforge.queue.enqueue import enqueue
-from starforge.queue.job import NewJob
 from starforge.telemetry.metrics import SNAPSHOTS_RECEIVED
 
 Progress = Callable[[int], None]
@@ -53,6 +52,9 @@ class _Stored:
     size_bytes: int
     sha256: bytes
     error: MalformedError | None
+    subject: str | None = None
+    captured_at: datetime | None = None
+    """Whose it is and when it was taken, where the document says so."""
 
 
 async def take_large(
@@ -70,12 +72,12 @@ async def take_large(
     It is held for the high-memory lane; what is malformed is kept as an object that a row of quarantine
     names. What is above the hard limit is refused and not kept.
 
-    Raises: IngestPausedError and the object store's errors: then nothing of it was taken.
+    Raises: IngestPausedError, SourcePausedError and the object store's errors: then nothing of it was taken.
     """
     assert offer.large is not None
     store = store or object_store()
     async with pool.transaction(tenant=tenant) as conn:
-        await require_open(conn)
+        await require_open(conn, mapping.name)
     try:
         stored = await _put(store, offer.large, tenant, progress)
     except (TooLargeError, DocumentTimeoutError) as error:
@@ -83,6 +85,8 @@ async def take_large(
     except OSError as error:
         refused = UnreadableError(offer.name, error.strerror or str(error))
         return await _refused(pool, offer, refused, mapping, tenant)
+    if stored.error is None:
+        stored = await _told(stored, offer.large, mapping)
     receipt = await _named(pool, store, stored, offer, mapping, tenant, captured_at)
     SNAPSHOTS_RECEIVED.labels(source=mapping.name).inc()
     alert_receipt(receipt, mapping.name, mapping.owner)
@@ -107,6 +111,23 @@ async def _put(store: ObjectStore, large: LargeDocument, tenant: str, progress: 
     return _Stored(key, size, reading.sha256.digest(), reading.error)
 
 
+async def _told(stored: _Stored, large: LargeDocument, mapping: Mapping) -> _Stored:
+    """Read the document once more for whose it is and when it was taken, holding no more than that.
+
+    What does not say is stored all the same, and fails when it is mapped.
+    """
+
+    async def chunks() -> AsyncIterator[bytes]:
+        with large.open() as reading:
+            while chunk := await asyncio.to_thread(reading.read, CHUNK_BYTES):
+                yield chunk
+
+    with suppress(OSError):
+        subject, captured_at = await whose(mapping, chunks)
+        return replace(stored, subject=subject, captured_at=captured_at)
+    return stored
+
+
 async def _named(
     pool: Pool,
     store: ObjectStore,
@@ -120,7 +141,7 @@ async def _named(
     failpoint("large_before_row")
     try:
         async with pool.transaction(tenant=tenant) as conn:
-            await require_open(conn)
+            await require_open(conn, mapping.name)
             await conn.execute(sql("etl", "objects_use"))
             if await store.head(stored.key) is None:
                 raise ObjectMissingError(f"{store.name} has lost {stored.key}, which was just written")
@@ -144,7 +165,7 @@ async def _hold(
     tenant: str,
     captured_at: datetime | None,
 ) -> tuple[Receipt, bool]:
-    size = stored.size_bytes
+    size, captured_at = stored.size_bytes, captured_at or stored.captured_at
     snapshot_id = await conn.fetchval(
         sql("etl", "receive_large"),
         tenant,
@@ -155,25 +176,24 @@ async def _hold(
         stored.sha256,
         captured_at,
         _above(size),
+        stored.subject,
     )
     if snapshot_id is not None:
         return Receipt(offer.name, "oversized", size, snapshot_id), True
-    known = await conn.fetchrow(sql("etl", "known"), tenant, mapping.name, stored.sha256)
-    assert known is not None
-    if known["status"] != "failed" or not await conn.fetchval(sql("etl", "again"), known["id"], None, True):
-        return Receipt(offer.name, "duplicate", size, known["id"]), False
-    job_id = await _again(conn, known["id"], tenant)
-    return Receipt(offer.name, "retried", size, known["id"], job_id), False
+    fate, known_id, job_id = await offered_again(
+        conn,
+        tenant,
+        source=mapping.name,
+        sha256=stored.sha256,
+        subject=stored.subject,
+        captured_at=captured_at,
+        job_type=HIGHMEM_TYPE,
+    )
+    return Receipt(offer.name, fate, size, known_id, job_id), False
 
 
 def _above(size_bytes: int) -> str:
     return f"{size_bytes / MB:.1f} MB is above the size guard of {guard_settings().size_max_mb:g} MB"
-
-
-async def _again(conn: Connection, snapshot_id: UUID, tenant: str) -> UUID:
-    """Have a known document that had failed processed anew, where there is memory for it."""
-    job = NewJob(type=HIGHMEM_TYPE, payload={"snapshot_id": str(snapshot_id)}, tenant=tenant)
-    return (await enqueue(conn, job)).id
 
 
 async def _keep(

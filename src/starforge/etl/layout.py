@@ -66,6 +66,23 @@ class Layout:
     refuse_unknown: bool
     of_root: Taken
     """What all tables take from the root."""
+    looked_at: frozenset[Path]
+    """Paths in the whole document that are looked at beside the columns: when it was taken."""
+
+    def ignored_below(self, place: Path) -> Taken:
+        """Return what is ignored below a place, as paths from there."""
+        depth = len(place)
+        return taken(path[depth:] for path in self.ignored if path[:depth] == place and len(path) > depth)
+
+    @property
+    def keepers(self) -> list[str]:
+        """The tables whose `extra` keeps what nothing takes from the root and around it."""
+        plans = self.plans.values()
+        return [
+            plan.table.name
+            for plan in plans
+            if isinstance(plan.table.rows, One) and plan.table.extra is not None
+        ]
 
     def left_out(self, place: Path | None = None) -> frozenset[Path]:
         """Return where, from the document's top, containers lie whose items need not be in memory together.
@@ -75,7 +92,7 @@ class Layout:
         Not those of which a row of its own takes something, nor one that another lies in.
         """
         containers = {plan.container for plan in self.plans.values() if plan.container}
-        taken = set(_root_paths(self.plans.values(), containers=False))
+        taken = set(root_paths(self.plans.values(), containers=False))
         free = {
             one
             for one in containers
@@ -97,20 +114,23 @@ def layout(
     roots: Sequence[str],
     ignored: Sequence[str],
     known: Sequence[str] = (),
+    looked_at: Sequence[str] = (),
     *,
     refuse: bool,
 ) -> Layout:
     """Work out how documents are read; raise MappingDeclarationError for a path that is none."""
     types = {table.name: _key_type(table) for table in tables}
     plans = {table.name: _plan(table, types) for table in tables}
-    of_root = taken(_root_paths(plans.values()))
+    of_root = taken(root_paths(plans.values()))
     for plan in plans.values():
         if isinstance(plan.table.rows, One):
             plan.taken.update(of_root)
     places = tuple(map(parse, roots))
     if any(isinstance(segment, int) for place in places for segment in place):
         raise MappingDeclarationError(f"root={list(roots)!r}: the root does not lie in an array")
-    return Layout(plans, places, frozenset(map(parse, ignored)), frozenset(known), refuse, of_root)
+    looked = frozenset(map(parse, looked_at))
+    ignores = frozenset(map(parse, ignored)) | looked
+    return Layout(plans, places, ignores, frozenset(known), refuse, of_root, looked)
 
 
 def _key_type(table: Table) -> Type | None:
@@ -163,7 +183,8 @@ def _told_at(at: str) -> Iterator[None]:
         raise MappingDeclarationError(error.reason, error.at or at) from None
 
 
-def _root_paths(plans: Iterable[Plan], *, containers: bool = True) -> Iterator[Path]:
+def root_paths(plans: Iterable[Plan], *, containers: bool = True) -> Iterator[Path]:
+    """Yield what tables take from the root: their containers, too, unless told otherwise."""
     for plan in plans:
         single = isinstance(plan.table.rows, One)
         if plan.container is not None and containers:

@@ -46,7 +46,7 @@ from starforge.etl.declared import check
 from starforge.etl.errors import DuplicateMappingError, MappingError, UnknownSourceError
 from starforge.etl.layout import layout
 from starforge.etl.parse import uncollected
-from starforge.etl.path import UnfitError, get, join, parse, shown
+from starforge.etl.path import Path, UnfitError, get, join, parse, shown
 from starforge.etl.place import here
 from starforge.etl.reading import Reading
 from starforge.etl.types import (
@@ -155,12 +155,23 @@ class Mapping:
         self.tables = {table.name: table for table in tables}
         self.subject_key = (subject, self.tables[subject].own_key[0])
         self._captured_at, self._captured_as = tuple(map(parse, captured_at)), captured_as
-        self.layout = layout(tables, root, [*ignored, *captured_at], known, refuse=unknown == "refuse")
+        self.layout = layout(tables, root, ignored, known, captured_at, refuse=unknown == "refuse")
         self.statements = {table.name: statements(table, self.tables) for table in tables}
 
     def subject(self, document: Any) -> str:
         """Return whose state a document is; raise MappingError where it does not say."""
         return str(Reading(self.layout, document).only(*self.subject_key))
+
+    def subject_paths(self) -> frozenset[Path]:
+        """Return where, below the root, lies what says whose state a document is."""
+        table, key = self.subject_key
+        plan = self.layout.plans[table]
+        if plan.container is None:
+            readers = [reader for reader in plan.readers if reader.name == key]
+        else:
+            readers = [reader for reader in plan.readers if reader.absolute]
+        own = {reader.path for reader in readers if isinstance(reader.path, tuple)}
+        return frozenset(path for path in (*own, plan.when, plan.container) if path is not None)
 
     def captured_at(self, document: Any) -> datetime | None:
         """Return when a document was taken, None where it does not say; raise MappingError."""

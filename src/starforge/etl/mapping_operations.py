@@ -12,6 +12,7 @@ from starforge.etl import catalogue as catalogues
 from starforge.etl import hold as holds
 from starforge.etl import mode as modes
 from starforge.etl.errors import NoOffenderError
+from starforge.etl.quarantine import release_holds
 from starforge.etl.snapshot import JOB_TYPE
 from starforge.operation import ROLES, Caller, Change, operation
 from starforge.queue.enqueue import enqueue_many
@@ -119,7 +120,8 @@ async def release(caller: Caller, catalog: Table, *, reason: Why) -> Change:
     waiting = await holds.held_for(caller.conn, catalog)
     if not waiting:
         await catalogues.require_catalogue(caller.conn, catalog)  # nothing waits for a name that is misspelt
-    released = await holds.release_holds(caller.conn, waiting, by=caller.actor)
+    held = [(each.quarantine_id, each.snapshot_id) for each in waiting]
+    released = len(await release_holds(caller.conn, held, who=caller.actor, reason=reason))
     return Change(
         summary=f"{released} of {len(waiting)} snapshots that wait for {catalog} go on",
         matched=len(waiting),
@@ -171,7 +173,7 @@ async def release_batch(
     reason: WhyNot = "",
 ) -> Change:
     """Release the snapshots of BATCH; jobs that ended at the hold run again."""
-    released = await holds.release_batch(caller.conn, batch, by=caller.actor)
+    released = await holds.release_batch(caller.conn, batch, by=caller.actor, reason=reason or None)
     if not released:
         raise NoOffenderError(f"no snapshot is held as batch {batch!r}")
     return Change(

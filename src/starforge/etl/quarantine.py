@@ -1,11 +1,12 @@
 """Quarantine: a stored snapshot is held back from ordinary workers, until it is released to one of two lanes.
 
 A job of a held snapshot ends its attempt as quarantined. On release it is pending again, as a job of the lane
-that the snapshot was released to, so that there is one job and not two.
+that the snapshot was released to, so that there is one job and not two: whoever releases does so here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -14,7 +15,7 @@ from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.errors import IllegalMoveError
 from starforge.etl.errors import SnapshotBytesError, UnknownSnapshotError
-from starforge.etl.snapshot import HIGHMEM_TYPE, JOB_TYPE, SNAPSHOT
+from starforge.etl.snapshot import HIGHMEM_TYPE, JOB_TYPE, SNAPSHOT, held_back
 from starforge.queue.cancel import cancel
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
@@ -62,6 +63,8 @@ class Queued:
     job_id: UUID
     type: str
     new: bool
+    status: str = "pending"
+    """What it is now: "running" or "paused" where it was, and was left so."""
 
 
 async def state(conn: Connection, snapshot_id: UUID, tenant: str) -> State:
@@ -106,8 +109,29 @@ async def release(
     wider = before.released_to == "highmem" and to == "normal"
     if before.held is None and before.status != "quarantined" and not wider:
         raise IllegalMoveError(SNAPSHOT.noun, "release", before.status, SNAPSHOT.sources("release"))
-    await conn.execute(sql("etl", "release"), snapshot_id, to, who, reason or None)
+    await conn.execute(sql("etl", "release"), [snapshot_id], None, to, who, reason or None)
     return before, await _one_job(conn, snapshot_id, to, tenant)
+
+
+async def release_holds(
+    conn: Connection, holds: Sequence[tuple[UUID, UUID]], *, who: str, reason: str | None = None
+) -> list[UUID]:
+    """End these holds, each given with its snapshot; return the snapshots of which any was open till now.
+
+    Each that nothing else holds has one job of any worker's then. The others wait for whoever ends the rest.
+    """
+    if not holds:
+        return []
+    ids = sorted({snapshot_id for _, snapshot_id in holds})
+    await conn.execute(sql("etl", "snapshots_lock"), ids)
+    rows = await conn.fetch(sql("etl", "release"), ids, [hold for hold, _ in holds], "normal", who, reason)
+    free = {row["id"]: row["tenant_id"] for row in rows if not row["held"]}
+    live: dict[str, list[Naming]] = {str(id_): [] for id_ in free}
+    for job in await jobs_naming(conn, NAMED, list(live), None) if live else []:
+        live[job.named].append(job)
+    for id_, tenant in free.items():
+        await _one_of(conn, id_, "normal", tenant, live[str(id_)])
+    return [row["id"] for row in rows]
 
 
 async def retry(conn: Connection, snapshot_id: UUID, *, tenant: str) -> tuple[State, Queued]:
@@ -136,16 +160,22 @@ async def resume_released(conn: Connection) -> int:
     resumed = 0
     for row in found:
         job = waiting[row["place"] - 1]
-        held = f"snapshot {job.named} is quarantined"
-        if row["after"] or (job.reason or "").startswith(held):
+        if row["after"] or (job.reason or "").startswith(held_back(job.named)):
             resumed += await release_as(conn, job.id, JOB_TYPE, PRIORITIES["normal"])
     return resumed
 
 
 async def _one_job(conn: Connection, snapshot_id: UUID, lane: Lane, tenant: str) -> Queued:
     """Have one job of the lane wait for this snapshot, whatever waited before."""
-    job_type, priority = TYPES[lane], PRIORITIES[lane]
     live = await jobs_naming(conn, NAMED, [str(snapshot_id)], tenant)
+    return await _one_of(conn, snapshot_id, lane, tenant, live)
+
+
+async def _one_of(
+    conn: Connection, snapshot_id: UUID, lane: Lane, tenant: str, live: Sequence[Naming]
+) -> Queued:
+    """Make one of a snapshot's live jobs, newest first, the one that waits; or a new one."""
+    job_type, priority = TYPES[lane], PRIORITIES[lane]
     waiting = [job for job in live if job.type in TYPES.values() and job.status in ("pending", "quarantined")]
     for place, job in enumerate(waiting):
         if await release_as(conn, job.id, job_type, priority):
@@ -154,6 +184,10 @@ async def _one_job(conn: Connection, snapshot_id: UUID, lane: Lane, tenant: str)
             if others:
                 await cancel(conn, others, reason=f"job {job.id} processes the snapshot")
             return Queued(job.id, job_type, new=False)
+    for job in live:
+        # A running one writes, or has just been told that the snapshot is held: `resume_released` sees to it.
+        if job.type == job_type and job.status in ("running", "paused"):
+            return Queued(job.id, job_type, new=False, status=job.status)
     new = NewJob(job_type, {NAMED: str(snapshot_id)}, priority=priority, tenant=tenant)
     return Queued((await enqueue(conn, new)).id, job_type, new=True)
 

@@ -213,8 +213,8 @@ class Reading:
         return rest | self._kept(leftover(self._root, tree), tree, self.place)
 
     def _kept(self, unknown: dict[str, Any], tree: Taken, place: Path) -> dict[str, Any]:
-        ignored = self._layout.ignored
-        kept = {name: value for name, value in unknown.items() if (*place, name) not in ignored}
+        ignored = self._layout.ignored_below(place)
+        kept = leftover(unknown, ignored) if ignored else unknown
         known = self._layout.known if place == self.place else frozenset()
         if self._layout.refuse_unknown and kept.keys() - known:
             refused = {name: value for name, value in kept.items() if name not in known}

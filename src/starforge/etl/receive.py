@@ -14,7 +14,7 @@ from starforge.clock import failpoint, new_id
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.etl.control import open_for, require_open
-from starforge.etl.errors import IngestKeyReusedError, MalformedError, UnreadableError
+from starforge.etl.errors import IngestKeyReusedError, MalformedError, SourcePausedError, UnreadableError
 from starforge.etl.guard import MB, guard_settings
 from starforge.etl.ingest_key import IngestKey, KeyContestedError, keep, known
 from starforge.etl.judge import Judged, judge
@@ -50,8 +50,8 @@ class Taking:
     key: IngestKey | None = None
 
 
-Taken = Receipt | IngestKeyReusedError
-"""What becomes of one offer: a receipt, or the refusal of its key."""
+Taken = Receipt | IngestKeyReusedError | SourcePausedError
+"""What becomes of one offer: a receipt, or the refusal of its key, or of its source."""
 
 
 async def receive(
@@ -65,21 +65,30 @@ async def receive(
     """Take these offers in one transaction and say what became of each, in order.
 
     Where Postgres refuses the transaction because of one of them, each is taken in a transaction of its own.
-    Raises: IngestPausedError while ingestion is paused; then none was taken.
+    Raises: IngestPausedError while ingestion is paused, SourcePausedError while that of the source is; then
+        none was taken.
     """
     takings = [Taking(judge(offer, mapping, captured_at)) for offer in offers]
-    return [one for one in await take(pool, takings, tenant=tenant) if isinstance(one, Receipt)]
+    taken = await take(pool, takings, tenant=tenant)
+    for one in taken:
+        if isinstance(one, SourcePausedError):
+            raise one
+    return [one for one in taken if isinstance(one, Receipt)]
 
 
 async def take(pool: Pool, takings: Sequence[Taking], *, tenant: str, tried: int = 1) -> list[Taken]:
     """Take judged offers of any sources in one transaction, as `receive` does; a key's answer comes again.
 
+    Offers of sources that are paused by themselves are refused, each with its SourcePausedError.
     Raises: IngestPausedError; then none was taken.
     """
     try:
         async with pool.transaction() as conn:
-            await open_for(conn, tenant)
-            taken = await _Transaction(conn, tenant).take_all(takings)
+            control = await open_for(conn, tenant)
+            refused = [control.refusal(taking.judged.source) for taking in takings]
+            open_ = [taking for taking, refusal in zip(takings, refused, strict=True) if refusal is None]
+            receipts = iter(await _Transaction(conn, tenant).take_all(open_))
+            taken = [refusal or next(receipts) for refusal in refused]
             failpoint("receive_before_commit")
     except CONTESTED:
         if len(takings) == 1 and tried >= ALONE_TRIES:
@@ -97,12 +106,12 @@ async def take(pool: Pool, takings: Sequence[Taking], *, tenant: str, tried: int
 async def take_here(conn: Connection, judged: Judged, *, tenant: str) -> Receipt:
     """Take a judged offer in the caller's own transaction: it is there if and only if that commits.
 
-    Raises: IngestPausedError; MalformedError where it is no JSON, or none that Postgres can hold: then
-        nothing is kept, and the caller's transaction is as it was.
+    Raises: IngestPausedError, SourcePausedError; MalformedError where it is no JSON, or none that Postgres
+        can hold: then nothing is kept, and the caller's transaction is as it was.
     """
     if judged.error is not None:
         raise judged.error
-    await require_open(conn)
+    await require_open(conn, judged.source)
     try:
         async with conn.transaction():
             [receipt] = await _Transaction(conn, tenant).take_all([Taking(judged)])
@@ -214,29 +223,15 @@ class _Transaction:
         return _receipt(judged, "oversized", snapshot_id)
 
     async def _again(self, judged: Judged) -> Receipt:
-        """Known content is nothing new, unless its subject differed since (A → B → A), or it failed."""
-        row = await self._conn.fetchrow(sql("etl", "known"), self._tenant, judged.source, judged.sha256)
-        assert row is not None
-        snapshot_id, status = row["id"], row["status"]
-        fate: Fate = "retried" if status == "failed" else "duplicate"
-        capture_id = None
-        if status != "quarantined" and row["latest_id"] not in (None, snapshot_id):
-            capture_id = await self._conn.fetchval(
-                sql("etl", "capture"),
-                self._tenant,
-                snapshot_id,
-                judged.source,
-                row["subject"],
-                judged.captured_at,
-            )
-            fate = "recaptured" if capture_id is not None else fate
-        if fate == "duplicate" or not await self._conn.fetchval(
-            sql("etl", "again"), snapshot_id, judged.subject, fate == "retried"
-        ):
-            return _receipt(judged, "duplicate", snapshot_id)
-        payload = _payload(snapshot_id, capture_id)
-        [job_id] = await self._enqueue([NewJob(type=JOB_TYPE, payload=payload, tenant=self._tenant)])
-        return _receipt(judged, fate, snapshot_id, job_id)
+        found = await offered_again(
+            self._conn,
+            self._tenant,
+            source=judged.source,
+            sha256=judged.sha256,
+            subject=judged.subject,
+            captured_at=judged.captured_at,
+        )
+        return _receipt(judged, *found)
 
     async def keep_bytes(self, judged: Judged) -> Receipt:
         """Keep what is no JSON as it came, and record why. Of a file that cannot be read nothing came."""
@@ -261,6 +256,41 @@ class _Transaction:
             details,
         )
         return Receipt(offer.name, "malformed", judged.size, error=error, sha256=judged.sha256)
+
+
+async def offered_again(
+    conn: Connection,
+    tenant: str,
+    *,
+    source: str,
+    sha256: bytes,
+    subject: str | None,
+    captured_at: datetime | None,
+    job_type: str = JOB_TYPE,
+) -> tuple[Fate, UUID, UUID | None]:
+    """Take known content again; return its fate, its snapshot and the job that it has now, if any.
+
+    It is nothing new, unless its subject differed since (A → B → A), or it failed. What is held back has a
+    job on release, which takes the latest capture.
+    """
+    row = await conn.fetchrow(sql("etl", "known"), tenant, source, sha256, subject)
+    assert row is not None
+    snapshot_id, status = row["id"], row["status"]
+    fate: Fate = "retried" if status == "failed" else "duplicate"
+    capture_id = None
+    if row["latest_id"] not in (None, snapshot_id):
+        capture_id = await conn.fetchval(
+            sql("etl", "capture"), tenant, snapshot_id, source, row["subject"], captured_at
+        )
+        fate = "recaptured" if capture_id is not None else fate
+    if status == "quarantined":
+        return fate, snapshot_id, None
+    if fate == "duplicate" or not await conn.fetchval(
+        sql("etl", "again"), snapshot_id, subject, fate == "retried"
+    ):
+        return "duplicate", snapshot_id, None
+    job = NewJob(type=job_type, payload=_payload(snapshot_id, capture_id), tenant=tenant)
+    return fate, snapshot_id, (await enqueue(conn, job)).id
 
 
 def _receipt(judged: Judged, fate: Fate, snapshot_id: UUID, job_id: UUID | None = None) -> Receipt:

@@ -23,3 +23,8 @@ SNAPSHOT = Machine.of(
 
 JOB_TYPE = "process_snapshot"
 HIGHMEM_TYPE = f"{JOB_TYPE}{HIGH_MEMORY_SUFFIX}"
+
+
+def held_back(snapshot_id: object) -> str:
+    """Begin what a job says that ends because its snapshot is held; by it the job is known on release."""
+    return f"snapshot {snapshot_id} is quarantined"

@@ -73,7 +73,8 @@ async def retry(
 
 async def _queued(caller: Caller, snapshot_id: UUID, what: str, before: State, queued: Queued) -> Change:
     after = await snapshots.state(caller.conn, snapshot_id, caller.tenant)
-    job = f"job {queued.job_id} ({queued.type}) {'was made' if queued.new else 'is pending again'}"
+    again = "is pending again" if queued.status == "pending" else f"is {queued.status}"
+    job = f"job {queued.job_id} ({queued.type}) {'was made' if queued.new else again}"
     return Change(
         summary=f"snapshot {snapshot_id} {what}; {job}",
         matched=1,

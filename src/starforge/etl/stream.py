@@ -1,54 +1,34 @@
 """From the bytes of a document to Python objects: the gear that holds a piece at a time.
 
-The document is read once for its skeleton, which is everything but the items that tables are made of, and
-once more for each container of items. ijson tells what comes by, on its C backend; its basic events alone
-keep no record of the path, which would cost as much memory as the document is deep.
+The document is read once for its skeleton, which is what columns or an `extra` take but for the items that
+tables are made of, and once more for each container of items. ijson tells what comes by, on its C backend;
+its basic events alone keep no record of the path, which would cost as much memory as the document is deep.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import ijson
 
-from starforge.etl.errors import MalformedError, MappingError
+from starforge.etl.errors import MalformedError
 from starforge.etl.escapes import Escapes
-from starforge.etl.grammar import parser
+from starforge.etl.grammar import Grammar, parser, words
 from starforge.etl.guard import Guard
+from starforge.etl.gulps import Gulps
 from starforge.etl.layout import Layout
-from starforge.etl.path import Path, Segment, shown
+from starforge.etl.path import Path, Segment
 from starforge.etl.reading import Piece, Reading
+from starforge.etl.skeleton import ENDS, STARTS, STEPS, Container, Event, Keep, Skeleton, plain
 
 Opened = Callable[[], AsyncIterator[bytes]]
 """Opens the document's bytes from their beginning, in chunks of any size."""
 
-Event = tuple[str, Any]
-STARTS = frozenset(("start_map", "start_array"))
-ENDS = frozenset(("end_map", "end_array"))
-STEPS = {**dict.fromkeys(STARTS, 1), **dict.fromkeys(ENDS, -1)}
-
-SKELETON_BYTES_MAX = 16_000_000
-"""What is no row of any table is kept in memory; more than this is refused with its path."""
-
 PIECE_BYTES_MAX = 4_000_000
 PART_BYTES = 1 << 16
 """The events of so many bytes take some megabytes."""
-
-VALUE_BYTES = 64
-"""What a value takes in memory beside its text, about."""
-
-
-@dataclass(slots=True)
-class Container:
-    """A container whose items were left out of the skeleton."""
-
-    times: int = 0
-    """How often its path came: of equal names in an object the last one counts."""
-    live: bool = True
-    """Its path did not come again with something else."""
 
 
 class Streamed:
@@ -58,31 +38,50 @@ class Streamed:
         self._opened, self.root, self.containers = opened, root, containers
 
     @classmethod
-    async def of(cls, layout: Layout, opened: Opened, guard: Guard | None = None) -> Streamed:
-        """Read what a mapping needs to have in memory; arguments and errors as for `read`."""
-        first = await cls.read(opened, layout.left_out(), guard)
-        left_out = layout.left_out(Reading(layout, first.root).place)
+    async def of(
+        cls,
+        layout: Layout,
+        opened: Opened,
+        guard: Guard | None = None,
+        *,
+        only: Collection[Path] | None = None,
+    ) -> Streamed:
+        """Read what a mapping needs to have in memory; arguments and errors as for `read`.
+
+        Of what lies below the root it is `only` these paths where they are given.
+        """
+        first = await cls.read(opened, layout.left_out(), guard, Keep.of(layout, only=only))
+        place = Reading(layout, first.root).place
+        left_out = layout.left_out(place)
         if first.containers.keys() <= left_out:
             return first
         # It looks like a container, and lies where the fields of this document are not.
-        return await cls.read(opened, left_out)
+        return await cls.read(opened, left_out, keep=Keep.of(layout, place, only))
 
     @classmethod
-    async def read(cls, opened: Opened, left_out: Collection[Path], guard: Guard | None = None) -> Streamed:
+    async def read(
+        cls,
+        opened: Opened,
+        left_out: Collection[Path],
+        guard: Guard | None = None,
+        keep: Keep | None = None,
+    ) -> Streamed:
         """Read the skeleton.
 
         Args:
             opened: Opens the document, each time from its beginning.
             left_out: Where containers lie whose items are rows: paths from the document's top.
             guard: Judges the bytes too.
+            keep: What is kept of the rest; everything where not given.
         Raises: MalformedError with the position; DocumentTimeoutError; MappingError where the skeleton does
             not fit in memory.
         """
-        builder = _Skeleton(frozenset(left_out))
+        builder = Skeleton(frozenset(left_out), keep or Keep())
         async for events, _ in _events(opened, guard):
             builder.take(events)
         if guard is not None:
             guard.end()
+        builder.end()
         return cls(opened, builder.value, builder.containers)
 
     async def pieces(self, container: Path, *, items: int) -> AsyncIterator[Piece | None]:
@@ -100,22 +99,24 @@ class Streamed:
 
 
 async def _events(opened: Opened, guard: Guard | None = None) -> AsyncIterator[tuple[list[Event], int]]:
-    """Yield the events of each chunk, and how many bytes it had."""
+    """Yield the events of each part, and how many bytes it had."""
     events = ijson.sendable_list()
-    reader, escapes, before = parser().basic_parse_coro(events), Escapes(), 0
+    reader, escapes, gulps, before = parser().basic_parse_coro(events), Escapes(), Gulps(), 0
     try:
         async for chunk in opened():
             if guard is not None:
                 guard.feed(chunk)  # a megabyte or so ahead of the parser
             for first in range(0, len(chunk), PART_BYTES):
                 part = chunk[first : first + PART_BYTES]
-                if certain := escapes.feed(part):  # no bytes would mean that this is the end
-                    reader.send(certain)
+                for gulp, _ in gulps.feed(escapes.feed(part)):  # no bytes would mean that this is the end
+                    reader.send(gulp)
                 yield events, len(part)
                 before += len(part)
                 events.clear()
         # The line's end: yajl forgets a string that is open behind a whole document.
-        reader.send(escapes.end() + b"\n")
+        for gulp, _ in gulps.feed(escapes.end()):
+            reader.send(gulp)
+        reader.send(gulps.rest() + b"\n")
         reader.close()
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise await _located(opened, before, error) from None
@@ -123,105 +124,19 @@ async def _events(opened: Opened, guard: Guard | None = None) -> AsyncIterator[t
 
 
 async def _located(opened: Opened, before: int, error: Exception) -> MalformedError:
-    """Find the byte at fault in the chunk that begins with byte `before`: it is fed byte by byte."""
-    reason = str(error).partition("\n")[0].removeprefix("parse error: ").removeprefix("lexical error: ")
-    events = ijson.sendable_list()
-    reader, escapes = parser().basic_parse_coro(events), Escapes()
-    position, line, line_at = 0, 1, -1
-    async for chunk in opened():
-        step = len(chunk) if position + len(chunk) <= before else 1
-        for first in range(0, len(chunk), step):
-            part = chunk[first : first + step]
-            try:
-                if certain := escapes.feed(part):
-                    reader.send(certain)
-            except (ijson.JSONError, UnicodeDecodeError):
-                return MalformedError(position, line, position - line_at, reason)
-            events.clear()
-            line += part.count(b"\n")
-            newline = part.rfind(b"\n")
-            line_at = position + newline if newline >= 0 else line_at
-            position += len(part)
-    return MalformedError(position, line, position - line_at, "the document ends too early")
-
-
-class _Skeleton:
-    """Builds the document without the items of some containers."""
-
-    def __init__(self, left_out: frozenset[Path]) -> None:
-        self.value: Any = None
-        self.containers: dict[Path, Container] = {}
-        self._left_out = left_out
-        self._path: list[Segment] = []
-        self._open: list[Any] = []
-        self._key = ""
-        self._skipped = 0
-        """How deep we are in a container that is left out; 0: in none."""
-        self._bytes = 0
-
-    def take(self, events: Iterable[Event]) -> None:
-        """Go on building."""
-        for event, value in events:
-            if self._skipped:
-                self._skipped += STEPS.get(event, 0)
-                if not self._skipped:
-                    self._close()
-            elif event == "map_key":
-                self._key = value
-                self._weigh(len(value))
-            elif event in ENDS:
-                self._close()
-            elif event in STARTS:
-                self._start({} if event == "start_map" else [])
-            else:
-                self._weigh(len(value) if event == "string" else 0)
-                self._add(_plain(value))
-
-    def _start(self, value: Any) -> None:
-        self._weigh(0)
-        segment = self._add(value)
-        if self._open:
-            self._path.append(segment)
-        self._open.append(value)
-        path = tuple(self._path)
-        if path in self._left_out:
-            container = self.containers.setdefault(path, Container())
-            container.times, container.live = container.times + 1, True
-            self._skipped = 1
-
-    def _close(self) -> None:
-        self._open.pop()
-        if self._open:
-            self._path.pop()
-
-    def _add(self, value: Any) -> Segment:
-        """Put a value into what is open and return its name or place there."""
-        if not self._open:
-            self.value = value
-            return ""
-        inner = self._open[-1]
-        if isinstance(inner, list):
-            inner.append(value)
-            return len(inner) - 1
-        if self._key in inner:
-            self._replaced((*self._path, self._key))
-        inner[self._key] = value
-        return self._key
-
-    def _replaced(self, path: Path) -> None:
-        """Forget what was left out below a name that comes again."""
-        for where, container in self.containers.items():
-            if where[: len(path)] == path:
-                container.live = False
-
-    def _weigh(self, size: int) -> None:
-        self._bytes += size + VALUE_BYTES
-        if self._bytes > SKELETON_BYTES_MAX:
-            raise MappingError(
-                shown(tuple(self._path)),
-                f"here more than {SKELETON_BYTES_MAX // 1_000_000} MB of the document are rows of no table;"
-                " name what is to stay in the raw document only in ignored=",
-            )
+    """Find the byte at fault; where the grammar cannot, say that it lies at byte `before` or behind."""
+    grammar, passed, line, newline = Grammar(), 0, 1, -1
+    try:
+        async for chunk in opened():
+            grammar.feed(chunk)
+            known = chunk[: max(0, before - passed)]
+            line += known.count(b"\n")
+            newline = passed + known.rfind(b"\n") if b"\n" in known else newline
+            passed += len(chunk)
+        grammar.end()
+    except MalformedError as found:
+        return found
+    return MalformedError(before, line, before - newline, f"here or behind: {words(error)}")
 
 
 class _Items:
@@ -333,15 +248,10 @@ class _Items:
         elif event in STARTS:
             self._open.append({} if event == "start_map" else [])
         else:
-            self._values.append(_plain(value))
+            self._values.append(plain(value))
 
     def _piece(self) -> Piece:
         piece = Piece(self._values, self._ids if self._keyed else None, self._first)
         self._first += len(self._values)
         self._values, self._ids, self._bytes = [], [], 0
         return piece
-
-
-def _plain(value: Any) -> Any:
-    """Return a scalar as the other gear does: numbers with a fraction or an exponent are floats."""
-    return float(value) if isinstance(value, Decimal) else value

@@ -159,9 +159,7 @@ class _Surveyor:
         at = shown(place)
         if not any(isinstance(table.rows, One) and table.extra for table in tables):
             rest = leftover(root, layout.of_root)
-            yield from _fields(
-                {name: v for name, v in rest.items() if (*place, name) not in layout.ignored}, at
-            )
+            yield from _fields(leftover(rest, layout.ignored_below(place)), at)
         wheres: dict[str, list[Each]] = {}
         for table in tables:
             if isinstance(table.rows, Each) and table.rows.where:

@@ -17,6 +17,7 @@ from starforge.db.pool import Connection, PoolSettings, connect, require_bound_r
 from starforge.db.roles import EXTENSIONS, REQUIRED_EXTENSIONS, ROLES, role_name
 from starforge.db.url import shown
 from starforge.errors import RefusedError, StarForgeError
+from starforge.etl.control import ingest_control
 from starforge.etl.fit import misfits
 from starforge.etl.mapping import Mapping
 from starforge.etl.store import object_store
@@ -230,6 +231,19 @@ async def _mappings(conn: Connection, asked: Asked) -> Finding:
     )
 
 
+async def _ingestion(conn: Connection, _asked: Asked) -> Finding:
+    """Say what is paused: a pause is right while somebody knows of it."""
+    if not await conn.fetchval("SELECT to_regclass('feature_flags') IS NOT NULL"):
+        return Finding("ingestion", "ok", "told once the database is migrated")
+    control = await ingest_control(conn)
+    if control.whole is not None:
+        return Finding("ingestion", "warning", f"paused: {control.whole}", "starforge ingest resume")
+    if control.sources:
+        paused = "; ".join(f"source {name!r} is paused: {each}" for name, each in control.sources.items())
+        return Finding("ingestion", "warning", paused, "starforge source resume NAME")
+    return Finding("ingestion", "ok", "snapshots are accepted")
+
+
 CHECKS: dict[str, Callable[[Connection, Asked], Awaitable[Finding]]] = {
     "connection": _connection,
     "roles": _roles,
@@ -238,6 +252,7 @@ CHECKS: dict[str, Callable[[Connection, Asked], Awaitable[Finding]]] = {
     "pooler": _pooler,
     "connection budget": _budget,
     "mappings": _mappings,
+    "ingestion": _ingestion,
 }
 """The checks that need a connection, the most fundamental first, by the name of their finding."""
 

@@ -6,7 +6,7 @@ the audit row share one transaction: either both are there afterwards or neither
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -89,10 +89,11 @@ async def _until_done(pool: Pool, request: Request, key: str | None, plan_id: UU
 
 async def _once(pool: Pool, request: Request, key: str | None, plan_id: UUID | None) -> Result:
     committing = False
+    committed: list[Callable[[], None]] = []
     try:
         async with pool.transaction(tenant=request.tenant) as conn:
             async with blockers_named(pool, conn):
-                recorded = await _change_and_record(conn, request, key, plan_id)
+                recorded = await _change_and_record(conn, request, key, plan_id, committed)
             failpoint("perform_before_commit")
             committing = True
     except LOST as error:
@@ -102,11 +103,17 @@ async def _once(pool: Pool, request: Request, key: str | None, plan_id: UUID | N
         raise OutcomeUnknownError(
             f"{request.operation.name}: the connection was lost at the commit: {told}"
         ) from None
+    for tell in committed:
+        tell()
     return recorded.result
 
 
 async def _change_and_record(
-    conn: Connection, request: Request, key: str | None, plan_id: UUID | None
+    conn: Connection,
+    request: Request,
+    key: str | None,
+    plan_id: UUID | None,
+    committed: list[Callable[[], None]],
 ) -> Recorded:
     if key is not None:
         await conn.execute(sql("ops", "lock_key"), f"{request.tenant}\n{key}")
@@ -114,7 +121,7 @@ async def _change_and_record(
         if first is not None:
             return _same_request(first, request, key, plan_id)
     promised = None if plan_id is None else await take(conn, plan_id, request)
-    change = await request.act(conn)
+    change = await request.act(conn, committed)
     if plan_id is not None and promised is not None:
         await use_up(conn, plan_id, request, change, promised)
     return await record(conn, request.entry(change, plan_id=plan_id, key=key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +48,17 @@ class Request:
     def reason(self) -> str | None:
         return self.arguments.get("reason") or None
 
-    async def act(self, conn: Connection) -> Change:
-        """Run the room's function in the open transaction of `conn`."""
-        caller = Caller(self.actor, self.role, self.tenant, conn, self.source_address, self.request_id)
+    async def act(self, conn: Connection, committed: list[Callable[[], None]] | None = None) -> Change:
+        """Run the room's function in the open transaction of `conn`; `committed` gets what is for later."""
+        caller = Caller(
+            self.actor,
+            self.role,
+            self.tenant,
+            conn,
+            self.source_address,
+            self.request_id,
+            [] if committed is None else committed,
+        )
         return await self.operation.act(caller, **self.arguments)
 
     def entry(self, change: Change, *, plan_id: UUID | None, key: str | None) -> Entry:

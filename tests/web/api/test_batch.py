@@ -14,6 +14,7 @@ import zstandard
 
 from starforge.db.pool import Pool
 from starforge.web.api.lines import Lines
+from tests.covers import covers
 from tests.web.api.conftest import BATCH, NDJSON, a_server, count, hero, nothing_stored
 from tests.web.conftest import Bearer
 
@@ -138,6 +139,33 @@ async def test_a_batch_of_which_nothing_could_be_taken_is_refused_as_a_whole(
     answer = await client.post(BATCH, content=hero("A_1"), headers=headers)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
     assert await nothing_stored(pool)
+
+
+@covers("F-37")
+async def test_a_source_that_is_paused_in_the_middle_of_a_batch_ends_it_and_each_line_says_so(
+    client: httpx.AsyncClient, bearer: Bearer, pool: Pool
+) -> None:
+    paused = '{"sources": {"hero": {"reason": "upstream changed"}}}'
+
+    async def sent() -> AsyncIterator[bytes]:
+        for n in range(60):
+            yield hero(f"A_{n}") + b"\n"
+        async with pool.connection() as conn:
+            await conn.execute("UPDATE feature_flags SET data = $1::text::jsonb", paused)
+        for n in range(60):
+            yield hero(f"B_{n}") + b"\n"
+
+    headers = {**await bearer(), **NDJSON}
+    *each, end = told(await client.post(BATCH, content=sent(), headers=headers))
+    assert [one["fate"] for one in each] == ["accepted"] * 50 + ["refused"] * 50
+    assert {one["error"]["code"] for one in each[50:]} == {"SF413"}
+    assert "source 'hero' is paused" in each[50]["error"]["detail"]
+    assert (end["complete"], end["error"]["code"]) == (False, "SF413")
+    answer = await client.post(BATCH, content=hero("C_1"), headers=headers)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
+    *each, end = told(await client.post(f"{BATCH}?source=shop", content=hero("C_1"), headers=headers))
+    assert ([one["fate"] for one in each], end["complete"]) == (["accepted"], True)
+    assert await count(pool, "hero_snapshots") == 51
 
 
 async def test_a_batch_cut_short_keeps_its_whole_lines_and_says_that_it_is_not_complete(

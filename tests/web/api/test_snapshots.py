@@ -25,6 +25,9 @@ from tests.web.conftest import Bearer
 PACKED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstandard.compress}
 
 
+PAUSED = 'UPDATE feature_flags SET data = \'{"sources": {"hero": {"reason": "upstream changed"}}}\''
+
+
 @covers("F-20")
 @pytest.mark.parametrize("encoding", ["", "gzip", "x-gzip", "zstd", "identity"])
 async def test_a_snapshot_is_stored_byte_for_byte_with_a_job_however_it_is_packed(
@@ -261,6 +264,29 @@ async def test_while_ingestion_is_paused_nothing_is_taken_and_the_sender_is_told
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
         assert answer.json()["code"] == "SF410"
     assert await count(pool, "hero_snapshots") == 1
+
+
+@covers("F-37")
+async def test_offers_of_a_paused_source_are_refused_by_name_and_those_of_others_taken_also_together(
+    client: httpx.AsyncClient, bearer: Bearer, pool: Pool
+) -> None:
+    headers = {**await bearer(), **JSON}
+    assert (await client.post(SNAPSHOTS, content=hero("A_1"), headers=headers)).status_code == 202
+    async with pool.connection() as conn:
+        await conn.execute(PAUSED)
+    # What comes together goes in one transaction, whatever its sources are.
+    for n in range(3):
+        asked = [
+            client.post(f"{SNAPSHOTS}?source={source}", content=hero(f"B_{n}_{k}"), headers=headers)
+            for source in ("hero", "shop")
+            for k in range(5)
+        ]
+        answers = await asyncio.gather(*asked)
+        assert [answer.status_code for answer in answers] == [503] * 5 + [202] * 5
+        assert {answer.headers["Retry-After"] for answer in answers[:5]} == {"30"}
+        assert answers[0].json()["code"] == "SF413"
+        assert "source 'hero' is paused: upstream changed" in answers[0].json()["detail"]
+    assert await count(pool, "hero_snapshots") == 16
 
 
 @covers("X-06")

@@ -1,7 +1,7 @@
 -- receive: new contents are stored once per tenant and source, each with its capture.                  (F-20, G1)
 -- takes   tenant_id text; and for each, in arrays: id uuid, source text, subject text or null, raw text, size_bytes bigint,
 --         sha256 bytea, captured_at timestamptz or null for now, status text ('received' or 'quarantined')
--- gives   one row (id, capture_id or null where it is held back) for each that is new; none for what is known
+-- gives   one row (id, capture_id) for each that is new; none for what is known
 -- index   hero_snapshots_content; in the order of their digests, so that two that take the same contents do not deadlock
 WITH stored AS (
     INSERT INTO hero_snapshots (id, tenant_id, source, subject, raw, size_bytes, sha256, captured_at, status)
@@ -13,7 +13,7 @@ WITH stored AS (
     RETURNING id, source, subject, captured_at, status
 ), captured AS (
     INSERT INTO snapshot_captures (tenant_id, snapshot_id, source, subject, captured_at)
-    SELECT $1, id, source, subject, captured_at FROM stored WHERE status = 'received'
+    SELECT $1, id, source, subject, captured_at FROM stored
     RETURNING id, snapshot_id
 )
 SELECT stored.id, captured.id AS capture_id FROM stored LEFT JOIN captured ON captured.snapshot_id = stored.id

@@ -21,7 +21,7 @@ REFUSED = "refused"
 
 TOLD = {
     "accepted": "stored, and a job will process it",
-    "recaptured": "known content that is the latest state again; a job will process it",
+    "recaptured": "known content that is the latest state again; a job will process it, or on release",
     "retried": "known content that had failed; a job will process it again",
     "duplicate": "known content; nothing was stored",
 }

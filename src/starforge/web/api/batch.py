@@ -111,14 +111,20 @@ class _Batch:
             for number, judged in held:
                 self._write(judged if isinstance(judged, LineAnswer) else _untaken(number, judged, error))
             raise
+        refused: StarForgeError | None = None
         for number, judged in held:
             if isinstance(judged, LineAnswer):
                 self._write(judged)
                 continue
-            receipt = next(taken)
-            assert isinstance(receipt, Receipt)
-            self._write(line_answer(number, receipt))
-            self.taken = True
+            one = next(taken)
+            if isinstance(one, Receipt):
+                self._write(line_answer(number, one))
+                self.taken = True
+            else:
+                self._write(_untaken(number, judged, one))
+                refused = one
+        if refused is not None:
+            raise refused
 
     def _write(self, line: LineAnswer) -> None:
         self._fates[line.fate] += 1

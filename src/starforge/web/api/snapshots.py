@@ -17,8 +17,8 @@ from starforge.app import StarForge
 from starforge.db.pool import Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
-from starforge.etl.control import require_open
-from starforge.etl.errors import IngestKeyReusedError, IngestPausedError, MalformedError
+from starforge.etl.control import IngestControl, ingest_control
+from starforge.etl.errors import MalformedError
 from starforge.etl.judge import Judged, judge
 from starforge.etl.receipt import Receipt
 from starforge.etl.receive import Taking
@@ -54,27 +54,20 @@ class Door:
         self.pool, self.app = pool, app
         self.gather, self.rates = Gather(pool), Rates()
         self.large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self._pause = Ahead(self._look, wait_s=FIGURES_S)
+        self._control = Ahead(self._look, wait_s=FIGURES_S)
 
-    async def require_open(self) -> None:
-        """Raise IngestPausedError before a body is read in vain; every transaction looks again."""
+    async def control(self) -> IngestControl:
+        """Return what is paused, so that no body is read in vain; every transaction looks again."""
         try:
-            pause = await self._pause.get()
+            return await self._control.get()
         except READ_ERRORS as error:
             raise NoAnswerError(
                 f"the database did not answer: {str(error) or type(error).__name__}"
             ) from None
-        if pause is not None:
-            raise IngestPausedError(*pause)
 
-    async def _look(self) -> tuple[str, int] | None:
-        """Return the words of the pause that holds, and the seconds to wait; None while there is none."""
+    async def _look(self) -> IngestControl:
         async with self.pool.connection() as conn:
-            try:
-                await require_open(conn)
-            except IngestPausedError as error:
-                return error.told, error.retry_after_s
-        return None
+            return await ingest_control(conn)
 
 
 Answer = Callable[["Door", Asked, Body], Awaitable[Response]]
@@ -100,8 +93,10 @@ class Offering:
         fields: dict[str, str] = {}
         try:
             await require_offers(self._door.pool, request)
-            await self._door.require_open()
+            control = await self._door.control()
+            control.require_open()
             what = asked(request, self._door.app, types=self._types)
+            control.require_open(what.mapping.name)
             fields = self._door.rates.take(what.who.tenant, what.who.name)
             bytes_max = getattr(IngestSettings.read(), self._limit)
             body = Body(request.headers, receive, bytes_max=bytes_max, keeps_packed=what.keep)
@@ -165,7 +160,7 @@ async def _take(door: Door, what: Asked, judged: Judged) -> Response:
     if judged.error is not None and not what.keep:
         return _refused(what, judged.error, kept=False)
     [taken] = await door.gather.take(what.who.tenant, [Taking(judged, what.ingest_key(judged.sha256))])
-    if isinstance(taken, IngestKeyReusedError):
+    if not isinstance(taken, Receipt):
         raise taken
     if taken.error is not None:
         response = _refused(what, taken.error, kept=taken.fate == "malformed", sha256=taken.sha256)

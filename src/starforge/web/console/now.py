@@ -15,7 +15,7 @@ from starforge import __version__
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
-from starforge.etl.control import IngestPause, ingest_pause
+from starforge.etl.control import IngestControl, ingest_control
 from starforge.etl.reads import LastError, LastSnapshot, last_errors, last_snapshots, snapshots_of_the_hour
 from starforge.queue.gate import Gate, closed_gates
 from starforge.queue.reads import (
@@ -60,7 +60,7 @@ class Now:
     dead: dict[str, int]
     workers: list[LiveWorker]
     gates: list[Gate]
-    ingest: IngestPause | None
+    ingest: IngestControl
     snapshots: list[LastSnapshot]
     of_the_hour: dict[str, int]
     errors: list[LastError]
@@ -95,7 +95,7 @@ async def read_now(conn: Connection) -> Now:
         dead=await dead_letters(conn),
         workers=await live_workers(conn),
         gates=gates,
-        ingest=await ingest_pause(conn),
+        ingest=await ingest_control(conn),
         snapshots=await last_snapshots(conn),
         of_the_hour=dict.fromkeys(FATES, 0) | await snapshots_of_the_hour(conn),
         errors=await last_errors(conn, ERRORS_SHOWN),
