@@ -13,6 +13,8 @@ from uuid import UUID
 import pytest
 
 from starforge.db.pool import Connection, Pool, connect
+from starforge.etl import parse
+from starforge.etl.guard import GuardSettings, Verdict, check
 from starforge.etl.ingest import process_snapshot_type
 from starforge.etl.mapping import (
     ID,
@@ -381,3 +383,35 @@ async def test_a_second_delivery_changes_neither_rows_nor_what_is_said(pool: Poo
     row = await snapshot_of(pool, first)
     assert (row["status"], row["rows_written"]) == ("processed", 3)
     assert (await one(pool, "SELECT level FROM user_profile_summary"))["level"] == 2
+
+
+async def test_bytes_that_the_guard_has_passed_are_not_asked_again_unless_somebody_changed_them(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+
+    def noted(data: bytes, settings: GuardSettings | None = None) -> Verdict:
+        asked.append(data)
+        return check(data, settings)
+
+    monkeypatch.setattr(parse, "check", noted)
+    snapshot_id = await offer(pool)
+    await run_until(pool, types(), UNFINISHED, 1)
+    assert asked == []
+    changed = json.dumps(profile(Level=2))
+    async with pool.connection() as conn:
+        await conn.execute(
+            "UPDATE hero_snapshots SET raw = $2::text::json WHERE id = $1", snapshot_id, changed
+        )
+    await again(pool, snapshot_id)
+    await run_until(pool, types(), "SELECT count(*) FROM job_history", 2)
+    assert asked == [changed.encode()]
+
+
+async def test_what_the_guard_would_replace_is_asked_about_again(pool: Pool) -> None:
+    """An escaped NUL reaches no column, whoever reads the bytes."""
+    data = rb'{"NameCode": "A_1", "Name": "x\u0000y"}'
+    [receipt] = await receive(pool, [Offer("a", data)], mapping=HERO, tenant="default")
+    assert receipt.fate == "accepted"
+    await run_until(pool, types(), UNFINISHED, 1)
+    assert await one(pool, "SELECT username FROM users") == {"username": "x\ufffdy"}

@@ -117,7 +117,7 @@ async def ready(pool: Pool, mapping: Mapping = HERO, **fields: Any) -> InHand:
         )
     assert row is not None
     raw = row["raw"].encode()
-    return InHand(snapshot_id, "default", row["size_bytes"], row["captured_at"], raw, False)
+    return InHand(snapshot_id, "default", row["size_bytes"], row["captured_at"], raw, True, False)
 
 
 async def states(pool: Pool) -> dict[str, tuple[str, int | None]]:

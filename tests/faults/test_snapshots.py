@@ -29,6 +29,7 @@ ALONE = {"WORKER_CONCURRENCY": "1", "STARFORGE_BREAKER_MIN": "1000"}
 """One job at a time, and no breaker: half of the attempts are killed."""
 SHARED = {"entity_seen"}
 TRIES, HEROES = 1_000, 20
+AT_ONCE = 4
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
@@ -114,11 +115,14 @@ async def test_a_worker_killed_at_any_statement_of_a_snapshot_leaves_the_tables_
 async def test_snapshots_of_one_user_that_are_processed_at_once_never_deadlock(
     server: TestServer, seed: int
 ) -> None:
-    """A thousand times two states of one hero, each in one transaction or in one for each entity."""
+    """A thousand times two states of one hero, in two processes that have several heroes in hand.
+
+    Each is written in a transaction, alone or together with others, or in one for each entity.
+    """
     dice, limits = random.Random(seed), ProcessSettings.read()
     ways = [limits.model_copy(update={"together_max_mb": most}) for most in (0.0, 64.0)]
     async with a_database(server) as database:
-        pool = await Pool.open(database, size=2)
+        pool, other = await Pool.open(database, size=4), await Pool.open(database, size=4)
         offers = [Offer("d", state) for hero in range(HEROES) for state in captures(f"D_{hero}")]
         receipts = await receive(pool, offers, mapping=HERO, tenant="default")
         stored = [
@@ -128,16 +132,17 @@ async def test_snapshots_of_one_user_that_are_processed_at_once_never_deadlock(
                 one.size_bytes,
                 NOON + timedelta(days=number % 2),
                 offer.data,
-                False,
+                guarded=True,
+                though_held=False,
             )
             for number, (one, offer) in enumerate(zip(receipts, offers, strict=True))
             if one.snapshot_id
         ]
-        for _ in range(TRIES):
-            hero = dice.randrange(HEROES)
-            pair = stored[2 * hero : 2 * hero + 2]
-            dice.shuffle(pair)
-            await asyncio.gather(*(process(pool, HERO, one, dice.choice(ways)) for one in pair))
+        for _ in range(TRIES // AT_ONCE):
+            pairs = [stored[2 * hero : 2 * hero + 2] for hero in dice.sample(range(HEROES), AT_ONCE)]
+            work = [(where, one) for pair in pairs for where, one in zip((pool, other), pair, strict=True)]
+            dice.shuffle(work)
+            await asyncio.gather(*(process(where, HERO, one, dice.choice(ways)) for where, one in work))
         async with pool.connection() as conn:
             present = await conn.fetch(
                 "SELECT array_agg(troop_id ORDER BY troop_id) AS troops, sum(amount) AS amount"
@@ -146,6 +151,7 @@ async def test_snapshots_of_one_user_that_are_processed_at_once_never_deadlock(
             deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
             assert await conn.fetchval(deadlocks) == 0
         await pool.close()
+        await other.close()
     assert len(present) == HEROES
     assert {(*row["troops"], row["amount"]) for row in present} == {(2, 3, 5)}, (
         "the later state won every time"

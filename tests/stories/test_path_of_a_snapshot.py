@@ -34,6 +34,7 @@ PATH = (
     "etl/parse.py",
     "etl/mapping.py",
     "etl/reading.py",
+    "etl/write.py",
     "etl/upsert.py",
     "etl/rejects.py",
 )
@@ -65,9 +66,9 @@ KEYS = {"user_troops": 2, "user_pets": 2, "user_artifacts": 2, "user_teams": 2}
 """Columns of the key, which come first, where there is more than one."""
 
 
-def test_the_path_is_eleven_files_that_can_be_read_in_one_go() -> None:
+def test_the_path_is_twelve_files_that_can_be_read_in_one_go() -> None:
     root = Path(starforge.__file__).parent
-    assert sum(len((root / file).read_text().splitlines()) for file in PATH) < 2_700
+    assert sum(len((root / file).read_text().splitlines()) for file in PATH) < 3_000
 
 
 @pytest.fixture

@@ -196,11 +196,15 @@ def _leave(table: Table, stage_name: str = "") -> str | None:
     if not table.own_key:
         return f"{change}\nWHERE {where}"
     key = table.column(table.own_key[0])
-    present = f"SELECT i::{_type(key)} FROM unnest({_array(after, _sent(key))}) AS i"
+    array = _array(after, _sent(key))
+    present, count = f"SELECT i::{_type(key)} FROM unnest({array}) AS i", f"cardinality({array})"
     if stage_name:
         present = f"SELECT {q(key.name)}::{_type(key)} FROM pg_temp.{q(stage_name)}"
+        count = f"(SELECT count(*) FROM pg_temp.{q(stage_name)})"
+    # All that is present has just been written, once: where no more rows are there, none has left.
     return (
-        f"{change}\nWHERE {where} AND {q(key.name)} = ANY (ARRAY(\n"
+        f"{change}\nWHERE {where} AND (SELECT count(*) FROM {name} WHERE {where}) > {count}\n"
+        f"AND {q(key.name)} = ANY (ARRAY(\n"
         f"    SELECT {q(key.name)} FROM {name} WHERE {where}\n"
         f"    EXCEPT {present}))"
     )

@@ -152,6 +152,10 @@ def guard_settings() -> GuardSettings:
     return GuardSettings.read()
 
 
+GUARD = 1
+"""The version of the rules. Whoever makes them stricter raises it: what is stored is asked again then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the guard found in a document that it lets pass."""
@@ -165,6 +169,11 @@ class Verdict:
     """Small enough to be kept in the database."""
     has_lone_surrogates: bool
     has_nul_escapes: bool
+
+    @property
+    def passed(self) -> int | None:
+        """The version of the rules that the bytes have passed; None: not as they are."""
+        return None if self.has_lone_surrogates or self.has_nul_escapes else GUARD
 
 
 class Guard:

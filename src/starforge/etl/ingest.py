@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
+
+import asyncpg
 
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
@@ -18,7 +21,7 @@ from starforge.etl.errors import (
     MappingError,
     UnknownSourceError,
 )
-from starforge.etl.guard import MB
+from starforge.etl.guard import GUARD, MB
 from starforge.etl.hold import hold
 from starforge.etl.limits import ProcessSettings, process_settings
 from starforge.etl.mapping import Mappings
@@ -73,7 +76,7 @@ async def process_snapshot(
     started_s = monotonic_s()
     snapshot_id, capture_id = _ids(payload)
     whole_bytes_max = int(process_settings().whole_max_mb * MB)
-    async with context.pool.connection() as conn:
+    async with context.pool.connection(probing=True) as conn:
         row = await conn.fetchrow(
             sql("etl", "begin"), snapshot_id, capture_id, context.tenant, though_held, whole_bytes_max
         )
@@ -88,6 +91,7 @@ async def process_snapshot(
         row["size_bytes"],
         row["captured_at"],
         row["raw"],
+        _guarded(row),
         though_held,
     )
     try:
@@ -108,6 +112,11 @@ async def process_snapshot(
     SNAPSHOTS_PROCESSED.labels(result="success").inc()
     PROCESSING_DURATION.observe(monotonic_s() - started_s)
     return written
+
+
+def _guarded(row: asyncpg.Record) -> bool:
+    """Tell whether these bytes, not others that somebody put in their place, have passed today's guard."""
+    return row["guard"] == GUARD and row["raw"] is not None and sha256(row["raw"]).digest() == row["sha256"]
 
 
 def _limits(rows: int | None) -> ProcessSettings:

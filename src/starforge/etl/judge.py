@@ -32,6 +32,8 @@ class Judged:
     captured_at: datetime | None = None
     owner: str | None = None
     """Who answers for the source."""
+    guard: int | None = None
+    """The version of the guard that its bytes have passed as they are."""
     oversized: bool = False
     """Well-formed, and above the size guard: to be stored and held back."""
     error: OfferError | None = None
@@ -77,7 +79,14 @@ def judge(offer: Offer, mapping: Mapping, captured_at: datetime | None = None) -
         with suppress(MappingError):
             captured_at = captured_at or mapping.captured_at(document)
     return Judged(
-        offer, mapping.name, digest, subject, captured_at, owner=mapping.owner, oversized=verdict.oversized
+        offer,
+        mapping.name,
+        digest,
+        subject,
+        captured_at,
+        owner=mapping.owner,
+        guard=verdict.passed,
+        oversized=verdict.oversized,
     )
 
 

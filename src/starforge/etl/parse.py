@@ -36,20 +36,21 @@ def read_document(data: bytes, settings: GuardSettings | None = None) -> Any:
     return parse(data, check(data, settings))
 
 
-def parse(data: bytes, verdict: Verdict) -> Any:
+def parse(data: bytes, verdict: Verdict | None) -> Any:
     """Parse a document that the guard has passed.
 
     Args:
         data: The bytes that `verdict` is about.
-        verdict: The guard's answer; says whether escapes must be replaced first.
+        verdict: The guard's answer; says whether escapes must be replaced first. None: it has passed these
+            very bytes before, as they are.
     Returns: dict, list, str, int, float, bool or None. No string holds a NUL or a surrogate; integers
         are exact; the last of equal keys wins.
     Raises: MalformedError where the grammar is broken, with the position in `data`.
     """
-    unstorable = verdict.has_lone_surrogates or verdict.has_nul_escapes
+    as_it_is = verdict is None or verdict.passed is not None
     try:
         with uncollected():
-            return msgspec.json.decode(storable(data) if unstorable else data)
+            return msgspec.json.decode(data if as_it_is else storable(data))
     except msgspec.DecodeError as error:
         raise _malformed(data, str(error)) from None
 

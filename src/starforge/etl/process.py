@@ -30,7 +30,7 @@ from starforge.etl.group_commit import GroupCommit
 from starforge.etl.guard import MB, Guard
 from starforge.etl.limits import ProcessSettings, process_settings
 from starforge.etl.mapping import Mapping
-from starforge.etl.parse import read_document
+from starforge.etl.parse import parse, read_document
 from starforge.etl.raw import open_raw
 from starforge.etl.spool import spooled
 from starforge.etl.stream import Streamed
@@ -61,6 +61,8 @@ class InHand:
     captured_at: datetime
     raw: bytes | None
     """The document where it is small enough to be read as a whole."""
+    guarded: bool
+    """The guard has passed these very bytes as they are."""
     though_held: bool
     """It is processed although it is held back from ordinary workers."""
 
@@ -91,8 +93,7 @@ async def process(
 
 
 async def _together(pool: Pool, mapping: Mapping, snapshot: InHand, batch: int) -> Written:
-    assert snapshot.raw is not None
-    document = read_document(snapshot.raw)
+    document = _parsed(snapshot)
     await _look(pool, mapping, snapshot, document)
     captured = Captured(mapping.read(document), snapshot.captured_at)
     ready = _Ready(pool, mapping, snapshot, captured, batch)
@@ -103,6 +104,11 @@ async def _together(pool: Pool, mapping: Mapping, snapshot: InHand, batch: int) 
     if written is None:
         [written] = await _unless_forgotten(watch_of(pool).entries, partial(_commit, [ready]))
     return written
+
+
+def _parsed(snapshot: InHand) -> Any:
+    assert snapshot.raw is not None
+    return parse(snapshot.raw, None) if snapshot.guarded else read_document(snapshot.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ async def _commit(
     ready: Sequence[_Ready], stay: Callable[[], None] | None = None, lock_ms_max: int = 0
 ) -> list[Written]:
     pool, mapping, tenant = ready[0].pool, ready[0].mapping, ready[0].snapshot.tenant
-    async with pool.transaction(tenant=tenant) as conn:
+    async with pool.transaction(tenant=tenant, probing=True) as conn:
         if lock_ms_max:
             await conn.execute(f"SET LOCAL lock_timeout = {lock_ms_max}")
         written = await write_all(
@@ -182,7 +188,7 @@ async def _end(conn: Connection, told: Sequence[tuple[InHand, Written]]) -> None
 async def _document(pool: Pool, mapping: Mapping, snapshot: InHand) -> AsyncIterator[Document]:
     """Give the document by the gear that its size asks for."""
     if snapshot.raw is not None:
-        yield Whole(read_document(snapshot.raw))
+        yield Whole(_parsed(snapshot))
         return
     async with spooled(open_raw(pool, snapshot.id, tenant=snapshot.tenant)) as opened:
         yield await Streamed.of(mapping.layout, opened, Guard())
@@ -222,7 +228,7 @@ class _Apart:
             tuple(sorted(superseded)),
             complete=not own <= superseded,
         )
-        async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
+        async with self.pool.transaction(tenant=self.snapshot.tenant, probing=True) as conn:
             await _end(conn, [(self.snapshot, told)])
         return told
 
@@ -233,7 +239,7 @@ class _Apart:
 
     async def _done(self) -> dict[str, int]:
         """Return what an earlier attempt on this capture wrote, where entities are left: rows by entity."""
-        async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
+        async with self.pool.transaction(tenant=self.snapshot.tenant, probing=True) as conn:
             rows = await conn.fetch(sql("etl", "entities_done"), self.snapshot.id, self.snapshot.captured_at)
         return {row["entity"]: row["rows_written"] for row in rows}
 
@@ -247,14 +253,14 @@ class _Apart:
             raise
         except Exception as error:
             self.failed[table.name] = error
-            async with self.pool.transaction(tenant=self.snapshot.tenant) as conn:
+            async with self.pool.transaction(tenant=self.snapshot.tenant, probing=True) as conn:
                 await self._note(conn, table, "failed", 0)
         else:
             self.written[table.name] = written
 
     async def _once(self, table: Table) -> Written:
         snapshot, mapping = self.snapshot, self.entities.mapping
-        async with self.pool.transaction(tenant=snapshot.tenant) as conn:
+        async with self.pool.transaction(tenant=snapshot.tenant, probing=True) as conn:
             written = await write_entity(
                 conn,
                 self.entities,

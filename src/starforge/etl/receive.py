@@ -208,6 +208,7 @@ class _Transaction:
             [one.sha256 for one in judged],
             [one.captured_at for one in judged],
             ["quarantined" if one.oversized else "received" for one in judged],
+            [one.guard for one in judged],
         )
         return {row["id"]: row["capture_id"] for row in rows}
 

@@ -9,3 +9,6 @@ ALTER TABLE snapshot_quarantine ADD CONSTRAINT snapshot_quarantine_holds_somethi
 CREATE UNIQUE INDEX snapshot_quarantine_large ON snapshot_quarantine (tenant_id, source, sha256) WHERE raw_key IS NOT NULL;
 CREATE INDEX snapshot_quarantine_raw_key ON snapshot_quarantine (raw_key) WHERE raw_key IS NOT NULL;
 CREATE INDEX hero_snapshots_raw_key ON hero_snapshots (raw_key) WHERE raw_key IS NOT NULL;
+
+ALTER TABLE hero_snapshots ADD COLUMN guard smallint;
+COMMENT ON COLUMN hero_snapshots.guard IS 'The version of the guard whose rules these bytes have passed as they are; null: a worker asks it again.';

@@ -29,6 +29,7 @@ from starforge.dev.bench.huge import bench_huge
 from starforge.dev.bench.load import hold, release
 from starforge.dev.bench.place import Place, place
 from starforge.dev.errors import BenchStalledError
+from starforge.etl.guard import GUARD
 from starforge.etl.parse import read_document
 from starforge.etl.receive import batches, receive
 from starforge.etl.snapshot import JOB_TYPE
@@ -41,7 +42,7 @@ from starforge.queue.job import NewJob
 TENANT = "default"
 UPSERT_ROWS = 5_000
 UPSERT_SUBJECTS = 6
-WARM, WARM_SMALL = 3, 20
+WARM, WARM_SMALL = 3, 300
 SETTLE_S = 0.3
 STALL_S = 60.0
 POLL_S = 0.02
@@ -172,7 +173,7 @@ async def _stored(here: Place, data: bytes) -> UUID:
     """Store a snapshot without a job: when it is processed is the benchmark's to say."""
     row = await here.conn.fetchrow(
         sql("etl", "receive"), TENANT, [new_id()], [HERO.name], [None], [data.decode()], [len(data)],
-        [sha256(data).digest()], [None], ["received"],
+        [sha256(data).digest()], [None], ["received"], [GUARD],
     )  # fmt: skip
     assert row is not None
     return UUID(str(row["id"]))

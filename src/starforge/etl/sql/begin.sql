@@ -2,7 +2,7 @@
 --        one whose hold was released no longer.                                                       (O-16)
 -- takes   snapshot_id uuid, capture_id uuid or null for the latest capture, tenant_id text, though_held boolean: in
 --         hand also where it is held back
--- gives   one row (id, source, raw, size_bytes, captured_at, held); none where the tenant has no such snapshot;
+-- gives   one row (id, source, raw, size_bytes, sha256, guard, captured_at, held); none where the tenant has no such snapshot;
 --         held is the reason of a quarantine that is open, or open for ordinary workers, null otherwise; raw is null where it
 --         is held and not taken, and where it is larger
 -- index   hero_snapshots_pkey, snapshot_captures_once, snapshot_captures_pkey, snapshot_quarantine_snapshot
@@ -24,4 +24,4 @@ LEFT JOIN LATERAL (
     ORDER BY c.captured_at DESC LIMIT 1) AS capture ON true
 WHERE s.id = wanted.id AND s.tenant_id = $3
 RETURNING s.id, s.source, CASE WHEN (hold.reason IS NULL OR $4) AND s.size_bytes <= $5 THEN json_send(s.raw) END AS raw, s.size_bytes,
-          coalesce(capture.captured_at, s.captured_at, s.created_at) AS captured_at, hold.reason AS held
+          s.sha256, s.guard, coalesce(capture.captured_at, s.captured_at, s.created_at) AS captured_at, hold.reason AS held
