@@ -19,17 +19,17 @@ from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from starforge.db.pool import Connection, set_tenant
-from starforge.etl import retention
-from starforge.etl.catalogue import LOOK_S, settle
-from starforge.etl.fit import FIT_S, report
-from starforge.etl.given import given
-from starforge.etl.ingest import process_snapshot_highmem_type, process_snapshot_type
-from starforge.etl.ingest_key import PRUNE_BATCH, prune_ingest_keys
+from starforge.etl.ingest.call import given
+from starforge.etl.ingest.key import PRUNE_BATCH, prune_ingest_keys
+from starforge.etl.ingest.receive import Receipt, take_here
+from starforge.etl.load.job import process_snapshot_highmem_type, process_snapshot_type
 from starforge.etl.mapping import Mapping as SourceMapping
 from starforge.etl.mapping import Mappings
-from starforge.etl.quarantine import resume_released
-from starforge.etl.receive import Receipt, take_here
-from starforge.etl.sweep import sweep_objects
+from starforge.etl.retention import retention
+from starforge.etl.retention.sweep import sweep_objects
+from starforge.etl.snapshot.quarantine import resume_released
+from starforge.etl.source.catalogue import LOOK_S, settle
+from starforge.etl.source.fit import FIT_S, report
 from starforge.heroes.mapping import HERO
 from starforge.ops.plan import prune_plans
 from starforge.queue.call import plan

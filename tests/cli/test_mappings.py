@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from starforge.db.pool import Pool, connect
-from starforge.etl import watch
+from starforge.etl.source import watch
 from starforge.heroes.mapping import HERO
 from tests.covers import covers
-from tests.etl.test_catalogue import FAILING, WAITING, held
-from tests.etl.test_ingest import ERRORS, offer, types
+from tests.etl.load.test_job import ERRORS, offer, types
+from tests.etl.source.test_catalogue import FAILING, WAITING, held
 from tests.stories.test_path_of_a_job import run_until
 
 DOCUMENT = {

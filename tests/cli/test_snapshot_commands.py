@@ -18,16 +18,16 @@ from rich.console import Console
 from starforge.cli import render
 from starforge.db.pool import Pool
 from starforge.db.statement import sql
-from starforge.etl.receive import receive
-from starforge.etl.source import Offer
-from starforge.etl.store import object_store
+from starforge.etl.ingest.offers import Offer
+from starforge.etl.ingest.receive import receive
+from starforge.etl.store.store import object_store
 from starforge.heroes.mapping import HERO
 from starforge.ops.errors import RoleDeniedError
 from starforge.ops.sensitive import sensitive_read
 from tests.covers import covers
-from tests.etl.test_ingest import offer, one, types
-from tests.etl.test_quarantine import oversized, quarantine, release
-from tests.etl.test_trial import everything
+from tests.etl.load.test_job import offer, one, types
+from tests.etl.load.test_trial import everything
+from tests.etl.snapshot.test_quarantine import oversized, quarantine, release
 from tests.stories.test_path_of_a_job import run_until
 
 

@@ -19,13 +19,13 @@ from starforge.cli.snapshots import _offers
 from starforge.db.migrate import migrate
 from starforge.db.pool import Connection, Pool, connect
 from starforge.dev.seed import write_heroes
-from starforge.etl.receive import BATCH_OFFERS_MAX
+from starforge.etl.ingest.receive import BATCH_OFFERS_MAX
 from starforge.ops.perform import perform
 from tests.covers import covers
 from tests.postgres import TestServer
 
 pytestmark = pytest.mark.once(
-    "files, streams and signals; what is stored: tests/etl/test_receive.py on both versions"
+    "files, streams and signals; what is stored: tests/etl/ingest/test_receive.py on both versions"
 )
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "fhir"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from starforge.etl.snapshot import SNAPSHOT
+from starforge.etl.snapshot.snapshot import SNAPSHOT
 from starforge.machine import Machine
 from starforge.queue.job import JOB
 from starforge.worker.registry import WORKER

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from starforge.db.pool import Connection, Pool, connect
-from starforge.etl.reads import last_snapshots
-from starforge.etl.shown import held, list_snapshots, whole
+from starforge.etl.snapshot.latest import last_snapshots
+from starforge.etl.snapshot.listing import held, list_snapshots, whole
 from starforge.ops.perform import perform
 from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue
@@ -22,7 +22,7 @@ from starforge.queue.job import LeasedJob, NewJob
 from starforge.web.auth import make_token
 from tests.contracts.contract import filled, statements
 from tests.covers import covers
-from tests.etl.test_ingest import offer
+from tests.etl.load.test_job import offer
 from tests.queue.jobs import a_worker, claimed
 from tests.web.api.conftest import JSON, SNAPSHOTS, a_server, hero
 from tests.worker.processes import a_worker as a_process

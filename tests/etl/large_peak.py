@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from starforge.db.pool import Pool
-from starforge.etl.large import take_large
-from starforge.etl.raw import open_raw
-from starforge.etl.source import snapshots
-from starforge.etl.store import store_at
+from starforge.etl.ingest.large import take_large
+from starforge.etl.ingest.offers import snapshots
+from starforge.etl.store.raw import open_raw
+from starforge.etl.store.store import store_at
 from starforge.heroes.mapping import HERO
 from tests.etl.peaks import resident
 

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 from starforge.db.pool import Pool
-from starforge.etl.ingest import process_snapshot
+from starforge.etl.ingest.offers import Offer, snapshots
+from starforge.etl.ingest.receive import receive
+from starforge.etl.load.job import process_snapshot
 from starforge.etl.mapping import Mappings
-from starforge.etl.receive import receive
-from starforge.etl.source import Offer, snapshots
 from starforge.heroes.mapping import HERO
 from starforge.queue.context import Host
 from starforge.queue.handler import Context, PermanentError

@@ -13,10 +13,10 @@ import psutil
 from starforge.db.pool import Pool
 from starforge.dev.bench.bomb import peak_bytes
 from starforge.dev.bench.documents import Heroes, write_huge
-from starforge.etl.large import take_large
-from starforge.etl.receive import receive
-from starforge.etl.source import Offer, snapshots
-from starforge.etl.store import store_at
+from starforge.etl.ingest.large import take_large
+from starforge.etl.ingest.offers import Offer, snapshots
+from starforge.etl.ingest.receive import receive
+from starforge.etl.store.store import store_at
 from starforge.heroes.mapping import HERO
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob

@@ -11,8 +11,8 @@ import pytest
 
 from starforge.app import app
 from starforge.db.pool import Pool
-from starforge.etl.receive import receive
-from starforge.etl.source import Offer
+from starforge.etl.ingest.offers import Offer
+from starforge.etl.ingest.receive import receive
 from starforge.heroes.mapping import HERO
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.job import NewJob

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from starforge.db.pool import Connection, Pool
-from starforge.etl.limits import ProcessSettings
-from starforge.etl.process import InHand, process
-from starforge.etl.receive import receive
-from starforge.etl.source import Offer
+from starforge.etl.gears.limits import ProcessSettings
+from starforge.etl.ingest.offers import Offer
+from starforge.etl.ingest.receive import receive
+from starforge.etl.load.process import InHand, process
 from starforge.heroes.mapping import HERO
 from tests.covers import covers
-from tests.etl.test_process import MODES, NOT_COMPARED, TABLES
+from tests.etl.load.test_process import MODES, NOT_COMPARED, TABLES
 from tests.faults.scene import Scene, a_database, a_scene
 from tests.faults.test_kills import KILLS_PER_WORKER, STEPS_MAX, Killer, Step, texts
 from tests.postgres import TestServer

@@ -12,7 +12,7 @@ from starforge.backfill.backfill import BACKFILL
 from starforge.backfill.partition import PARTITION
 from starforge.db.pool import Connection
 from starforge.errors import IllegalMoveError
-from starforge.etl.snapshot import SNAPSHOT
+from starforge.etl.snapshot.snapshot import SNAPSHOT
 from starforge.machine import Machine, Move
 from starforge.queue.breaker import BREAKER
 from starforge.queue.gate import GATE

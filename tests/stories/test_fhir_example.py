@@ -16,9 +16,9 @@ import pytest
 
 from starforge.db.pool import Connection, connect, set_tenant
 from starforge.etl.errors import MappingError
+from starforge.etl.load.upsert import Written
+from starforge.etl.load.write import write
 from starforge.etl.mapping import Mapping
-from starforge.etl.upsert import Written
-from starforge.etl.write import write
 from tests.postgres import TestServer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fhir"

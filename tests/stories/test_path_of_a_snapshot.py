@@ -16,8 +16,8 @@ import starforge
 from starforge.app import app
 from starforge.db.pool import Pool
 from starforge.dev.seed import heroes
-from starforge.etl.receive import Receipt, batches, receive
-from starforge.etl.source import snapshots
+from starforge.etl.ingest.offers import snapshots
+from starforge.etl.ingest.receive import Receipt, batches, receive
 from starforge.heroes.mapping import HERO
 from tests.covers import covers
 from tests.postgres import TestServer
@@ -25,18 +25,18 @@ from tests.stories.rows_by_hand import ByHand, Row, Rows, captured_at, profile_o
 from tests.stories.test_path_of_a_job import run_until
 
 PATH = (
-    "etl/source.py",
-    "etl/judge.py",
-    "etl/receive.py",
-    "etl/ingest.py",
-    "etl/process.py",
-    "etl/guard.py",
-    "etl/parse.py",
-    "etl/mapping.py",
-    "etl/reading.py",
-    "etl/write.py",
-    "etl/upsert.py",
-    "etl/rejects.py",
+    "etl/ingest/offers.py",
+    "etl/ingest/judge.py",
+    "etl/ingest/receive.py",
+    "etl/load/job.py",
+    "etl/load/process.py",
+    "etl/document/guard.py",
+    "etl/document/parse.py",
+    "etl/mapping/mapping.py",
+    "etl/mapping/reading.py",
+    "etl/load/write.py",
+    "etl/load/upsert.py",
+    "etl/snapshot/rejects.py",
 )
 HOUR_MS = 3_600_000
 ENDS = {"accepted": "processed", "mapping_error": "failed", "oversized": "quarantined"}

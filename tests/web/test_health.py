@@ -17,7 +17,7 @@ import pytest
 
 from starforge.clock import monotonic_s
 from starforge.db.pool import Pool, connect
-from starforge.etl import rejects
+from starforge.etl.snapshot import rejects
 from starforge.telemetry import metrics
 from starforge.telemetry.process import Memory
 from starforge.web.reading import FIGURES_S

@@ -11,7 +11,7 @@ import pytest
 
 from starforge.errors import told
 from starforge.etl.errors import MalformedError
-from starforge.etl.rejects import reject_of
+from starforge.etl.snapshot.rejects import reject_of
 from starforge.queue.handler import PermanentError, RetryLater
 from starforge.worker.carry import Carried, carried, rebuilt
 from starforge.worker.errors import JobMemoryError

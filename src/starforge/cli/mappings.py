@@ -19,9 +19,9 @@ from starforge.errors import MisusedError, NotFoundError, StarForgeError
 
 if TYPE_CHECKING:
     from starforge.db.pool import Pool
-    from starforge.etl.fit import Misfit
+    from starforge.etl.authoring.survey import Survey
     from starforge.etl.mapping import Mapping
-    from starforge.etl.survey import Survey
+    from starforge.etl.source.fit import Misfit
 
 mapping = typer.Typer(help="Mappings: how snapshots become rows.", no_args_is_help=True)
 
@@ -79,7 +79,7 @@ def check(
     mapping is compared with its tables as well. Of snapshots it shows rows per table, fields left over,
     columns that got no value, and what does not fit, with its path. Exit code 1 where something does not fit.
     """
-    from starforge.etl.survey import survey
+    from starforge.etl.authoring.survey import survey
 
     found = _mapping(reference, source)
     names = [*(against or []), *(more or [])]
@@ -115,7 +115,7 @@ def draft(
     """Propose a mapping for snapshots, as Python source on standard output; `mapping check` it then."""
     from itertools import islice
 
-    from starforge.etl import draft as drafts
+    from starforge.etl.authoring import draft as drafts
 
     with working("reading snapshots"):
         documents = [document for _, document in islice(_documents(snapshots), DRAFT_DOCUMENTS_MAX)]
@@ -129,7 +129,7 @@ def draft(
 @mapping.command("ddl")
 def ddl(reference: ReferenceArgument, source: SourceOption = None, as_json: JsonOption = False) -> None:
     """Print the tables of a mapping, with grants and row security, for a migration of your own."""
-    from starforge.etl import ddl as tables
+    from starforge.etl.authoring import ddl as tables
 
     found = _mapping(reference, source)
     text = tables.ddl(found)
@@ -192,9 +192,9 @@ def _imported(reference: str) -> tuple[Any, str | None]:
 
 def _documents(names: list[str]) -> Iterator[tuple[str, Any]]:
     """Yield the documents of files, and of stored snapshots, each with its name."""
+    from starforge.etl.document.parse import read_document
     from starforge.etl.errors import MalformedError
-    from starforge.etl.parse import read_document
-    from starforge.etl.source import snapshots
+    from starforge.etl.ingest.offers import snapshots
 
     ids = [(name, snapshot_id) for name in names if (snapshot_id := _id(name)) is not None]
     stored = iter(_stored([snapshot_id for _, snapshot_id in ids])) if ids else iter(())
@@ -216,7 +216,7 @@ def _documents(names: list[str]) -> Iterator[tuple[str, Any]]:
 
 def _from_store(row: Any) -> bytes:
     """Read a snapshot that lies in the object store, one at a time: it is looked at as a whole."""
-    from starforge.etl.raw import open_raw
+    from starforge.etl.store.raw import open_raw
     from starforge.settings import HomeSettings
 
     if row["size_bytes"] > WHOLE_BYTES_MAX:
@@ -256,7 +256,7 @@ def _misfits(found: Mapping) -> list[Misfit] | None:
     """Compare with the database where one is named or StarForge's own runs; else None."""
     from starforge.db.embedded import peek
     from starforge.db.pool import PoolSettings
-    from starforge.etl.fit import misfits
+    from starforge.etl.source.fit import misfits
     from starforge.settings import HomeSettings
 
     if not PoolSettings.read().url and peek(HomeSettings.read().home) is None:

@@ -14,7 +14,7 @@ from starforge.cli.work import JsonOption
 
 if TYPE_CHECKING:
     from starforge.db.pool import Connection
-    from starforge.etl.retention import Rule
+    from starforge.etl.retention.retention import Rule
 
 
 def add(app: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def add(app: typer.Typer) -> None:
 
 def list_(as_json: JsonOption = False) -> None:
     """List how long snapshots, captures, quarantine and errors are kept: by the settings, and by rules."""
-    from starforge.etl.retention import KINDS, RetentionSettings, rules
+    from starforge.etl.retention.retention import KINDS, RetentionSettings, rules
 
     async def look(conn: Connection, tenant: str) -> list[Rule]:
         return await rules(conn, tenant)

@@ -17,7 +17,7 @@ from starforge.cli.workers import seconds_of
 
 if TYPE_CHECKING:
     from starforge.db.pool import Connection, Pool
-    from starforge.etl.shown import Held, Sizes, Snapshot, Whole
+    from starforge.etl.snapshot.listing import Held, Sizes, Snapshot, Whole
 
 T = TypeVar("T")
 MB = 1_000_000
@@ -48,7 +48,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List snapshots, the newest first or the largest, without their content."""
-    from starforge.etl.shown import list_snapshots
+    from starforge.etl.snapshot.listing import list_snapshots
 
     async def look(conn: Connection, tenant: str) -> list[Snapshot]:
         since_s = None if since is None else seconds_of(since)
@@ -84,7 +84,7 @@ def list_(
 
 def quarantined(source: SourceOption = None, limit: LimitOption = 1000, as_json: JsonOption = False) -> None:
     """List what is in quarantine, with who holds it and why: snapshots, and bytes that are no JSON."""
-    from starforge.etl.shown import held
+    from starforge.etl.snapshot.listing import held
 
     async def look(conn: Connection, tenant: str) -> list[Held]:
         return await held(conn, tenant, source=source, most=limit)
@@ -130,7 +130,7 @@ def _why(one: Held) -> str:
 
 def show(snapshot_id: IdArgument, as_json: JsonOption = False) -> None:
     """Show all that is known of one snapshot but its content: state, captures, errors, holds, jobs."""
-    from starforge.etl.shown import whole
+    from starforge.etl.snapshot.listing import whole
 
     async def look(conn: Connection, tenant: str) -> Whole:
         return await whole(conn, snapshot_id, tenant)
@@ -197,8 +197,8 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Report what decides on memory: sizes of snapshots, peaks by type, how much is read in pieces."""
-    from starforge.etl.gears import streamed_bytes
-    from starforge.etl.shown import sizes
+    from starforge.etl.gears.by_name import streamed_bytes
+    from starforge.etl.snapshot.listing import sizes
     from starforge.worker.need import needs
 
     threshold = streamed_bytes()

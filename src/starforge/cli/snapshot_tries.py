@@ -25,7 +25,7 @@ from starforge.errors import InvalidInputError
 if TYPE_CHECKING:
     from starforge.db.pool import Pool
     from starforge.dev.reproduce import Measured
-    from starforge.etl.trial import Trial
+    from starforge.etl.load.trial import Trial
 
 Which = Annotated[str, typer.Argument(metavar="ID|FILE", help="A stored snapshot, or a file.")]
 SourceOption = Annotated[str | None, typer.Option(help="Source whose mapping applies to a file.")]
@@ -53,7 +53,7 @@ def export(
     The read is in the audit log. What is hidden: STARFORGE_REDACT_PATHS, STARFORGE_REDACT_KEYS and
     STARFORGE_REDACT_VALUES. A file is readable by its owner only, and is there whole or not at all.
     """
-    from starforge.etl.export import export as chunks_of
+    from starforge.etl.snapshot.export import export as chunks_of
     from starforge.ops.request import local_actor
     from starforge.ops.sensitive import sensitive_read
     from starforge.settings import HomeSettings
@@ -127,8 +127,8 @@ def try_(
     """
     from starforge.app import load
     from starforge.dev.reproduce import over_idle
-    from starforge.etl.gears import opened
-    from starforge.etl.trial import attempt
+    from starforge.etl.gears.by_name import opened
+    from starforge.etl.load.trial import attempt
     from starforge.settings import HomeSettings
 
     async def work(pool: Pool) -> tuple[Trial, int]:
@@ -246,9 +246,9 @@ async def _document(
 
     A file needs no pool.
     """
-    from starforge.etl.raw import open_raw
-    from starforge.etl.shown import whole
-    from starforge.etl.source import snapshots
+    from starforge.etl.ingest.offers import snapshots
+    from starforge.etl.snapshot.listing import whole
+    from starforge.etl.store.raw import open_raw
 
     path = folder / "document.json"
     snapshot_id = _id(which)

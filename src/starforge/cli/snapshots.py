@@ -32,8 +32,8 @@ from starforge.errors import StarForgeError
 
 if TYPE_CHECKING:
     from starforge.db.pool import Pool
-    from starforge.etl.receive import Receipt
-    from starforge.etl.source import Offer
+    from starforge.etl.ingest.offers import Offer
+    from starforge.etl.ingest.receive import Receipt
 
 snapshot = typer.Typer(
     help="Snapshots: take them in, look at them, hold and release them, take them apart.",
@@ -100,9 +100,9 @@ def ingest(
     taken all the same.
     """
     from starforge.app import load
-    from starforge.etl.large import take_large
-    from starforge.etl.receive import receive
-    from starforge.etl.source import snapshots
+    from starforge.etl.ingest.large import take_large
+    from starforge.etl.ingest.offers import snapshots
+    from starforge.etl.ingest.receive import receive
     from starforge.settings import HomeSettings
 
     mapping = load(app).mappings.get(source)
@@ -146,8 +146,8 @@ def orphans(
     as_json: JsonOption = False,
 ) -> None:
     """Say which objects of the object store no row names; the workers' upkeep deletes them each hour."""
-    from starforge.etl.store import object_store
-    from starforge.etl.sweep import Swept, sweep_objects
+    from starforge.etl.retention.sweep import Swept, sweep_objects
+    from starforge.etl.store.store import object_store
 
     async def found(pool: Pool) -> Swept:
         async with pool.connection() as conn:
@@ -198,7 +198,7 @@ def _pool(loop: asyncio.Runner) -> Iterator[Pool]:
 
 def _batches(offers: Iterable[Offer]) -> Iterator[list[Offer]]:
     """Group what is held for one transaction; a large document comes by itself."""
-    from starforge.etl.receive import batches
+    from starforge.etl.ingest.receive import batches
 
     for large, some in groupby(offers, key=lambda offer: offer.large is not None):
         if not large:

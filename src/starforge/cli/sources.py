@@ -50,10 +50,10 @@ def show(
     source: Annotated[str, typer.Argument(help="Name of the source.")], as_json: JsonOption = False
 ) -> None:
     """Show whether a source is taken, how it is read, how what it sends has changed, and how it failed."""
-    from starforge.etl.control import ingest_control
-    from starforge.etl.drift import drift, shape_changes, source_errors
-    from starforge.etl.hold import held_for
-    from starforge.etl.mode import modes
+    from starforge.etl.ingest.control import ingest_control
+    from starforge.etl.snapshot.hold import held_for
+    from starforge.etl.source.drift import drift, shape_changes, source_errors
+    from starforge.etl.source.mode import modes
     from starforge.settings import HomeSettings
 
     tenant = HomeSettings.read().tenant
@@ -140,8 +140,8 @@ def check(
     The references are those of the newest stored snapshots, processed or not. Exit code 1 where one lacks.
     """
     from starforge.app import load
-    from starforge.etl.catalogue import placeholders
-    from starforge.etl.hold import held_for
+    from starforge.etl.snapshot.hold import held_for
+    from starforge.etl.source.catalogue import placeholders
 
     known = load(app).mappings
     chosen = [known.get(source)] if source else list(known)
@@ -183,7 +183,7 @@ def seed(
     Then says what is still unresolved. Each thousand entries are one operation, with its own audit row.
     """
     from starforge.clock import new_id
-    from starforge.etl.catalogue import ENTRIES_MAX, placeholders
+    from starforge.etl.source.catalogue import ENTRIES_MAX, placeholders
     from starforge.ops.perform import perform
     from starforge.ops.request import local_actor
     from starforge.settings import HomeSettings
@@ -242,7 +242,7 @@ def offenders(
 
     Without either: what failed alike, with the constraint or fingerprint to ask for.
     """
-    from starforge.etl.hold import offenders as offending
+    from starforge.etl.snapshot.hold import offenders as offending
 
     if constraint is None and fingerprint is None:
         _show_alike(within, as_json)
@@ -284,7 +284,7 @@ def offenders(
 
 
 def _show_alike(within: int, as_json: bool) -> None:
-    from starforge.etl.drift import failures_alike
+    from starforge.etl.source.drift import failures_alike
 
     async def read(conn: Connection) -> Any:
         return await failures_alike(conn, within * 60.0, ALIKE_MAX)
@@ -331,9 +331,9 @@ def _read(work: Callable[[Connection], Awaitable[T]]) -> T:
 async def _lacking(conn: Connection, mapping: Mapping, most: int) -> tuple[int, dict[str, set[str]]]:
     """Return how many stored snapshots were looked into, and the entries to which they refer in vain."""
     from starforge.db.statement import sql
-    from starforge.etl.catalogue import catalogues, missing
+    from starforge.etl.document.parse import read_document
     from starforge.etl.errors import MalformedError, MappingError
-    from starforge.etl.parse import read_document
+    from starforge.etl.source.catalogue import catalogues, missing
 
     found: dict[str, set[str]] = {}
     if not most or not catalogues(mapping):

@@ -15,9 +15,9 @@ from starforge.clock import monotonic_s
 from starforge.db.pool import Pool
 from starforge.dev.errors import DemoStalledError
 from starforge.dev.seed import write_heroes
-from starforge.etl.follow import Reason, Tally, reasons, tally
-from starforge.etl.receive import Receipt, batches, receive
-from starforge.etl.source import snapshots
+from starforge.etl.ingest.offers import snapshots
+from starforge.etl.ingest.receive import Receipt, batches, receive
+from starforge.etl.snapshot.tally import Reason, Tally, reasons, tally
 from starforge.heroes.mapping import HERO
 from starforge.settings import HomeSettings
 

@@ -51,7 +51,7 @@ class Measured:
 
 async def reproduce(path: Path, source: str, app: str) -> list[Measured]:
     """Measure every gear on the document of a file, one after the other."""
-    from starforge.etl.gears import gears
+    from starforge.etl.gears.by_name import gears
 
     found = []
     for gear in gears():
@@ -98,7 +98,7 @@ async def _run(*words: str) -> dict[str, Any]:
 def measure(gear: str, app: str, source: str, path: Path, *, profile: bool) -> dict[str, Any]:
     """Run one gear on a document in this process and return what it cost."""
     from starforge.app import load
-    from starforge.etl.gears import gears
+    from starforge.etl.gears.by_name import gears
 
     mapping, run = load(app).mappings.get(source), gears()[gear]
     with suppress(OSError):

@@ -10,7 +10,7 @@ from starforge.errors import MisusedError, NotFoundError, RefusedError, Unreacha
 
 
 class MalformedError(MisusedError):
-    """The bytes are not JSON by the rules of `etl/guard.py`, or not the gzip they claim to be.
+    """The bytes are not JSON by the rules of `etl/document/guard.py`, or not the gzip they claim to be.
 
     `position` is the byte at fault, from 0; it is the length of the data where the document ends too
     early. `line` and `column` count from 1, the column in bytes.

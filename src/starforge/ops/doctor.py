@@ -17,10 +17,10 @@ from starforge.db.pool import Connection, PoolSettings, connect, require_bound_r
 from starforge.db.roles import EXTENSIONS, REQUIRED_EXTENSIONS, ROLES, role_name
 from starforge.db.url import shown
 from starforge.errors import RefusedError, StarForgeError
-from starforge.etl.control import ingest_control
-from starforge.etl.fit import misfits
+from starforge.etl.ingest.control import ingest_control
 from starforge.etl.mapping import Mapping
-from starforge.etl.store import object_store
+from starforge.etl.source.fit import misfits
+from starforge.etl.store.store import object_store
 from starforge.settings import HomeSettings, Settings, setting
 
 State = Literal["ok", "warning", "fault"]

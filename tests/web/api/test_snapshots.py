@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from starforge.db.pool import Pool
-from starforge.etl import guard
+from starforge.etl.document import guard
 from tests.conftest import Travel
 from tests.covers import covers
 from tests.web.api.conftest import JSON, SNAPSHOTS, count, hero, nothing_stored
@@ -355,7 +355,7 @@ async def test_a_kept_refusal_is_repeated_too(client: httpx.AsyncClient, bearer:
 async def test_a_key_is_forgotten_in_its_time(
     client: httpx.AsyncClient, bearer: Bearer, pool: Pool, travel: Travel
 ) -> None:
-    from starforge.etl.ingest_key import prune_ingest_keys
+    from starforge.etl.ingest.key import prune_ingest_keys
 
     headers = {**await bearer(), **JSON, "Idempotency-Key": "k1"}
     await client.post(SNAPSHOTS, content=hero("A_1"), headers=headers)

@@ -10,8 +10,8 @@ import msgspec
 
 from starforge.clock import monotonic_s
 from starforge.dev.bench.documents import bomb
+from starforge.etl.document.parse import read_document
 from starforge.etl.errors import MalformedError
-from starforge.etl.parse import read_document
 
 
 def peak_bytes(pid: int) -> int:

@@ -29,12 +29,12 @@ from starforge.dev.bench.huge import bench_huge
 from starforge.dev.bench.load import hold, release
 from starforge.dev.bench.place import Place, place
 from starforge.dev.errors import BenchStalledError
-from starforge.etl.guard import GUARD
-from starforge.etl.parse import read_document
-from starforge.etl.receive import batches, receive
-from starforge.etl.snapshot import JOB_TYPE
-from starforge.etl.source import Offer
-from starforge.etl.write import write
+from starforge.etl.document.guard import GUARD
+from starforge.etl.document.parse import read_document
+from starforge.etl.ingest.offers import Offer
+from starforge.etl.ingest.receive import batches, receive
+from starforge.etl.load.write import write
+from starforge.etl.snapshot.snapshot import JOB_TYPE
 from starforge.heroes.mapping import HERO
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob

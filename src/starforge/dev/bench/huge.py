@@ -15,9 +15,9 @@ from starforge.dev.bench.documents import Heroes, write_huge
 from starforge.dev.bench.fleet import fleet, started
 from starforge.dev.bench.place import place
 from starforge.dev.errors import BenchStalledError
-from starforge.etl.objects import new_key
-from starforge.etl.snapshot import HIGHMEM_TYPE
-from starforge.etl.store import store_at
+from starforge.etl.snapshot.snapshot import HIGHMEM_TYPE
+from starforge.etl.store.objects import new_key
+from starforge.etl.store.store import store_at
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
 

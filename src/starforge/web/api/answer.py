@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from starforge.errors import StarForgeError
+from starforge.etl.document.guard import guard_settings
 from starforge.etl.errors import MalformedError
-from starforge.etl.guard import guard_settings
-from starforge.etl.receipt import Receipt
+from starforge.etl.ingest.receipt import Receipt
 from starforge.ops.registry import API
 from starforge.web.problem import Problem
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starforge.app import StarForge
 from starforge.db.pool import Pool
 from starforge.errors import InvalidInputError
-from starforge.etl.ingest_key import IngestKey
+from starforge.etl.ingest.key import IngestKey
 from starforge.etl.mapping import Mapping
 from starforge.ops.audit import DENIED, Entry, record
 from starforge.ops.errors import RoleDeniedError

@@ -17,10 +17,10 @@ from starlette.responses import Response, StreamingResponse
 
 from starforge.errors import StarForgeError
 from starforge.etl.errors import IngestPausedError, TooLargeError
-from starforge.etl.judge import Judged, judge
-from starforge.etl.receipt import Receipt
-from starforge.etl.receive import BATCH_BYTES_MAX, BATCH_OFFERS_MAX, Taking
-from starforge.etl.source import Offer
+from starforge.etl.ingest.judge import Judged, judge
+from starforge.etl.ingest.offers import Offer
+from starforge.etl.ingest.receipt import Receipt
+from starforge.etl.ingest.receive import BATCH_BYTES_MAX, BATCH_OFFERS_MAX, Taking
 from starforge.web.api.answer import REFUSED, BatchEnd, Fault, LineAnswer, fault, line_answer
 from starforge.web.api.asked import Asked
 from starforge.web.api.body import SPOOL_BYTES, Body

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from starforge.etl.unpack import Packing, unpacker
+from starforge.etl.ingest.unpack import Packing, unpacker
 from starforge.web.errors import BodyTooSlowError, EncodingError, SnapshotTooLargeError
 from starforge.web.settings import IngestSettings
 

@@ -15,7 +15,7 @@ import asyncpg
 
 from starforge.db.pool import Pool, explained
 from starforge.errors import StarForgeError
-from starforge.etl.receive import BATCH_BYTES_MAX, BATCH_OFFERS_MAX, Taken, Taking, take
+from starforge.etl.ingest.receive import BATCH_BYTES_MAX, BATCH_OFFERS_MAX, Taken, Taking, take
 from starforge.ops.errors import OutcomeUnknownError
 from starforge.ops.request import LOST
 from starforge.web.errors import ServerBusyError

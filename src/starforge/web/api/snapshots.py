@@ -17,12 +17,12 @@ from starforge.app import StarForge
 from starforge.db.pool import Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
-from starforge.etl.control import IngestControl, ingest_control
 from starforge.etl.errors import MalformedError
-from starforge.etl.judge import Judged, judge
-from starforge.etl.receipt import Receipt
-from starforge.etl.receive import Taking
-from starforge.etl.source import Offer
+from starforge.etl.ingest.control import IngestControl, ingest_control
+from starforge.etl.ingest.judge import Judged, judge
+from starforge.etl.ingest.offers import Offer
+from starforge.etl.ingest.receipt import Receipt
+from starforge.etl.ingest.receive import Taking
 from starforge.web.api.answer import SnapshotState, malformed, offered
 from starforge.web.api.asked import Asked, asked, require_offers
 from starforge.web.api.body import SPOOL_BYTES, Body, linger

@@ -15,8 +15,14 @@ from starforge import __version__
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.errors import StarForgeError
-from starforge.etl.control import IngestControl, ingest_control
-from starforge.etl.reads import LastError, LastSnapshot, last_errors, last_snapshots, snapshots_of_the_hour
+from starforge.etl.ingest.control import IngestControl, ingest_control
+from starforge.etl.snapshot.latest import (
+    LastError,
+    LastSnapshot,
+    last_errors,
+    last_snapshots,
+    snapshots_of_the_hour,
+)
 from starforge.queue.gate import Gate, closed_gates
 from starforge.queue.reads import (
     Depth,

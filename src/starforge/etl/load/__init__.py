@@ -1,0 +1,1 @@
+"""The job that turns a stored snapshot into rows of the user's tables."""

@@ -1,0 +1,1 @@
+"""What goes: by age, by a subject's wish, or because no row names it."""

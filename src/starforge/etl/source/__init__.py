@@ -1,0 +1,1 @@
+"""What is known of a source while workers run: its mode, fit, drift and catalogues."""

@@ -1,0 +1,1 @@
+"""Where raw documents are kept: the object store and the column."""
