@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Literal, get_args
@@ -200,8 +201,9 @@ class Hourly(_Calendar):
         object.__setattr__(self, "clock", clock)
         start = self.start if isinstance(self.start, str) else self._text(self.start)
         if (found := HOUR.fullmatch(start.strip())) is not None:
-            offset = _wall(found[1], start).replace(tzinfo=clock).utcoffset() or timedelta()
-            object.__setattr__(self, "_shift_s", -int(offset.total_seconds()) % HOUR_S)
+            with suppress(PartitionKeyError):  # which follows, when the start is read
+                offset = _wall(found[1], start).replace(tzinfo=clock).utcoffset() or timedelta()
+                object.__setattr__(self, "_shift_s", -int(offset.total_seconds()) % HOUR_S)
         super().__post_init__()
 
     def start_of(self, ordinal: int) -> datetime:
