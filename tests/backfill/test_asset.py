@@ -12,12 +12,14 @@ import pytest
 
 from starforge.backfill.asset import Asset, Assets, asset
 from starforge.backfill.errors import AssetDeclarationError, UnknownAssetError
+from starforge.backfill.hourly import Hourly
 from starforge.backfill.keyed import KeyRange, Static
 from starforge.backfill.partition import Cursor, Partition
 from starforge.backfill.revision import revision_of
 from starforge.backfill.scheme import Named, Scheme, Window
+from starforge.backfill.snapshot_range import SnapshotRange
 from starforge.backfill.upstream import Upstream
-from starforge.backfill.window import Daily, Hourly, Monthly, SnapshotRange
+from starforge.backfill.window import Daily, Monthly
 from starforge.db.pool import Connection
 from starforge.queue.context import Context
 from starforge.queue.declare import Retry

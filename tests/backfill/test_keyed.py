@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 from hypothesis import assume, given, settings
@@ -112,7 +113,7 @@ def test_names_keep_the_order_in_which_they_are_declared() -> None:
         (lambda: Static(" a"), "without blanks around it"),
         (lambda: Static("a,b"), "no commas"),
         (lambda: Static("a\x00"), "no control characters"),
-        (lambda: Static(["a"]), "a name is text"),
+        (lambda: Static(cast(Any, ["a"])), "a name is text"),
         (lambda: KeyRange("t", rows=0), "rows is 0; it must be a whole number from 1"),
         (lambda: KeyRange("t", rows=True), "rows is True"),
         (lambda: KeyRange("a.b.c"), "must name a table or schema.table"),

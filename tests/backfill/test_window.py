@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starforge.backfill.errors import AssetDeclarationError, PartitionKeyError
+from starforge.backfill.hourly import Hourly
 from starforge.backfill.scheme import SnapshotWindow
-from starforge.backfill.window import Daily, Hourly, Monthly, SnapshotRange, TimeScheme
+from starforge.backfill.snapshot_range import SnapshotRange
+from starforge.backfill.window import Daily, Monthly, TimeScheme
 from tests.covers import covers
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "America/Havana"]
@@ -97,6 +100,18 @@ def test_the_hour_that_comes_twice_is_two_partitions_told_apart_by_their_offsets
         PartitionKeyError, match=r"comes twice .* 2024-10-27T02\+02:00 or 2024-10-27T02\+01:00"
     ):
         hours.bounds("2024-10-27T02")
+
+
+@pytest.mark.parametrize("zone", [*ZONES, "Africa/Casablanca", "Pacific/Apia", "Africa/Monrovia"])
+def test_hours_are_listed_with_the_keys_that_they_have_one_by_one(zone: str) -> None:
+    """Over years in which clocks changed by an hour, by half of one, by 44.5 minutes, and by a day."""
+    hours = Hourly("1971-01-01T00", zone=zone)
+    for year in (1971, 2011, 2024):
+        first = hours.at(datetime(year, 12, 1, tzinfo=UTC)) - 11 * 30 * 24
+        listed = list(hours.listed([(first, first + 400 * 24)]))
+        assert listed == [(hours.label(ordinal), ordinal) for _, ordinal in listed]
+        assert len({key for key, _ in listed}) == 400 * 24
+        assert all(hours.read(key) == ordinal for key, ordinal in listed[::7])
 
 
 def test_the_hour_that_clocks_skip_is_no_partition() -> None:
@@ -247,13 +262,13 @@ def test_snapshots_are_taken_by_windows_of_one_of_their_times() -> None:
             "start of hourly .* is no hour of Europe/Berlin",
         ),
         (lambda: Hourly("2023-02-29T00"), "is not in the calendar"),
-        (lambda: Monthly(7), "is not written as a month is"),
+        (lambda: Monthly(cast(Any, 7)), "is not written as a month is"),
         (lambda: SnapshotRange("", every=Daily("2024-01-01")), "names the source"),
         (
-            lambda: SnapshotRange("hero", by="size", every=Daily("2024-01-01")),
+            lambda: SnapshotRange("hero", by=cast(Any, "size"), every=Daily("2024-01-01")),
             "by captured_at or created_at, not",
         ),
-        (lambda: SnapshotRange("hero", every=Daily), "give it a Daily"),
+        (lambda: SnapshotRange("hero", every=cast(Any, Daily)), "give it a Daily"),
     ],
 )
 def test_a_scheme_that_cannot_be_is_refused_where_it_is_declared(declare, told: str) -> None:  # type: ignore[no-untyped-def]

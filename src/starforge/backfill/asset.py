@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 from starforge.backfill.errors import AssetDeclarationError, UnknownAssetError
 from starforge.backfill.revision import revision_of
 from starforge.backfill.scheme import Scheme, Span
+from starforge.backfill.snapshot_range import SnapshotRange
 from starforge.backfill.takes import Takes
 from starforge.backfill.upstream import Upstream, inputs, unmapped
-from starforge.backfill.window import SnapshotRange
 from starforge.queue.declare import Retry, seconds
 from starforge.queue.errors import DeclarationError
 

@@ -2,8 +2,8 @@
 
 A key is text that people type. Beside it each partition has an ordinal, an int8 that never changes for its
 asset; partitions run, and a checkpoint advances, in the order of ordinals and never in that of text (D-14).
-The schemes are `Daily`, `Hourly`, `Monthly` and `SnapshotRange` (window.py), `Static` and `KeyRange`
-(keyed.py).
+The schemes are `Daily` and `Monthly` (window.py), `Hourly` (hourly.py), `SnapshotRange` (snapshot_range.py),
+`Static` and `KeyRange` (keyed.py).
 """
 
 from __future__ import annotations
