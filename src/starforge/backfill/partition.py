@@ -1,7 +1,12 @@
-"""The partition of a backfill: its states and the moves between them."""
+"""The partition of a backfill: its states, the moves between them, and what its handler is given."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from starforge.backfill.scheme import Bounds
 from starforge.machine import Machine
 
 PARTITION = Machine.of(
@@ -16,3 +21,53 @@ PARTITION = Machine.of(
         ("cancel", "pending running failed", "cancelled"),
     ],
 )
+
+B = TypeVar("B", bound=Bounds, covariant=True)
+
+Store = Callable[[Any], Awaitable[None]]
+"""Keeps a cursor for the partition's next attempt; whoever runs partitions supplies it."""
+
+
+class Cursor:
+    """How far inside its partition the work is: a JSON value, and who keeps it."""
+
+    __slots__ = ("_store", "value")
+
+    def __init__(self, value: Any = None, store: Store | None = None) -> None:
+        self.value, self._store = value, store
+
+    async def advance(self, value: Any) -> None:
+        """Keep a value; it counts once it is kept, so an error leaves the one before."""
+        if self._store is not None:
+            await self._store(value)
+        self.value = value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition(Generic[B]):
+    """One partition, as its handler gets it.
+
+    A handler says what bounds it expects: `Partition[Window]` has `bounds.start` and `bounds.end`,
+    `Partition[KeySpan]` has `bounds.first` and `bounds.end`, `Partition[Named]` has `bounds.name`.
+    """
+
+    asset: str
+    key: str
+    ordinal: int
+    bounds: B
+    attempt: int = 1
+    """1 for the first."""
+
+    resume: Cursor = field(default_factory=Cursor, repr=False, compare=False)
+
+    @property
+    def cursor(self) -> Any:
+        """What `advance` kept last, in this attempt or an earlier one of the same backfill; None without."""
+        return self.resume.value
+
+    async def advance(self, cursor: Any) -> None:
+        """Keep a JSON value that says how far the work is, for an attempt that follows should this one fail.
+
+        A plain function, which runs in a thread, calls `ctx.wait(partition.advance(…))`.
+        """
+        await self.resume.advance(cursor)

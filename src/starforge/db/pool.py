@@ -345,9 +345,16 @@ def _ended(conn: Connection) -> bool:
         return True
 
 
-async def set_tenant(conn: Connection, tenant: str) -> None:
-    """Make the open transaction speak for `tenant`; ends with it, also behind a pooler."""
-    await conn.execute("SELECT set_config('starforge.tenant_id', $1, true)", tenant)
+async def set_tenant(conn: Connection, tenant: str, *, lock_ms_max: int | None = None) -> None:
+    """Make the open transaction speak for `tenant`; ends with it, also behind a pooler.
+
+    With `lock_ms_max` no statement of it waits longer than that for a lock.
+    """
+    if lock_ms_max is None:
+        await conn.execute("SELECT set_config('starforge.tenant_id', $1, true)", tenant)
+    else:
+        both = "SELECT set_config('starforge.tenant_id', $1, true), set_config('lock_timeout', $2, true)"
+        await conn.execute(both, tenant, str(lock_ms_max))
 
 
 async def require_bound_role(conn: Connection, what: str) -> None:

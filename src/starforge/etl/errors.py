@@ -103,6 +103,17 @@ class IngestKeyReusedError(RefusedError):
         self.key = key
 
 
+class CapturedAheadError(MisusedError):
+    """A document is said to have been taken at a time that lies ahead."""
+
+    code = "SF419"
+    remedy = (
+        "Give the time at which it was taken, with its zone; it would supersede all that comes until then."
+        " Seconds and milliseconds since 1970 are easily mistaken for each other."
+    )
+    http_status = 422
+
+
 class MappingError(MisusedError):
     """A document does not hold what its mapping says it holds, at `path` ("" is the document itself).
 

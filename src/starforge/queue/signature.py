@@ -76,7 +76,7 @@ class Signature:
         Raises: DeclarationError for what no JSON payload can give.
         """
         python = inspect.signature(handler)
-        hints = _hints(handler, name, names)
+        hints = hints_of(handler, f"job {name}", names)
         fields: list[tuple[str, Any, Any]] = []
         context = None
         depends: dict[str, Dependency] = {}
@@ -198,7 +198,11 @@ def told(error: msgspec.ValidationError) -> MisfitError:
     return MisfitError(path, what[:1].lower() + what[1:].replace("`", ""))
 
 
-def _hints(handler: Callable[..., Any], name: str, names: Mapping[str, Any]) -> dict[str, Any]:
+def hints_of(handler: Callable[..., Any], what: str, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a handler's annotations say.
+
+    Raises: DeclarationError, beginning with `what`, where they cannot be read.
+    """
     target = (
         handler if inspect.isroutine(handler) else getattr(handler, "func", None) or type(handler).__call__
     )
@@ -206,7 +210,7 @@ def _hints(handler: Callable[..., Any], name: str, names: Mapping[str, Any]) -> 
         return typing.get_type_hints(target, localns=dict(names), include_extras=True)
     except (NameError, TypeError) as error:
         raise DeclarationError(
-            f"job {name}: its annotations cannot be read where it is declared: {error}; import at run time"
+            f"{what}: its annotations cannot be read where it is declared: {error}; import at run time"
             " what they name"
         ) from None
 

@@ -66,7 +66,7 @@ NEEDS_S = 5.0
 """How often what the types need of memory is read, where there is a limit."""
 
 BEAT_S = 0.5
-COLLECT_OBJECTS = 10_000
+COLLECT_OBJECTS = 50_000
 """So many more objects there are before the collector looks for cycles among the new ones. Python's 700 are a
 twelfth of the time of a small snapshot."""
 

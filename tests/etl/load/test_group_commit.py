@@ -11,6 +11,11 @@ from starforge.etl.load import group_commit
 from starforge.etl.load.group_commit import GroupCommit, GroupLeftError
 
 
+@pytest.fixture(autouse=True)
+def _groups_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "UNITS_MAX", 4)
+
+
 class Committed:
     """Takes groups, each as soon as it is let through."""
 

@@ -69,7 +69,7 @@ async def test_a_trial_says_what_would_change_and_leaves_every_table_as_it_was(p
 
 
 async def test_a_trial_of_what_was_superseded_says_so(pool: Pool) -> None:
-    await offer(pool, ServerTime=1_800_000_000_000)
+    await offer(pool, ServerTime=1_750_000_000_000)
     await run_until(pool, types(), "SELECT count(*) FROM job_history", 1)
     trial = await tried(pool, ServerTime=1_700_000_000_000, Level=9)
     assert "users" in trial.superseded

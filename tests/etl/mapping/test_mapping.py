@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import pytest
 
 from starforge.etl.document.path import EVERY, get, leftover, parse, shown, taken
 from starforge.etl.errors import (
+    CapturedAheadError,
     DuplicateMappingError,
     MappingDeclarationError,
     MappingError,
     UnknownSourceError,
 )
+from starforge.etl.ingest.judge import judge
+from starforge.etl.ingest.offers import Offer
 from starforge.etl.mapping import (
     BIGINT,
     BOOLEAN,
@@ -532,3 +535,24 @@ def test_a_reference_by_value_is_to_a_table_before_it_and_of_its_type(column: Co
     table = Table("people", key=("tenant_id", "code"), columns=[Column("code", "Code", TEXT), column])
     with pytest.raises(MappingDeclarationError, match=told):
         shop(table)
+
+
+@covers("F-20")
+def test_a_time_that_lies_ahead_is_no_time_at_which_a_document_was_taken() -> None:
+    """It would supersede all that comes until then; an hour is left for clocks that are wrong."""
+    mapping = Mapping(
+        "shop",
+        subject="customers",
+        tables=[Table("customers", key=("tenant_id", "code"), columns=[Column("code", "Code", TEXT)])],
+        captured_at=["At"],
+        captured_as=EPOCH_S,
+    )
+    now = datetime.now(UTC)
+    soon, far = now + timedelta(hours=1), now + timedelta(days=2)
+    assert mapping.captured_at({"At": int(soon.timestamp())}) is not None
+    with pytest.raises(MappingError, match=r"^At: .* lies more than a day ahead"):
+        mapping.captured_at({"At": int(far.timestamp())})
+    offer = Offer("a", b'{"Code": "A"}')
+    assert judge(offer, mapping, soon).captured_at == soon
+    with pytest.raises(CapturedAheadError, match=r"captured_at .* lies more than a day ahead"):
+        judge(offer, mapping, far)

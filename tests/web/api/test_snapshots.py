@@ -214,6 +214,7 @@ async def test_a_snapshot_that_is_not_there_is_not_found(
     [
         ("?source=nobody", 404, "hero, shop"),
         ("?captured_at=yesterday", 422, "2026-01-31T12:00:00Z"),
+        ("?captured_at=3026-01-31", 422, "lies more than a day ahead"),
         ("?keep=maybe", 422, "true or false"),
         ("?sorce=hero", 422, "sorce"),
     ],

@@ -17,6 +17,7 @@ from starforge.etl.errors import DocumentTimeoutError, MalformedError, MappingEr
 from starforge.etl.gears.entities import whose
 from starforge.etl.ingest.offers import Offer, OfferError
 from starforge.etl.mapping import Mapping
+from starforge.etl.mapping.taken import require_taken
 
 CHUNK_BYTES = 1 << 20
 
@@ -59,7 +60,9 @@ def judge(offer: Offer, mapping: Mapping, captured_at: datetime | None = None) -
         offer: What was offered; an error that it brings is its verdict.
         mapping: How documents of its source say whose they are and when they were taken.
         captured_at: What the caller says; it counts more than what the document says.
+    Raises: CapturedAheadError.
     """
+    require_taken(captured_at)
     digest = hashlib.sha256(offer.data).digest()
     if offer.error is not None:
         return Judged(offer, mapping.name, digest, owner=mapping.owner, error=offer.error)

@@ -34,6 +34,7 @@ from starforge.etl.ingest.offers import LargeDocument, LargeReading, Offer, Offe
 from starforge.etl.ingest.receipt import Receipt, alert_receipt
 from starforge.etl.ingest.receive import offered_again, receive
 from starforge.etl.mapping import Mapping
+from starforge.etl.mapping.taken import require_taken
 from starforge.etl.snapshot.rejects import reject, reject_of
 from starforge.etl.snapshot.snapshot import HIGHMEM_TYPE
 from starforge.etl.store.objects import CHUNK_BYTES, ObjectStore, new_key
@@ -72,9 +73,11 @@ async def take_large(
     It is held for the high-memory lane; what is malformed is kept as an object that a row of quarantine
     names. What is above the hard limit is refused and not kept.
 
-    Raises: IngestPausedError, SourcePausedError and the object store's errors: then nothing of it was taken.
+    Raises: CapturedAheadError, IngestPausedError, SourcePausedError and the object store's errors: then
+        nothing of it was taken.
     """
     assert offer.large is not None
+    require_taken(captured_at)
     store = store or object_store()
     async with pool.transaction(tenant=tenant) as conn:
         await require_open(conn, mapping.name)

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 Unit = TypeVar("Unit")
 Answer = TypeVar("Answer")
 
-UNITS_MAX = 4
+UNITS_MAX = 8
 LANES = 2
 """Groups at once: one is made ready and sent while the other waits for the database."""
 

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import asyncpg
 
 from starforge.clock import failpoint
-from starforge.db.pool import DATABASE_AWAY, Connection, Pool
+from starforge.db.pool import DATABASE_AWAY, Connection, Pool, set_tenant
 from starforge.db.statement import sql
 from starforge.etl.document.guard import MB, Guard
 from starforge.etl.document.parse import parse, read_document
@@ -132,12 +132,11 @@ async def _commit_group(group: Sequence[_Ready], stay: Callable[[], None]) -> li
 
 
 async def _commit(
-    ready: Sequence[_Ready], stay: Callable[[], None] | None = None, lock_ms_max: int = 0
+    ready: Sequence[_Ready], stay: Callable[[], None] | None = None, lock_ms_max: int | None = None
 ) -> list[Written]:
     pool, mapping, tenant = ready[0].pool, ready[0].mapping, ready[0].snapshot.tenant
-    async with pool.transaction(tenant=tenant, probing=True) as conn:
-        if lock_ms_max:
-            await conn.execute(f"SET LOCAL lock_timeout = {lock_ms_max}")
+    async with pool.transaction(probing=True) as conn:
+        await set_tenant(conn, tenant, lock_ms_max=lock_ms_max)
         written = await write_all(
             conn,
             mapping,

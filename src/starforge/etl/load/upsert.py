@@ -130,7 +130,7 @@ class Writer:
                 statements.stage_name,
                 schema_name="pg_temp",
                 columns=names,
-                records=zip(*(part.columns[name] for name in names), strict=True),
+                records=zip(*(_column(part, name) for name in names), strict=True),
             )
 
     async def refuse_twice(self, table: Table) -> None:
@@ -363,6 +363,13 @@ def _sent(parts: list[Part]) -> list[Any]:
     return [*arrays, _values(parts, table.extra)] if table.extra else arrays
 
 
+def _column(rows: Rows, name: str) -> list[Any]:
+    """Return a column as it is sent: null for no extra fields."""
+    if name == rows.table.extra:
+        return [None if value == NO_EXTRA else value for value in rows.columns[name]]
+    return rows[name]
+
+
 def _keys(parts: list[Part]) -> list[Any]:
     table = parts[0].rows.table
     return [_array(table.column(name), _values(parts, name)) for name in (*table.scope, *table.own_key)]
@@ -379,8 +386,8 @@ def _scopes(parts: list[Part]) -> list[Any]:
 
 def _values(parts: list[Part], name: str) -> list[Any]:
     if len(parts) == 1:
-        return parts[0].rows[name]
-    return list(chain.from_iterable(part.rows[name] for part in parts))
+        return _column(parts[0].rows, name)
+    return list(chain.from_iterable(_column(part.rows, name) for part in parts))
 
 
 def _array(column: AnyColumn, values: list[Any]) -> Any:

@@ -113,7 +113,8 @@ def _into(
     """Return what is written into which column, in order; what is no constant comes with each row."""
     into = {"tenant_id": "$1::text"}
     into |= {column.name: constants.get(column.name) or _cast(column) for column in columns}
-    return into | ({table.extra: f"i.{q(table.extra)}::jsonb"} if table.extra else {})
+    # Most rows have nothing beside their columns: null is cheaper to send, and nothing is to be parsed.
+    return into | ({table.extra: f"coalesce(i.{q(table.extra)}::jsonb, '{{}}')"} if table.extra else {})
 
 
 def _scope(table: Table, first: int) -> list[str]:

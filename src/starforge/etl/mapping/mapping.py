@@ -39,6 +39,7 @@ from starforge.etl.mapping.tables import (
     Rows,
     Table,
 )
+from starforge.etl.mapping.taken import ahead
 from starforge.etl.mapping.types import (
     TIMESTAMP,
     Type,
@@ -121,6 +122,8 @@ class Mapping:
             except UnfitError as error:
                 raise MappingError(join(shown(path), error.where), error.reason) from None
             if found is not None:
+                if (reason := ahead(found)) is not None:
+                    raise MappingError(shown(path), reason, value=get(document, path))
                 return found
         return None
 

@@ -15,6 +15,7 @@ from starforge.db.pool import Pool
 from starforge.errors import InvalidInputError
 from starforge.etl.ingest.key import IngestKey
 from starforge.etl.mapping import Mapping
+from starforge.etl.mapping.taken import require_taken
 from starforge.ops.audit import DENIED, Entry, record
 from starforge.ops.errors import RoleDeniedError
 from starforge.ops.request import require_key
@@ -129,7 +130,7 @@ def _yes(name: str, value: str) -> bool:
 
 
 def _time(value: str | None) -> datetime | None:
-    """Read a time in ISO 8601; one without a zone is UTC."""
+    """Read a time in ISO 8601; one without a zone is UTC. It may not lie ahead."""
     if not value:
         return None
     try:
@@ -139,4 +140,6 @@ def _time(value: str | None) -> datetime | None:
         raise InvalidInputError(
             f"captured_at={value[:40]}: write a time as in 2026-01-31T12:00:00Z"
         ) from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    require_taken(time)
+    return time

@@ -1,0 +1,95 @@
+"""The errors of the backfill room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from starforge.errors import MisusedError, NotFoundError, RefusedError
+
+NAMES_TOLD_MAX = 8
+
+
+class AssetDeclarationError(MisusedError):
+    """What an asset or its partitions declare cannot be; refused where it is declared or bound."""
+
+    code = "SF501"
+    remedy = "Correct the argument of `@app.asset(...)` that the message names."
+
+
+class UnknownAssetError(NotFoundError):
+    """No asset of that name is declared."""
+
+    code = "SF502"
+    remedy = "Name an asset of the app, or start with the app that declares it (--app)."
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        super().__init__(f"no asset is called {name!r}; {_nearest(near, known)}")
+        self.name, self.known, self.near = name, tuple(known), tuple(near)
+
+
+class PartitionKeyError(MisusedError):
+    """A text is no key of the asset's partitions: written otherwise, or naming none of them."""
+
+    code = "SF503"
+    remedy = "Write the key as the message shows."
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key[:200]!r} {reason}")
+        self.key, self.reason = key, reason
+
+
+class BackwardRangeError(MisusedError):
+    """A range ends before it starts."""
+
+    code = "SF504"
+    remedy = "Give the earlier key to --from and the later one to --to; both are included."
+
+
+class OutsidePartitionsError(RefusedError):
+    """A key lies before the asset's first partition, beyond its last one, or has not ended yet."""
+
+    code = "SF505"
+    remedy = "Choose among the partitions that there are, as the message names them."
+    http_status = 422
+
+
+class TooManyPartitionsError(RefusedError):
+    """A request names more partitions than one backfill may have."""
+
+    code = "SF506"
+    remedy = "Make several backfills of it, or raise STARFORGE_BACKFILL_PARTITIONS_MAX."
+    http_status = 422
+
+
+class NothingSelectedError(RefusedError):
+    """A request names no partition at all."""
+
+    code = "SF507"
+    remedy = "Look at what the message says there is; nothing was created."
+    http_status = 422
+
+
+class UpstreamDepthError(RefusedError):
+    """An asset's upstream reaches further up than a backfill follows without being told so."""
+
+    code = "SF508"
+    remedy = "Say with --max-depth how many levels to include."
+    http_status = 422
+
+
+class SelectionError(MisusedError):
+    """The options that choose partitions contradict one another, or one is outside its bounds."""
+
+    code = "SF509"
+    remedy = "Leave one of the options out, or correct the one that the message names."
+
+
+def _nearest(near: Sequence[str], known: Sequence[str]) -> str:
+    if near:
+        return f"did you mean {' or '.join(near)}? `starforge backfill create {near[0]} --dry-run` shows it"
+    if not known:
+        return "the app declares none"
+    more = f" and {len(known) - NAMES_TOLD_MAX} more" if len(known) > NAMES_TOLD_MAX else ""
+    return f"there are {', '.join(known[:NAMES_TOLD_MAX])}{more}"
