@@ -38,16 +38,22 @@ ALTER TABLE backfill_partitions
     ADD COLUMN started_at timestamptz,
     ADD COLUMN duration_ms double precision,
     ADD COLUMN fingerprint text,
+    ADD COLUMN is_canary boolean NOT NULL DEFAULT false,
     ADD COLUMN is_folded boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN backfill_partitions.queue_job_id IS 'The job that does it, while one does.';
 COMMENT ON COLUMN backfill_partitions.cursor IS 'How far its handler came: kept when an attempt ends early.';
 COMMENT ON COLUMN backfill_partitions.is_folded IS 'The counters of its backfill know that it is over.';
 CREATE INDEX backfill_partitions_unfolded ON backfill_partitions (backfill_job_id, ordinal)
     WHERE NOT is_folded AND state IN ('completed', 'failed', 'cancelled');
-CREATE INDEX backfill_partitions_unfed ON backfill_partitions (backfill_job_id, ordinal)
+CREATE INDEX backfill_partitions_unfed ON backfill_partitions (backfill_job_id, is_canary DESC, ordinal)
     WHERE state = 'pending' AND queue_job_id IS NULL;
 CREATE INDEX backfill_jobs_due ON backfill_jobs (priority DESC, created_at)
     WHERE state IN ('pending', 'resuming', 'running');
+
+-- What a backfill may run at once is the limit of its key, which changes while it runs.
+ALTER TABLE setting_overrides DROP CONSTRAINT setting_overrides_scope;
+ALTER TABLE setting_overrides ADD CONSTRAINT setting_overrides_scope
+    CHECK (scope IN ('all', 'queue', 'type', 'worker', 'key'));
 
 CREATE TABLE backfill_assets (
     name          text PRIMARY KEY,
