@@ -266,7 +266,7 @@ def test_whatever_happens_the_end_is_in_the_future_and_finite(
     estimator, now_s = Estimator(100), 0.0
     for what, value, word in moments:
         if what == "finish":
-            estimator.finish(value, word, retry_in_s=value)  # type: ignore[arg-type]
+            estimator.finish(value, word, retry_in_s=value)  # type: ignore[arg-type]  # any word is tried
             continue
         if what == "pause":
             estimator.pause(now_s)
