@@ -41,7 +41,7 @@ torture: install   ## Kill, freeze and choke workers and Postgres for minutes: S
 	@STARFORGE_TORTURE=1 $(BIN)/python -m pytest -s tests/torture
 
 test-fast: install ## The tests that need no database and no other server
-	@$(BIN)/python -m pytest -m "not db and not server"
+	@$(PYTEST) -m "not db and not server and not long"
 
 lint: install      ## Lint, formatting, imports and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy

@@ -137,7 +137,7 @@ async def _generator(partition: Any) -> Any:
 
 
 async def _hidden(partition: Any, ctx: Any, /) -> None: ...
-async def _unreadable(partition: Nowhere) -> None: ...  # type: ignore[name-defined] # noqa: F821
+async def _unreadable(partition: Nowhere) -> None: ...  # type: ignore[name-defined] # noqa: F821 - that is the fault
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_a_cursor_advances_once_it_is_kept() -> None:
         await given.advance("bad")
     assert (given.cursor, kept) == (9, [9])
     with pytest.raises(AttributeError):
-        given.key = "other"  # type: ignore[misc]
+        given.key = "other"  # type: ignore[misc]  # that is what is refused
 
 
 def test_two_assets_of_one_name_are_refused() -> None:

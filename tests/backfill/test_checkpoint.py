@@ -70,6 +70,7 @@ def test_it_can_be_built_again_from_a_stored_one_and_what_ended_behind_it(
     assert (again.ordinal, again.terminal, again.reached) == (whole.ordinal, whole.terminal, whole.reached)
 
 
+@pytest.mark.long
 @covers("D-14")
 def test_500_000_partitions_in_any_order_take_less_than_a_megabyte() -> None:
     order = [1_000 + at * 7_919 % 500_000 for at in range(500_000)]  # a prime: each once

@@ -48,6 +48,7 @@ def played() -> dict[str, dict[str, float]]:
     return {**by_shape, "all": found}
 
 
+@pytest.mark.long
 @covers("B-49", "B-16")
 def test_p10_to_p90_holds_the_true_end(played: dict[str, dict[str, float]]) -> None:
     """Over all shapes together, from 5 % of the work on; the pauses that began later are taken off."""
@@ -55,12 +56,14 @@ def test_p10_to_p90_holds_the_true_end(played: dict[str, dict[str, float]]) -> N
     assert played["all"]["eta_before_p90_ratio"] >= 0.88
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [shape.name for shape in SHAPES])
 def test_no_shape_of_work_is_told_badly(played: dict[str, dict[str, float]], shape: str) -> None:
     assert played[shape]["eta_hit_ratio"] >= 0.65
     assert played[shape]["eta_before_p90_ratio"] >= 0.70
 
 
+@pytest.mark.long
 def test_skewed_durations_with_throttling_hold_the_promise(played: dict[str, dict[str, float]]) -> None:
     shapes = [ratios for shape, ratios in played.items() if "throttled, lognormal" in shape]
     assert len(shapes) == 3
@@ -68,6 +71,7 @@ def test_skewed_durations_with_throttling_hold_the_promise(played: dict[str, dic
     assert sum(ratios["eta_before_p90_ratio"] for ratios in shapes) / 3 >= 0.85
 
 
+@pytest.mark.long
 def test_an_interval_says_something(played: dict[str, dict[str, float]]) -> None:
     """One from now to never would always hold."""
     assert played["constant"]["eta_width"] < 0.2
@@ -262,7 +266,7 @@ def test_whatever_happens_the_end_is_in_the_future_and_finite(
     estimator, now_s = Estimator(100), 0.0
     for what, value, word in moments:
         if what == "finish":
-            estimator.finish(value, word, retry_in_s=value)  # type: ignore[arg-type]
+            estimator.finish(value, word, retry_in_s=value)  # type: ignore[arg-type]  # any word is tried
             continue
         if what == "pause":
             estimator.pause(now_s)

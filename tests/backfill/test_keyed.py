@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, cast
 
@@ -124,7 +125,9 @@ def test_names_keep_the_order_in_which_they_are_declared() -> None:
         (lambda: KeyRange("t", end=2**63 - 1), "end is 9223372036854775807"),
     ],
 )
-def test_a_scheme_that_cannot_be_is_refused_where_it_is_declared(declare, told: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_scheme_that_cannot_be_is_refused_where_it_is_declared(
+    declare: Callable[[], object], told: str
+) -> None:
     with pytest.raises(AssetDeclarationError, match=told):
         declare()
 

@@ -368,6 +368,7 @@ def test_a_share_is_written_in_percent_or_as_a_fraction() -> None:
 HALF_A_MILLION = 500_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "scheme",
     [
@@ -389,6 +390,7 @@ async def test_half_a_million_partitions_are_listed_one_at_a_time(scheme: Scheme
     assert sum(map(sys.getsizeof, kept)) + sys.getsizeof(kept) < 50 * MB
 
 
+@pytest.mark.long
 async def test_listing_partitions_takes_no_memory() -> None:
     assets = Assets([made("many", KeyRange("t", rows=100))])
     request = Request(asset="many", canary=0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any, cast
@@ -271,6 +272,8 @@ def test_snapshots_are_taken_by_windows_of_one_of_their_times() -> None:
         (lambda: SnapshotRange("hero", every=cast(Any, Daily)), "give it a Daily"),
     ],
 )
-def test_a_scheme_that_cannot_be_is_refused_where_it_is_declared(declare, told: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_scheme_that_cannot_be_is_refused_where_it_is_declared(
+    declare: Callable[[], object], told: str
+) -> None:
     with pytest.raises(AssetDeclarationError, match=told):
         declare()

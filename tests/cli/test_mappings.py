@@ -73,6 +73,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path / "shop.py"
 
 
+@pytest.mark.long
 async def test_a_check_shows_rows_left_over_fields_and_columns_without_a_value(
     shop: Path, tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ async def test_a_check_shows_rows_left_over_fields_and_columns_without_a_value(
     ]
 
 
+@pytest.mark.long
 async def test_a_check_names_the_path_of_what_does_not_fit(shop: Path, tmp_path: Path) -> None:
     bad = tmp_path / "b.json"
     bad.write_text(json.dumps({**DOCUMENT, "Items": {"7": {"Amount": "many"}}}))
@@ -101,6 +103,7 @@ async def test_a_check_names_the_path_of_what_does_not_fit(shop: Path, tmp_path:
     assert "It was not compared with a database" in out
 
 
+@pytest.mark.long
 @covers("F-36")
 async def test_a_wrong_declaration_is_refused_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "wrong.py"
@@ -165,6 +168,7 @@ async def test_a_stored_snapshot_is_looked_at_also_where_it_lies_in_the_object_s
     assert "starforge snapshot try" in out + err
 
 
+@pytest.mark.long
 async def test_a_draft_is_a_mapping_that_its_snapshots_fit(shop: Path, tmp_path: Path) -> None:
     code, out, _ = await run(None, "mapping", "draft", shop.with_name("a.json"), "--name", "store")
     assert code == 0
@@ -246,6 +250,7 @@ async def test_a_source_that_nobody_has_seen_is_said_to_be_unknown(database: str
     assert out.startswith("Nothing is known of source 'nosuch'")
 
 
+@pytest.mark.long
 async def test_a_document_that_is_no_json_is_named_by_its_file(tmp_path: Path) -> None:
     (tmp_path / "good.json").write_text('{"Id": 1}')
     (tmp_path / "bad.json").write_text("{")
@@ -254,6 +259,7 @@ async def test_a_document_that_is_no_json_is_named_by_its_file(tmp_path: Path) -
     assert f"{tmp_path / 'bad.json'}: malformed at line 1" in err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "told"), [("nosuch.py", "there is no file"), (".", "is no Python file")])
 async def test_what_is_no_mapping_file_is_said_plainly(tmp_path: Path, name: str, told: str) -> None:
     code, _, err = await run("", "mapping", "check", str(tmp_path / name))

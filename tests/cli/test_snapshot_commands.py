@@ -315,6 +315,7 @@ async def test_what_a_document_costs_is_measured_for_each_gear_in_a_process_of_i
     assert (code, "whole" in out) == (0, True)
 
 
+@pytest.mark.long
 async def test_a_file_is_measured_without_a_database(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"NameCode": "A_1"}')
     gears = await figures("postgresql://nobody@127.0.0.1:1/none", "reproduce", tmp_path / "a.json")

@@ -16,7 +16,7 @@ from starforge.db.pool import Connection, Pool, connect, set_tenant
 from starforge.dev.seed import heroes
 from starforge.etl.document.parse import read_document
 from starforge.etl.errors import MappingError
-from starforge.etl.load.upsert import Written
+from starforge.etl.load.parts import Written
 from starforge.etl.load.write import write
 from starforge.heroes.mapping import HERO
 from tests.conftest import Travel

@@ -16,7 +16,7 @@ import pytest
 
 from starforge.db.pool import Connection, connect, set_tenant
 from starforge.etl.errors import MappingError
-from starforge.etl.load.upsert import Written
+from starforge.etl.load.parts import Written
 from starforge.etl.load.write import write
 from starforge.etl.mapping import Mapping
 from tests.postgres import TestServer

@@ -35,6 +35,7 @@ PATH = (
     "etl/mapping/mapping.py",
     "etl/mapping/reading.py",
     "etl/load/write.py",
+    "etl/load/parts.py",
     "etl/load/upsert.py",
     "etl/snapshot/rejects.py",
 )
@@ -66,7 +67,7 @@ KEYS = {"user_troops": 2, "user_pets": 2, "user_artifacts": 2, "user_teams": 2}
 """Columns of the key, which come first, where there is more than one."""
 
 
-def test_the_path_is_twelve_files_that_can_be_read_in_one_go() -> None:
+def test_the_path_is_thirteen_files_that_can_be_read_in_one_go() -> None:
     root = Path(starforge.__file__).parent
     assert sum(len((root / file).read_text().splitlines()) for file in PATH) < 3_000
 

@@ -41,6 +41,7 @@ class SnapshotRange(TimeScheme):
         if not isinstance(self.every, Calendar):
             raise AssetDeclarationError(f"every={self.every!r}: give it a Daily(…), Hourly(…) or Monthly(…)")
 
+    # The base declares attributes; here they are those of `every`, and read only.
     @property
     def first(self) -> int:  # type: ignore[override]
         return self.every.first

@@ -150,7 +150,7 @@ def _blocking(function: object, what: str) -> bool:
         raise AssetDeclarationError(f"{what}: it is a generator; it has to return")
     return not (
         inspect.iscoroutinefunction(function)
-        or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - not whether it can be called
     )
 
 

@@ -288,6 +288,7 @@ FILLERS = {
 }
 
 
+@pytest.mark.long
 @covers("O-33")
 @pytest.mark.parametrize("filler", FILLERS)
 @pytest.mark.parametrize("mapping", [KEEPING_NOTHING, IGNORING])
@@ -306,6 +307,7 @@ async def test_what_nothing_keeps_is_passed_over_however_large(filler: str, mapp
         assert rows["customers"] == [("A", '{"More":{"a":1}}')]
 
 
+@pytest.mark.long
 @covers("O-33")
 @pytest.mark.parametrize(
     ("filler", "told"), [("texts", "20.1 MB"), ("values", "16.0 MB"), ("one text", "20.0 MB")]

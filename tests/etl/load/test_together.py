@@ -14,8 +14,8 @@ import asyncpg
 import pytest
 
 from starforge.db.pool import Connection, Pool, connect
+from starforge.etl.load.parts import Written
 from starforge.etl.load.process import GROUP_LOCK_MS_MAX, InHand, process
-from starforge.etl.load.upsert import Written
 from starforge.etl.load.write import Captured, write, write_all
 from starforge.etl.mapping import Mapping
 from starforge.heroes.mapping import HERO

@@ -12,7 +12,7 @@ import pytest
 from starforge.db.pool import Connection, Pool, connect, set_tenant
 from starforge.etl.errors import MappingError
 from starforge.etl.load import upsert
-from starforge.etl.load.upsert import Written
+from starforge.etl.load.parts import Written
 from starforge.etl.load.write import write
 from starforge.etl.mapping import (
     BIGINT,

@@ -22,8 +22,8 @@ from starforge.etl.errors import (
     UnknownSourceError,
 )
 from starforge.etl.gears.limits import ProcessSettings, process_settings
+from starforge.etl.load.parts import Written
 from starforge.etl.load.process import InHand, process
-from starforge.etl.load.upsert import Written
 from starforge.etl.mapping import Mappings
 from starforge.etl.snapshot.alert import alert
 from starforge.etl.snapshot.hold import hold

@@ -30,7 +30,7 @@ from starforge.etl.gears.limits import ProcessSettings, process_settings
 from starforge.etl.gears.spool import spooled
 from starforge.etl.gears.stream import Streamed
 from starforge.etl.load.group_commit import GroupCommit
-from starforge.etl.load.upsert import Written
+from starforge.etl.load.parts import Written
 from starforge.etl.load.write import Captured, write_all, write_entity
 from starforge.etl.mapping import Mapping
 from starforge.etl.mapping.tables import Derived, Ref, Table

@@ -24,7 +24,7 @@ from starforge.etl.gears.document import Document, Whole
 from starforge.etl.gears.entities import Entities
 from starforge.etl.gears.limits import process_settings
 from starforge.etl.gears.stream import Opened, Streamed
-from starforge.etl.load.upsert import Written
+from starforge.etl.load.parts import Written
 from starforge.etl.load.write import write, write_entity
 from starforge.etl.mapping import Mapping
 from starforge.etl.mapping.reading import NO_EXTRA

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import chain
 from typing import Any
 
 import asyncpg
 
 from starforge.db.pool import Connection
 from starforge.etl.errors import MappingError
+from starforge.etl.load.parts import (
+    Part,
+    Writing,
+    batches,
+    scope_of,
+    sent,
+    sent_array,
+    sent_column,
+    sent_keys,
+    sent_scopes,
+    slices,
+)
 from starforge.etl.load.watermark import Mark, supersedes, take
 from starforge.etl.mapping import Mapping
 from starforge.etl.mapping.reading import NO_EXTRA, TWICE
-from starforge.etl.mapping.tables import AnyColumn, Keep, Ref, Rows, Table
-from starforge.etl.mapping.types import array_text
+from starforge.etl.mapping.tables import Keep, Ref, Rows, Table
 from starforge.etl.source.catalogue import Entries, provide, supply
 
 STAGED_ROWS = 2_000
@@ -27,49 +37,6 @@ ROWS_AT_ONCE = 5_000
 
 KEYS_AT_ONCE = 10_000
 """Of a staged column's values, looked up in its catalogue together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What one document changed.
-
-    Args:
-        rows_written: Rows of the mapping's tables inserted, changed or deleted; 0 for a replay.
-        placeholders: By catalogue: the ids for which a row was made.
-        superseded: The entities of which a later capture had been written already, sorted.
-        complete: False when these are all of the subject's entities, so that nothing was written.
-    """
-
-    rows_written: int
-    placeholders: dict[str, list[int | str]]
-    superseded: tuple[str, ...]
-    complete: bool
-
-
-@dataclass(slots=True)
-class Writing:
-    """What is known of one document while its rows are written."""
-
-    subject: str
-    captured_at: datetime
-    previous: dict[str, datetime | None] = field(default_factory=dict)
-    """By entity: when what was written before was captured."""
-    superseded: set[str] = field(default_factory=set)
-    complete: bool = True
-    rows_written: int = 0
-    placeholders: dict[str, list[int | str]] = field(default_factory=dict)
-
-    def told(self) -> Written:
-        """Say what was written."""
-        return Written(self.rows_written, self.placeholders, tuple(sorted(self.superseded)), self.complete)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Rows of one table that come from one document."""
-
-    document: Writing
-    rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +92,12 @@ class Writer:
             self._staging = True
         names = [column.name for column in rows.table.varying]
         names += [rows.table.extra] if rows.table.extra else []
-        for part in _slices(rows, self.batch):
+        for part in slices(rows, self.batch):
             await self.conn.copy_records_to_table(
                 statements.stage_name,
                 schema_name="pg_temp",
                 columns=names,
-                records=zip(*(_column(part, name) for name in names), strict=True),
+                records=zip(*(sent_column(part, name) for name in names), strict=True),
             )
 
     async def refuse_twice(self, table: Table) -> None:
@@ -178,7 +145,7 @@ class Writer:
         # Not in batches: all that is locked here is locked in the order of its keys.
         mentioned = _picked(parts, newest.values())
         mention = self.mapping.statements[table.name].mention
-        _add(mentioned, await self.conn.fetch(mention, self.tenant, *_sent(mentioned)))
+        _add(mentioned, await self.conn.fetch(mention, self.tenant, *sent(mentioned)))
         marks = {mark: row.captured_at for mark, row in newest.items() if row.describes}
         latest = await take(self.conn, self.tenant, self.mapping.name, marks)
         fresh = [row for row in newest.values() if row.describes and not row.superseded_by(latest[row.mark])]
@@ -200,8 +167,8 @@ class Writer:
             await self._unstage(table)
             return
         upsert = self.mapping.statements[table.name].upsert
-        for some in _batches(parts, self.batch):
-            found = await self.conn.fetch(upsert, self.tenant, *_sent(some), *_scopes(some))
+        for some in batches(parts, self.batch):
+            found = await self.conn.fetch(upsert, self.tenant, *sent(some), *sent_scopes(some))
             _add(some, found)
 
     async def _upsert_staged(self, part: Part) -> None:
@@ -227,15 +194,17 @@ class Writer:
             and (table.own_key or not part.rows.count)
         ]
         if len(parts) > 1 and statements.leavers:
-            found = await self.conn.fetch(statements.leavers, self.tenant, *_keys(parts), *_scopes(parts))
+            found = await self.conn.fetch(
+                statements.leavers, self.tenant, *sent_keys(parts), *sent_scopes(parts)
+            )
             left = {tuple(row) for row in found}
-            parts = [part for part in parts if _scope(part.rows) in left]
+            parts = [part for part in parts if scope_of(part.rows) in left]
         assert statements.leave is not None
         for part in parts:
-            keys = [_array(table.column(name), part.rows[name]) for name in table.own_key]
+            keys = [sent_array(table.column(name), part.rows[name]) for name in table.own_key]
             when = [part.document.previous[table.name]] if isinstance(table.left, Keep) else []
             part.document.rows_written += _count(
-                await self.conn.execute(statements.leave, self.tenant, *_scope(part.rows), *keys, *when)
+                await self.conn.execute(statements.leave, self.tenant, *scope_of(part.rows), *keys, *when)
             )
 
     async def _make_placeholders(self, parts: list[Part]) -> None:
@@ -297,7 +266,9 @@ def _add(parts: list[Part], counted: Sequence[asyncpg.Record]) -> None:
     for part in parts:
         table = part.rows.table
         names = table.scope or table.own_key
-        keys = [_scope(part.rows)] if table.scope else zip(*(part.rows[name] for name in names), strict=True)
+        keys = (
+            [scope_of(part.rows)] if table.scope else zip(*(part.rows[name] for name in names), strict=True)
+        )
         for key in keys:
             whose.setdefault(tuple(key), part.document)
     for row in counted:
@@ -322,78 +293,12 @@ async def _some(conn: Connection, query: str) -> AsyncIterator[list[Any]]:
         yield values
 
 
-def _slices(rows: Rows, batch: int) -> Iterator[Rows]:
-    """Cut rows into batches; none where there is no row."""
-    if 0 < rows.count <= batch:
-        yield rows
-        return
-    for first in range(0, rows.count, batch):
-        yield rows.take(range(first, min(first + batch, rows.count)))
-
-
-def _batches(parts: list[Part], batch: int) -> Iterator[list[Part]]:
-    """Put rows of several documents together, at most a batch at a time."""
-    some: list[Part] = []
-    for part in parts:
-        for rows in _slices(part.rows, batch):
-            if some and sum(one.rows.count for one in some) + rows.count > batch:
-                yield some
-                some = []
-            some.append(Part(part.document, rows))
-    if some:
-        yield some
-
-
 def _picked(parts: list[Part], picked: Iterable[_SharedRow]) -> list[Part]:
     """Return parts with these rows of them only."""
     places: dict[int, list[int]] = {}
     for row in picked:
         places.setdefault(id(row.part), []).append(row.place)
     return [Part(part.document, part.rows.take(places[id(part)])) for part in parts if id(part) in places]
-
-
-def _scope(rows: Rows) -> tuple[Any, ...]:
-    return tuple(rows.constants[name] for name in rows.table.scope)
-
-
-def _sent(parts: list[Part]) -> list[Any]:
-    """Return the rows as they are sent: an array for each column."""
-    table = parts[0].rows.table
-    arrays = [_array(column, _values(parts, column.name)) for column in (*table.constant, *table.varying)]
-    return [*arrays, _values(parts, table.extra)] if table.extra else arrays
-
-
-def _column(rows: Rows, name: str) -> list[Any]:
-    """Return a column as it is sent: null for no extra fields."""
-    if name == rows.table.extra:
-        return [None if value == NO_EXTRA else value for value in rows.columns[name]]
-    return rows[name]
-
-
-def _keys(parts: list[Part]) -> list[Any]:
-    table = parts[0].rows.table
-    return [_array(table.column(name), _values(parts, name)) for name in (*table.scope, *table.own_key)]
-
-
-def _scopes(parts: list[Part]) -> list[Any]:
-    """Return the distinct values of each column of the scope."""
-    table = parts[0].rows.table
-    return [
-        _array(table.column(name), list({part.rows.constants[name] for part in parts}))
-        for name in table.scope
-    ]
-
-
-def _values(parts: list[Part], name: str) -> list[Any]:
-    if len(parts) == 1:
-        return _column(parts[0].rows, name)
-    return list(chain.from_iterable(_column(part.rows, name) for part in parts))
-
-
-def _array(column: AnyColumn, values: list[Any]) -> Any:
-    """Return a column as it is sent."""
-    literal = not isinstance(column, Ref) and column.type.literal
-    return array_text(values) if literal else values
 
 
 def _describes(rows: Rows, place: int) -> bool:

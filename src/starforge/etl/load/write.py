@@ -15,7 +15,8 @@ from typing import Any
 
 from starforge.db.pool import Connection
 from starforge.etl.gears.entities import Entities
-from starforge.etl.load.upsert import ROWS_AT_ONCE, Part, Writer, Writing, Written
+from starforge.etl.load.parts import Part, Writing, Written
+from starforge.etl.load.upsert import ROWS_AT_ONCE, Writer
 from starforge.etl.load.watermark import supersedes, take
 from starforge.etl.mapping import Mapped, Mapping
 from starforge.etl.mapping.tables import Table
