@@ -18,6 +18,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from starforge.backfill.coordinate import coordinate
 from starforge.db.pool import Connection, set_tenant
 from starforge.etl.ingest.call import given
 from starforge.etl.ingest.key import PRUNE_BATCH, prune_ingest_keys
@@ -60,6 +61,7 @@ from starforge.settings import HomeSettings
 from starforge.worker.child import load_app
 from starforge.worker.duties import HOURLY_S, PRUNE_S, duties
 from starforge.worker.errors import AppNotFoundError
+from starforge.worker.supervise import Service
 from starforge.worker.upkeep import Task, in_batches, unfenced
 
 __all__ = [
@@ -309,6 +311,10 @@ class StarForge(Producer):
             Task("ingest_keys", PRUNE_S, in_batches(prune_ingest_keys, PRUNE_BATCH)),
             Task("orphans", HOURLY_S, unfenced(sweep_objects)),
         ]
+
+    def services(self) -> list[Service]:
+        """Return what a worker of this app does beside its jobs: it looks after backfills."""
+        return [coordinate]
 
     def job_types(self) -> JobTypes:
         """Return the job types, for a worker."""

@@ -174,7 +174,7 @@ async def test_a_handler_is_called_with_what_it_asks_for() -> None:
 async def test_a_cursor_advances_once_it_is_kept() -> None:
     kept: list[Any] = []
 
-    async def store(value: Any) -> None:
+    async def store(value: Any, _conn: Any = None) -> None:
         if value == "bad":
             raise ConnectionError
         kept.append(value)

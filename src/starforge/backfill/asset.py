@@ -14,8 +14,9 @@ from starforge.backfill.scheme import Scheme, Span
 from starforge.backfill.snapshot_range import SnapshotRange
 from starforge.backfill.takes import Takes
 from starforge.backfill.upstream import Upstream, inputs, unmapped
-from starforge.queue.declare import Retry, seconds
+from starforge.queue.declare import Limit, Retry, seconds
 from starforge.queue.errors import DeclarationError
+from starforge.settings import Settings, setting
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,99}", re.ASCII)
 VERSION_CHARS_MAX = 100
@@ -24,6 +25,19 @@ CONCURRENCY_MAX = 1000
 RETRIES_MAX = 1000
 
 SNAPSHOT_JOB_TYPE = "backfill_range"
+
+
+class AssetSettings(Settings):
+    """What holds for assets that do not declare it."""
+
+    concurrency: int = setting(
+        4,
+        env="STARFORGE_BACKFILL_CONCURRENCY",
+        unit="partitions",
+        meaning="Partitions of a backfill that run at once where its asset declares no concurrency.",
+        ge=1,
+        le=1000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +63,18 @@ class Asset:
 
     version: str
     """Of its code; a partition that another version made is stale."""
+
+    @property
+    def takes_connection(self) -> bool:
+        """Whether the handler, or what validates, writes in the partition's own transaction."""
+        return any(
+            takes is not None and takes.connection is not None for takes in (self.handler, self.validate)
+        )
+
+    @property
+    def limit(self) -> Limit:
+        """How many partitions of one backfill run at once, where nobody says otherwise at run time."""
+        return Limit(per_key=self.concurrency or AssetSettings.read().concurrency, key="backfill_id")
 
     @property
     def job_type(self) -> str:

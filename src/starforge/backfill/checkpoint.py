@@ -10,10 +10,9 @@ its attempts used up. One that failed and is to be tried again is pending.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from starforge.errors import InvalidInputError
 
@@ -28,29 +27,23 @@ class Frontier:
     It never goes back, nor over a gap, in whatever order partitions end and however often they are told.
     """
 
-    def __init__(self, covers: Sequence[tuple[int, int]], *, upto: int | None = None) -> None:
+    def __init__(self, ordinals: Sequence[int], *, upto: int | None = None) -> None:
         """Begin with a job's ordinals.
 
         Args:
-            covers: Ranges of ordinals, each from its first up to and without its last, ascending.
+            ordinals: All of them, ascending: a range, or an array.
             upto: A stored checkpoint: every partition up to and with this ordinal is terminal.
-        Raises: InvalidInputError where ranges are empty or overlap, or `upto` is outside of them.
+        Raises: InvalidInputError where `upto` is not among them.
         """
-        if any(first >= end for first, end in covers) or any(a[1] > b[0] for a, b in pairwise(covers)):
-            raise InvalidInputError("ranges of ordinals must ascend, apart from each other, and hold some")
-        self._starts = [first for first, _ in covers]
-        self._ends = [end for _, end in covers]
-        self._before = [0]  # partitions before each range, and in all
-        for first, end in covers:
-            self._before.append(self._before[-1] + end - first)
+        self._ordinals = ordinals
         self._ended = bytearray(self.total // 8 + 1)
-        self._at = 0 if upto is None else self._position(upto) + 1
+        self._at = 0 if upto is None else self.position(upto) + 1
         self._ahead = 0
 
     @property
     def total(self) -> int:
         """How many partitions the job has."""
-        return self._before[-1]
+        return len(self._ordinals)
 
     @property
     def reached(self) -> int:
@@ -65,7 +58,7 @@ class Frontier:
     @property
     def ordinal(self) -> int | None:
         """The checkpoint; None as long as the first partition is not terminal."""
-        return self._ordinal(self._at - 1) if self._at else None
+        return self._ordinals[self._at - 1] if self._at else None
 
     def fold(self, ordinals: Iterable[int]) -> int | None:
         """Take in partitions that are terminal now, in any order, and return the checkpoint.
@@ -73,7 +66,7 @@ class Frontier:
         Raises: InvalidInputError for an ordinal that is not of this job; nothing is taken in then.
         """
         ended = self._ended
-        for position in [self._position(ordinal) for ordinal in ordinals]:
+        for position in [self.position(ordinal) for ordinal in ordinals]:
             bit = 1 << (position & 7)
             if position >= self._at and not ended[position >> 3] & bit:
                 ended[position >> 3] |= bit
@@ -95,16 +88,12 @@ class Frontier:
         self._at = at
         self._ahead -= at - begun_at
 
-    def _position(self, ordinal: int) -> int:
-        """Return how many partitions of the job are before this one."""
-        found = bisect_right(self._starts, ordinal) - 1
-        if found < 0 or ordinal >= self._ends[found]:
+    def position(self, ordinal: int) -> int:
+        """Return how many partitions are before this one; raise InvalidInputError where it is none."""
+        found = bisect_left(self._ordinals, ordinal)
+        if found == self.total or self._ordinals[found] != ordinal:
             raise InvalidInputError(f"ordinal {ordinal} is not a partition of this backfill")
-        return self._before[found] + ordinal - self._starts[found]
-
-    def _ordinal(self, position: int) -> int:
-        found = bisect_right(self._before, position) - 1
-        return self._starts[found] + position - self._before[found]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,99 +1,116 @@
-"""Coordinate: one process looks after each running backfill, under the lease and epoch of its row.
+"""Coordinate: of all processes one looks after each backfill, under the lease and epoch of its row.
 
-It counts what has ended, moves the checkpoint, gives the queue the next partitions, sets the pace, and ends the
-backfill. It makes no partition itself: any worker does. Everything it writes carries its epoch, so that one that
-was frozen, and followed, writes nothing more.
+It makes no partition itself and needs no code of an asset: any supervisor can do it, and its heartbeat does
+not wait for anybody's work. One that was frozen, and followed, finds its epoch or heartbeat changed and
+writes nothing more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
 
-from starforge.backfill.checkpoint import Frontier
-from starforge.backfill.eta import Estimator
-from starforge.clock import monotonic_s, new_id
-from starforge.db.pool import Connection, Pool
+from starforge.backfill.ages import AgeSettings
+from starforge.backfill.held import Held
+from starforge.backfill.pace import Pace, PaceSettings
+from starforge.clock import failpoint, monotonic_s, randomness
+from starforge.db.leader import TROUBLE, Lend
+from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.loop import wait
-from starforge.queue.enqueue import enqueue_all
-from starforge.queue.job import NewJob
+from starforge.errors import told
+from starforge.loop import backoff_s, wait
 
 log = structlog.get_logger("backfill")
 
-FOLD_S = 0.2
-BEAT_S = 5.0
-STALE_S = 120.0
-AHEAD = 4
-AHEAD_S = 0.5
-FOLDED_MAX = 5_000
+TICK_S = 0.2
+BUSY_TICK_S = 0.05
+"""While the queue takes all that it is given."""
+
+CLAIM_S = 1.0
+HELD_MAX = 16
+QUESTION_S_MAX = 60.0
+"""Longest that a tick may take; a statement of it is then cancelled."""
+
+FAILED_S = 0.2
+FAILED_S_MAX = 5.0
 
 
-@dataclass(slots=True)
-class Held:
-    """A backfill that this process coordinates."""
-
-    id: UUID
-    tenant: str
-    asset: str
-    job_type: str
-    epoch: int
-    heartbeat_at: datetime
-    concurrency: int
-    priority: int
-    attempts_max: int
-    frontier: Frontier
-    estimator: Estimator
-    in_flight: int = 0
-    ended_s: list[float] = field(default_factory=list)
-
-    @property
-    def ahead(self) -> int:
-        """How many partitions may be with the queue: what is made in half a second, or four a slot."""
-        now_s = monotonic_s()
-        self.ended_s = [at for at in self.ended_s if now_s - at < AHEAD_S]
-        return max(AHEAD * self.concurrency, len(self.ended_s))
+async def coordinate(lend: Lend, worker: Callable[[], UUID | None], stop: asyncio.Event) -> None:
+    """Coordinate backfills until `stop`; for the arguments see Coordinator."""
+    await Coordinator(lend, worker).run(stop)
 
 
 class Coordinator:
-    """Takes backfills that nobody coordinates, and looks after them until they end or are paused."""
+    """Takes backfills that nobody looks after, and looks after them until they end or are paused.
 
-    def __init__(self, pool: Pool, worker_id: UUID, job_types: dict[str, str]) -> None:
-        self._pool, self._worker_id, self._job_types = pool, worker_id, job_types
+    Args:
+        lend: Lends a connection for a short time.
+        worker: Returns as which worker this process is registered now; None: it is not.
+    """
 
-    async def fold(self, conn: Connection, held: Held) -> int:
-        """Count what has ended since the last time."""
-        rows = await conn.fetch(sql("backfill", "fold"), held.id, self._worker_id, held.epoch, FOLDED_MAX)
-        held.frontier.fold([row["ordinal"] for row in rows])
-        held.ended_s += [monotonic_s()] * len(rows)
-        held.in_flight -= len(rows)
-        return len(rows)
+    def __init__(self, lend: Lend, worker: Callable[[], UUID | None]) -> None:
+        self._lend, self._worker = lend, worker
+        self._held: dict[UUID, Held] = {}
+        self._claimed_s = 0.0
+        self._pace = Pace(1.0, PaceSettings.read().batch_s, "")
 
-    async def feed(self, conn: Connection, held: Held) -> int:
-        """Give the queue the next partitions, in one transaction with their rows."""
-        room = held.ahead - held.in_flight
-        if room <= 0:
-            return 0
-        ids = [new_id() for _ in range(room)]
-        rows = await conn.fetch(sql("backfill", "feed"), held.id, self._worker_id, held.epoch, ids)
-        await enqueue_all(conn, [self._job(held, row) for row in rows])
-        held.in_flight += len(rows)
-        return len(rows)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Coordinate until `stop`, then let go of everything, so that others need not wait."""
+        failures = 0
+        while not stop.is_set():
+            pause_s = TICK_S if self._held else CLAIM_S * randomness.uniform(0.8, 1.2)
+            try:
+                await self._once()
+                failures = 0
+                if any(held.hungry for held in self._held.values()):
+                    pause_s = BUSY_TICK_S
+            except TROUBLE as error:
+                failures += 1
+                log.warning("backfill.trouble", failures=failures, error=told(error))
+                pause_s = backoff_s(failures, first_s=FAILED_S, most_s=FAILED_S_MAX)
+            except Exception as error:  # whatever one of them meets: the others go on
+                failures += 1
+                log.error("backfill.trouble", failures=failures, error=repr(error), exc_info=True)
+                pause_s = backoff_s(failures, first_s=FAILED_S, most_s=FAILED_S_MAX)
+            await wait(stop, pause_s)
+        await self._let_go()
 
-    def _job(self, held: Held, row: Any) -> NewJob:
-        return NewJob(
-            held.job_type,
-            {"backfill_id": str(held.id), "key": row["partition_key"]},
-            queue="backfill",
-            priority=held.priority,
-            max_attempts=held.attempts_max,
-            tenant=held.tenant,
-            limit_key=str(held.id),
-            id=row["queue_job_id"],
-        )
+    async def _once(self) -> None:
+        if monotonic_s() - self._claimed_s >= CLAIM_S * 0.8:
+            self._claimed_s = monotonic_s()
+            await self._claim()
+        for held in list(self._held.values()):
+            async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
+                goes_on = await held.tick(conn, self._pace)
+            if not goes_on:
+                del self._held[held.id]
+
+    async def _claim(self) -> None:
+        worker_id = self._worker()
+        while worker_id is not None and len(self._held) < HELD_MAX:
+            async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
+                row = await self._take(conn, worker_id)
+            if row is None:
+                return
+            failpoint("backfill_claimed")
+            self._held[row.id] = row
+            log.info("backfill.claimed", job_id=str(row.id), was=row.was, epoch=row.epoch)
+
+    async def _take(self, conn: Connection, worker_id: UUID) -> Held | None:
+        stale_s = AgeSettings.read().reclaimable_s
+        row = await conn.fetchrow(sql("backfill", "claim"), worker_id, stale_s, list(self._held))
+        if row is None:
+            return None
+        return Held(row["id"], worker_id, row["epoch"], row["heartbeat_at"], row["was"])
+
+    async def _let_go(self) -> None:
+        try:
+            async with asyncio.timeout(FAILED_S_MAX), self._lend() as conn:
+                for held in self._held.values():
+                    await conn.execute(sql("backfill", "release"), held.id, held.worker_id, held.epoch)
+        except TROUBLE as error:
+            log.warning("backfill.unreleased", error=told(error))
+        self._held.clear()

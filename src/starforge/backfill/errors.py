@@ -86,6 +86,17 @@ class SelectionError(MisusedError):
     remedy = "Leave one of the options out, or correct the one that the message names."
 
 
+class PartitionOverError(RefusedError):
+    """An attempt at a partition went on after another had followed it; what it did is not committed."""
+
+    code = "SF540"
+    remedy = "Nothing is to be done: the attempt that followed makes the partition."
+
+    def __init__(self, key: str, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} at partition {key} is over: another one followed it")
+        self.key, self.attempt = key, attempt
+
+
 def _nearest(near: Sequence[str], known: Sequence[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}? `starforge backfill create {near[0]} --dry-run` shows it"

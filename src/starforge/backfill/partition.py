@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from starforge.backfill.scheme import Bounds
+from starforge.db.pool import Connection
 from starforge.machine import Machine
 
 PARTITION = Machine.of(
@@ -24,8 +25,11 @@ PARTITION = Machine.of(
 
 B = TypeVar("B", bound=Bounds, covariant=True)
 
-Store = Callable[[Any], Awaitable[None]]
-"""Keeps a cursor for the partition's next attempt; whoever runs partitions supplies it."""
+
+class Store(Protocol):
+    """Keeps a cursor for the partition's next attempt; whoever runs partitions supplies it."""
+
+    def __call__(self, value: Any, conn: Connection | None = None, /) -> Awaitable[None]: ...
 
 
 class Cursor:
@@ -36,10 +40,13 @@ class Cursor:
     def __init__(self, value: Any = None, store: Store | None = None) -> None:
         self.value, self._store = value, store
 
-    async def advance(self, value: Any) -> None:
-        """Keep a value; it counts once it is kept, so an error leaves the one before."""
+    async def advance(self, value: Any, conn: Connection | None = None) -> None:
+        """Keep a value; it counts once it is kept, so an error leaves the one before.
+
+        With `conn` it is kept in the open transaction of that connection, together with what is done there.
+        """
         if self._store is not None:
-            await self._store(value)
+            await self._store(value, conn)
         self.value = value
 
 
@@ -65,9 +72,10 @@ class Partition(Generic[B]):
         """What `advance` kept last, in this attempt or an earlier one of the same backfill; None without."""
         return self.resume.value
 
-    async def advance(self, cursor: Any) -> None:
+    async def advance(self, cursor: Any, conn: Connection | None = None) -> None:
         """Keep a JSON value that says how far the work is, for an attempt that follows should this one fail.
 
+        With `conn` it is kept in the open transaction of that connection, together with what is done there.
         A plain function, which runs in a thread, calls `ctx.wait(partition.advance(…))`.
         """
-        await self.resume.advance(cursor)
+        await self.resume.advance(cursor, conn)

@@ -114,7 +114,9 @@ def run_one(
             memory_limit_bytes=limit.bytes if limit else None,
         )
         upkeep = tuple(loaded.upkeep())
-        _work(WorkerOrders("", app, registration, log_level, limit, chosen, reload, upkeep), types.names())
+        services = () if chosen else tuple(loaded.services())
+        orders = WorkerOrders("", app, registration, log_level, limit, chosen, reload, upkeep, services)
+        _work(orders, types.names())
 
 
 def _work(orders: WorkerOrders, types: Sequence[str]) -> None:

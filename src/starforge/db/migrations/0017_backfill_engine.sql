@@ -78,6 +78,7 @@ CREATE TABLE backfill_ended (
     outcome          text NOT NULL CONSTRAINT backfill_ended_outcome CHECK (outcome IN ('completed', 'failed', 'cancelled', 'retried')),
     attempt_count    integer NOT NULL,
     duration_ms      double precision,
+    partition_key    text,
     fingerprint      text,
     error_message    text,
     ended_at         timestamptz NOT NULL DEFAULT sf_now()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from starforge.etl.load import group_commit
-from starforge.etl.load.group_commit import GroupCommit, GroupLeftError
+from starforge.db import group_commit
+from starforge.db.group_commit import GroupCommit, GroupLeftError
 
 
 @pytest.fixture(autouse=True)

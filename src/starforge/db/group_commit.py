@@ -43,10 +43,12 @@ class GroupCommit(Generic[Unit, Answer]):
         commit: Commits units in one transaction and returns an answer for each, in their order. It calls
             what it is given before it commits: that raises GroupLeftError where somebody gave up meanwhile.
         everywhere: Errors that each unit would meet alone too: all of the group are told them.
+        units_max: Most units of a group.
     """
 
     commit: Callable[[Sequence[Unit], Callable[[], None]], Awaitable[Sequence[Answer]]]
     everywhere: tuple[type[Exception], ...] = ()
+    units_max: int | None = None
     _waiting: deque[_Waiting[Unit, Answer]] = field(default_factory=deque)
     _lanes: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -97,7 +99,8 @@ class GroupCommit(Generic[Unit, Answer]):
     def _next(self) -> list[_Waiting[Unit, Answer]]:
         group: dict[Hashable, _Waiting[Unit, Answer]] = {}
         later: list[_Waiting[Unit, Answer]] = []
-        while self._waiting and len(group) < UNITS_MAX:
+        most = self.units_max or UNITS_MAX
+        while self._waiting and len(group) < most:
             each = self._waiting.popleft()
             if each.answer.done():
                 continue  # who wanted it has given up

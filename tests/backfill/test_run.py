@@ -1,0 +1,45 @@
+"""Partitions run as jobs of the queue: each is made once, in its own transaction or together with others."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from starforge.backfill.partition import Partition
+from starforge.backfill.scheme import Window
+from starforge.db.pool import Connection, Pool
+from tests.backfill.engine import daily, engine
+from tests.covers import covers
+
+
+@covers("B-01", "B-23", "B-18")
+async def test_every_partition_is_made_once_and_counted(pool: Pool) -> None:
+    seen: Counter[str] = Counter()
+
+    async def make(day: Partition[Window]) -> None:
+        seen[day.key] += 1
+
+    async with engine(pool, [daily("days", make)]) as running:
+        backfill_id = await running.create("days", 300)
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"], row["failed_partitions"]) == ("completed", 300, 0)
+    assert row["checkpoint_partition_key"] == "2024-10-26"
+    assert len(seen) == 300
+    assert set(seen.values()) == {1}
+
+
+async def test_what_a_handler_writes_is_there_with_the_partition_or_not_at_all(pool: Pool) -> None:
+    async with pool.connection() as conn:
+        await conn.execute("CREATE TABLE made (day text PRIMARY KEY)")
+
+    async def make(day: Partition[Window], conn: Connection) -> None:
+        await conn.execute("INSERT INTO made VALUES ($1)", day.key)
+        if day.key == "2024-01-03" and day.attempt == 1:
+            raise ValueError("not yet")
+
+    async with engine(pool, [daily("days", make)]) as running:
+        backfill_id = await running.create("days", 5)
+        row = await running.over(backfill_id)
+        async with pool.connection() as conn:
+            assert await conn.fetchval("SELECT count(*) FROM made") == 5
+            assert await conn.fetchval("SELECT sum(attempt_count) FROM backfill_partitions") == 6
+    assert (row["state"], row["completed_partitions"]) == ("completed", 5)
