@@ -86,6 +86,56 @@ class SelectionError(MisusedError):
     remedy = "Leave one of the options out, or correct the one that the message names."
 
 
+class OverlapError(RefusedError):
+    """Another live backfill of the asset covers some of the same partitions: the database refuses it."""
+
+    code = "SF510"
+    remedy = "Wait for the other one or cancel it, or choose partitions that it does not cover."
+
+
+class KeyTableError(RefusedError):
+    """The table that a key range walks cannot be read."""
+
+    code = "SF511"
+    remedy = (
+        "Correct `KeyRange(table, key=…)`, or grant SELECT on the table to the role that the message names."
+    )
+    http_status = 422
+
+
+class MapsElsewhereError(RefusedError):
+    """How an asset's partitions map to its upstream's is a function, and that is in its app alone."""
+
+    code = "SF512"
+    remedy = (
+        "Create it from the app that declares the asset: await app.backfill(NAME, …, include_upstream=True)."
+    )
+    http_status = 422
+
+
+class PreflightError(RefusedError):
+    """Something that was looked at before the backfill speaks against it; nothing was created."""
+
+    code = "SF513"
+    remedy = (
+        "Put right what the message names; or go on all the same with --override-preflight --reason TEXT."
+    )
+
+
+class StoredAssetError(RefusedError):
+    """What a worker wrote down of an asset cannot be read by this version."""
+
+    code = "SF514"
+    remedy = "Use the version of StarForge that the newest workers run."
+
+
+class BackfillOptionError(MisusedError):
+    """An option of a backfill is outside its bounds, or cannot be read."""
+
+    code = "SF515"
+    remedy = "Correct the option that the message names."
+
+
 class PartitionOverError(RefusedError):
     """An attempt at a partition went on after another had followed it; what it did is not committed."""
 
