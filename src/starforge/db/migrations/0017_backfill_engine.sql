@@ -110,9 +110,15 @@ CREATE TABLE backfill_assets (
     timeout_s     double precision,
     owner         text,
     code_version  text NOT NULL,
-    declared_at   timestamptz NOT NULL DEFAULT sf_now()
+    declared_at   timestamptz NOT NULL DEFAULT sf_now(),
+    seen_at       timestamptz NOT NULL DEFAULT sf_now(),
+    digest        text NOT NULL,
+    replaced      text[] NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE backfill_assets IS 'What workers declared: backfills are made from it where the code is not at hand.';
+COMMENT ON COLUMN backfill_assets.digest IS 'Of all that is declared: two declarations with the same one are the same.';
+COMMENT ON COLUMN backfill_assets.seen_at IS 'When a worker last declared it so; workers do so every minute.';
+COMMENT ON COLUMN backfill_assets.replaced IS 'Digests of what it was before: an older worker brings none of them back while workers of the newest live.';
 
 CREATE TABLE backfill_names (
     asset_name     text NOT NULL,
