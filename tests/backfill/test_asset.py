@@ -122,6 +122,7 @@ def test_a_handler_gets_what_its_parameters_ask_for(
     handler: Callable[..., Any], context: str | None, connection: str | None
 ) -> None:
     takes = asset("a", handler, partitions=DAYS).handler
+    assert takes is not None
     assert (takes.context, takes.connection) == (context, connection)
     assert takes.partition in {"partition", "day", "given"}
     assert set(takes.depends) == ({"mail"} if handler is _depends else set())
@@ -167,7 +168,9 @@ async def test_a_handler_is_called_with_what_it_asks_for() -> None:
 
     ctx = cast(Any, types.SimpleNamespace(host=types.SimpleNamespace(threads=None, resources=None)))
     given = Partition(asset="a", key="eu", ordinal=1, bounds=Named("eu"))
-    assert await asset("a", handler, partitions=DAYS).handler.call(ctx, given, cast(Any, "conn")) == "done"
+    takes = asset("a", handler, partitions=DAYS).handler
+    assert takes is not None
+    assert await takes.call(ctx, given, cast(Any, "conn")) == "done"
     assert seen == [ctx, given, "conn"]
 
 

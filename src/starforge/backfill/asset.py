@@ -15,7 +15,9 @@ from starforge.backfill.snapshot_range import SnapshotRange
 from starforge.backfill.takes import Takes
 from starforge.backfill.upstream import Upstream, inputs, unmapped
 from starforge.queue.declare import Limit, Retry, seconds
+from starforge.queue.entry import ATTEMPTS_MAX
 from starforge.queue.errors import DeclarationError
+from starforge.queue.job import JobSettings
 from starforge.settings import Settings, setting
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,99}", re.ASCII)
@@ -45,7 +47,9 @@ class Asset:
     """A function over partitions; made by `asset(…)`."""
 
     name: str
-    handler: Takes
+    handler: Takes | None
+    """None where only its declaration is known: backfills can be made of it; workers elsewhere run them."""
+
     partitions: Scheme
     upstream: tuple[Upstream, ...] = ()
     concurrency: int | None = None
@@ -74,12 +78,23 @@ class Asset:
     @property
     def limit(self) -> Limit:
         """How many partitions of one backfill run at once, where nobody says otherwise at run time."""
-        return Limit(per_key=self.concurrency or AssetSettings.read().concurrency, key="backfill_id")
+        return Limit(per_key=self.slots, key="backfill_id")
 
     @property
     def job_type(self) -> str:
         """The type of its partitions' jobs."""
         return SNAPSHOT_JOB_TYPE if isinstance(self.partitions, SnapshotRange) else f"asset:{self.name}"
+
+    @property
+    def slots(self) -> int:
+        """Partitions at once in one backfill that says nothing of it."""
+        return AssetSettings.read().concurrency if self.concurrency is None else self.concurrency
+
+    @property
+    def attempts_max(self) -> int:
+        """Failures after which a partition of a backfill that says nothing of it is given up."""
+        declared = self.retry.attempts
+        return JobSettings.read().max_attempts if declared is None else min(declared, ATTEMPTS_MAX)
 
 
 class AssetOptions(TypedDict, total=False):

@@ -155,18 +155,18 @@ def judge(stored: Stored, partitions: Iterable[Seen]) -> Verdict:
         stored: The backfill's row.
         partitions: All its partitions in the order of their ordinals; read once, and not kept.
     """
-    look = _Look(stored.checkpoint)
+    comparison = Comparison(stored)
     for partition in partitions:
-        look.take(partition)
-    findings = (*_checkpoint_findings(stored, look), *_count_findings(stored, look))
-    return Verdict(look.reached, look.total, look.completed, look.failed, look.open, findings)
+        comparison.take(partition)
+    return comparison.verdict()
 
 
-class _Look:
-    """What one pass over the partitions adds up."""
+class Comparison:
+    """What one pass over the partitions adds up, for those who read them in pieces."""
 
-    def __init__(self, checkpoint: str | None) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+        self._checkpoint = stored.checkpoint
         self.found = False
         self.reached: str | None = None
         self.total = self.completed = self.failed = self.open = 0
@@ -176,6 +176,7 @@ class _Look:
         self._gap = False
 
     def take(self, partition: Seen) -> None:
+        """Take in the next partition, in the order of ordinals."""
         state = partition.state
         self.total += 1
         self.completed += state == "completed"
@@ -191,6 +192,11 @@ class _Look:
             self.behind += not before
         self.found = self.found or partition.key == self._checkpoint
 
+    def verdict(self) -> Verdict:
+        """Say what does not fit, once every partition was taken in."""
+        findings = (*_checkpoint_findings(self._stored, self), *_count_findings(self._stored, self))
+        return Verdict(self.reached, self.total, self.completed, self.failed, self.open, findings)
+
     def _skip(self, partition: Seen) -> None:
         if partition.again:
             self.again += 1
@@ -200,7 +206,7 @@ class _Look:
                 self.named.append(f"{partition.key} ({partition.state})")
 
 
-def _checkpoint_findings(stored: Stored, look: _Look) -> Iterable[Finding]:
+def _checkpoint_findings(stored: Stored, look: Comparison) -> Iterable[Finding]:
     told = "none" if look.reached is None else repr(look.reached)
     if stored.checkpoint is not None and not look.found:
         yield Finding(
@@ -232,7 +238,7 @@ def _checkpoint_findings(stored: Stored, look: _Look) -> Iterable[Finding]:
         )
 
 
-def _count_findings(stored: Stored, look: _Look) -> Iterable[Finding]:
+def _count_findings(stored: Stored, look: Comparison) -> Iterable[Finding]:
     if stored.total != look.total:
         yield Finding(
             f"the backfill says {_count(stored.total, 'partition')}, there are {look.total}:"

@@ -142,6 +142,15 @@ async def select(assets: Assets, request: Request, facts: Facts) -> Selection:
     return Selection(tuple([await _registered(part, facts) for part in parts]), tuple(notes))
 
 
+def check_frozen(asset: Asset, partitions: int) -> None:
+    """Raise TooManyPartitionsError where a list that was chosen one by one is too long."""
+    most = SelectSettings.read().partitions_max
+    if partitions > most:
+        raise TooManyPartitionsError(
+            f"asset {asset.name}: {counted(partitions)} are asked for and one backfill may have {most}"
+        )
+
+
 async def _registered(part: Part, facts: Facts) -> Part:
     if not part.asset.partitions.registers:
         return part
@@ -164,8 +173,8 @@ async def _reach(asset: Asset, facts: Facts, now: datetime) -> Span:
     raise InvalidInputError(f"asset {asset.name}: {type(scheme).__name__} is no scheme that backfills know")
 
 
-def _command(asset: Asset, first: str, last: str) -> str:
-    """Return the command for a range, as a shell takes it."""
+def command(asset: Asset, first: str, last: str) -> str:
+    """Return the command that creates a backfill of a range, as a shell takes it."""
     ends = (("--from", first), ("--to", last))
     options = (f"{name}{'=' if key.startswith('-') else ' '}{quote(key)}" for name, key in ends)
     return f"`starforge backfill create {asset.name} {' '.join(options)}`"
@@ -192,7 +201,7 @@ def _chosen(asset: Asset, request: Request, reach: Span, now: datetime) -> list[
             last = scheme.last_key([reach]) if request.last is None else request.last
             spans = [(first, last, scheme.span(first, last))]
     except PartitionKeyError as error:
-        example = _command(asset, scheme.first_key([reach]), scheme.last_key([reach]))
+        example = command(asset, scheme.first_key([reach]), scheme.last_key([reach]))
         raise PartitionKeyError(
             error.key, f"{error.reason} (asset {asset.name}; such as {example})"
         ) from None
@@ -204,7 +213,7 @@ def _chosen(asset: Asset, request: Request, reach: Span, now: datetime) -> list[
             _check_inside(asset, scheme.span(last, last), last, reach, now)
         if span[0] >= span[1]:
             raise BackwardRangeError(
-                f"the range ends at {last}, before it starts at {first}: {_command(asset, last, first)}"
+                f"the range ends at {last}, before it starts at {first}: {command(asset, last, first)}"
             )
     return merged(span for _, _, span in spans)
 
@@ -225,7 +234,7 @@ def _check_inside(asset: Asset, span: Span, key: str, reach: Span, now: datetime
         )
     else:
         wrong = f"{key} is beyond the last partition of asset {asset.name}, {last}"
-    raise OutsidePartitionsError(f"{wrong}: {_command(asset, first, last)}")
+    raise OutsidePartitionsError(f"{wrong}: {command(asset, first, last)}")
 
 
 def _check_total(asset: Asset, spans: list[Span], reach: Span) -> None:
@@ -237,7 +246,7 @@ def _check_total(asset: Asset, spans: list[Span], reach: Span) -> None:
     fits = [scheme.head(spans[0], most)]
     raise TooManyPartitionsError(
         f"asset {asset.name}: {counted(total)} are asked for and one backfill may have {most}: the first of"
-        f" several may be {_command(asset, scheme.first_key(fits), scheme.last_key(fits))}{wider}"
+        f" several may be {command(asset, scheme.first_key(fits), scheme.last_key(fits))}{wider}"
     )
 
 
@@ -248,7 +257,7 @@ def _check_sum(asset: Asset, parts: list[Part]) -> None:
         raise TooManyPartitionsError(
             f"asset {asset.name} with its upstream: {counted(total)} are asked for ({each}) and one backfill"
             f" may have {most}: choose fewer, or one asset after the other, beginning with"
-            f" {_command(parts[0].asset, parts[0].first_key, parts[0].last_key)}"
+            f" {command(parts[0].asset, parts[0].first_key, parts[0].last_key)}"
         )
 
 

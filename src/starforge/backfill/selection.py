@@ -117,6 +117,50 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Frozen:
+    """Partitions of one asset that were chosen one by one, with the ordinals that they have."""
+
+    asset: Asset
+    listed: tuple[tuple[str, int], ...]
+    """Key and ordinal, in the order of ordinals, each once."""
+
+    share: float | None = None
+    level: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many partitions there are."""
+        return len(self.listed)
+
+    @property
+    def covers(self) -> list[Span]:
+        """What they cover; see `Part`. Raises: PartitionKeyError for a key that the asset has no more."""
+        scheme = self.asset.partitions
+        if scheme.registers:
+            return merged((ordinal, ordinal + 1) for _, ordinal in self.listed)
+        return scheme.covers(key for key, _ in self.listed)
+
+    @property
+    def canary(self) -> Canary | None:
+        """Those that run first; None where there is no canary."""
+        return None if self.share is None else Canary(self.share, self.total)
+
+    def partitions(self) -> Iterator[Listed]:
+        """Make the partitions in the order in which they run; the same ones at each call."""
+        chosen = frozenset() if self.canary is None else frozenset(self.canary.positions())
+        for position, (key, ordinal) in enumerate(self.listed):
+            yield Listed(key, ordinal, position in chosen)
+
+    @property
+    def first_key(self) -> str:
+        return self.listed[0][0]
+
+    @property
+    def last_key(self) -> str:
+        return self.listed[-1][0]
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """What a request comes to: a part per asset, upstream first, what was asked for last."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from starforge.backfill.errors import AssetDeclarationError, PartitionKeyError
+from starforge.backfill.errors import AssetDeclarationError, MapsElsewhereError, PartitionKeyError
 from starforge.backfill.keyed import KeyRange
 from starforge.backfill.scheme import Scheme, Span, merged
 from starforge.backfill.window import TimeScheme
@@ -46,7 +46,8 @@ def inputs(name: str, below: Scheme, upstream: Upstream, above: Scheme, spans: I
     """Return the places upstream that these places of the asset `name` are made from, merged.
 
     They may lie outside of what there is upstream.
-    Raises: AssetDeclarationError where `maps=` fails or names what is no key upstream.
+    Raises: AssetDeclarationError where `maps=` fails or names what is no key upstream; MapsElsewhereError
+        where it is not at hand.
     """
     if upstream.maps is not None:
         return merged(_mapped(name, below, upstream, upstream.maps, above, spans))
@@ -73,6 +74,8 @@ def _mapped(
         try:
             wanted = maps(key)
             wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+        except MapsElsewhereError:
+            raise
         except Exception as error:
             raise AssetDeclarationError(f"{what} failed: {type(error).__name__}: {error}") from error
         for each in wanted:

@@ -95,6 +95,10 @@ class Calendar(TimeScheme):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clock", zone_of(self.zone))
+        # As text, so that what is declared with a date and what is read back of it are the same.
+        for what in ("start", "end"):
+            if isinstance(value := getattr(self, what), date):
+                object.__setattr__(self, what, self._text(value))
         first = self._declared("start", self.start)
         last = None if self.end is None else self._declared("end", self.end)
         if last is not None and last < first:

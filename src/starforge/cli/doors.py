@@ -66,7 +66,7 @@ def add_doors(app: typer.Typer, run: Run[Any]) -> None:
         noun, verb = registry.command(operation)
         found = group(app, noun)
         if verb not in [known.name for known in found.registered_commands]:  # it has a door of its own
-            found.command(verb, help=operation.help)(_command(operation, run))
+            found.command(verb, help=operation.help)(door(operation, run))
     group(app, "ops").command("list")(list_operations)
 
 
@@ -92,7 +92,9 @@ def list_operations(*, json: AsJson = False) -> None:
     )
 
 
-def _command(operation: Operation, run: Run[Any]) -> Callable[..., None]:
+def door(operation: Operation, run: Run[Any]) -> Callable[..., None]:
+    """Make the command of an operation: a function of its parameters, by name, and of the doors' own."""
+
     def command(**given: Any) -> None:
         as_json, key, plan_id = given.pop("json"), given.pop("key"), given.pop("plan_id")
         only_plan = given.pop("plan")
@@ -156,7 +158,7 @@ def _word_or_option(parameter: Parameter) -> inspect.Parameter:
         names = [registry.option_name(parameter)] if shown is not bool or not parameter.default else []
         kind = typer.Option(*names, help=parameter.help, show_default=parameter.default not in (None, ""))
     return inspect.Parameter(
-        parameter.name,
+        parameter.called,
         inspect.Parameter.KEYWORD_ONLY,
         annotation=Annotated[shown if parameter.required else shown | None, kind],
         default=inspect.Parameter.empty if parameter.required else _as_default(parameter, shown),
@@ -174,7 +176,7 @@ def _arguments(operation: Operation, given: Mapping[str, Any]) -> dict[str, Any]
     """Return the arguments that were given; text for a list or an object is JSON."""
     arguments: dict[str, Any] = {}
     for parameter in operation.parameters:
-        value = given[parameter.name]
+        value = given[parameter.called]
         if value is None:
             continue
         if isinstance(value, str) and parameter.type_name not in ("text", "id") and value[:1] in ("[", "{"):

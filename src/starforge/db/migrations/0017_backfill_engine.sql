@@ -20,6 +20,7 @@ ALTER TABLE backfill_jobs
     ADD COLUMN created_by text,
     ADD COLUMN state_by text,
     ADD COLUMN state_reason text,
+    ADD COLUMN changed jsonb,
     ADD COLUMN resume_at timestamptz,
     ADD COLUMN started_at timestamptz,
     ADD COLUMN progress_at timestamptz,
@@ -41,6 +42,7 @@ COMMENT ON COLUMN backfill_jobs.failed_max IS 'So many failed partitions a compl
 COMMENT ON COLUMN backfill_jobs.request IS 'What was asked for, as a clone asks for it again.';
 COMMENT ON COLUMN backfill_jobs.waits_for IS 'Backfills of upstream assets that must be completed before this one starts.';
 COMMENT ON COLUMN backfill_jobs.state_by IS 'Who paused, resumed or cancelled it last, and in state_reason why.';
+COMMENT ON COLUMN backfill_jobs.changed IS 'The last operation: its name, by whom, when, and the version it made; at another one somebody wrote by hand.';
 COMMENT ON COLUMN backfill_jobs.closed_at IS 'When all its partitions were terminal and counted; nothing more is written of it.';
 COMMENT ON COLUMN backfill_jobs.checkpoint_ordinal IS 'Place of checkpoint_partition_key in the declared order.';
 COMMENT ON COLUMN backfill_jobs.pace IS 'Share of its concurrency that it may use now, by the health of the database.';
@@ -110,9 +112,15 @@ CREATE TABLE backfill_assets (
     timeout_s     double precision,
     owner         text,
     code_version  text NOT NULL,
-    declared_at   timestamptz NOT NULL DEFAULT sf_now()
+    declared_at   timestamptz NOT NULL DEFAULT sf_now(),
+    seen_at       timestamptz NOT NULL DEFAULT sf_now(),
+    digest        text NOT NULL,
+    replaced      text[] NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE backfill_assets IS 'What workers declared: backfills are made from it where the code is not at hand.';
+COMMENT ON COLUMN backfill_assets.digest IS 'Of all that is declared: two declarations with the same one are the same.';
+COMMENT ON COLUMN backfill_assets.seen_at IS 'When a worker last declared it so; workers do so every minute.';
+COMMENT ON COLUMN backfill_assets.replaced IS 'Digests of what it was before: an older worker brings none of them back while workers of the newest live.';
 
 CREATE TABLE backfill_names (
     asset_name     text NOT NULL,

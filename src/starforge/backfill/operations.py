@@ -1,0 +1,11 @@
+"""The operations on backfills: each is declared in a module of its kind; here they are found together."""
+
+from __future__ import annotations
+
+from starforge.backfill import (
+    bulk_operations,
+    lease_operations,
+    state_operations,
+)
+
+__all__ = ["bulk_operations", "lease_operations", "state_operations"]
