@@ -43,6 +43,7 @@ NOUNS = {
     "source": "Sources of snapshots: how they are read, what they send, how they fail.",
     "catalog": "Catalogues that snapshots refer to: what lacks, new entries, what waits for them.",
     "etl": "Failures of snapshots: what fails alike, and the snapshots behind it.",
+    "backfill": "Backfills of assets: list, look into, follow, verify; create, pause, resume, cancel.",
     "retention": "How long snapshots, captures, quarantine and errors are kept.",
     "ingest": "Taking snapshots in: pause and resume it for every server and command.",
     "subject": "One subject of a source: erase what is kept of it.",

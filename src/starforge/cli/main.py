@@ -10,6 +10,7 @@ import typer
 
 from starforge import __version__
 from starforge.cli import (
+    backfills,
     benches,
     capacity,
     database,
@@ -74,6 +75,7 @@ sources.add(app)
 snapshot_looks.add(app)
 snapshot_tries.add(app)
 retention.add(app)
+backfills.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)
