@@ -18,6 +18,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from starforge.backfill.asset import Assets
 from starforge.backfill.coordinate import coordinate
 from starforge.db.pool import Connection, set_tenant
 from starforge.etl.ingest.call import given
@@ -120,6 +121,7 @@ class StarForge(Producer):
         )
         super().__init__(types, application=f"starforge app {name}")
         self._schedules = Schedules()
+        self.assets = Assets()
 
     @overload
     def job(self, name: Callable[Concatenate[Context, P], R], /) -> JobFunction[P, R]: ...
@@ -314,7 +316,7 @@ class StarForge(Producer):
 
     def services(self) -> list[Service]:
         """Return what a worker of this app does beside its jobs: it looks after backfills."""
-        return [coordinate]
+        return [partial(coordinate, self.assets)]
 
     def job_types(self) -> JobTypes:
         """Return the job types, for a worker."""

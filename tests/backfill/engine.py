@@ -78,7 +78,7 @@ async def planned(
     canary = columns.get("canary_partitions", 0)
     async with pool.connection() as conn, conn.transaction():
         backfill_id: UUID = await conn.fetchval(
-            f"INSERT INTO backfill_jobs (covers, {names})"  # noqa: S608 - names of columns that tests give
+            f"INSERT INTO backfill_jobs (covers, {names})"
             f" VALUES ($1::text::int8multirange, {places}) RETURNING id",
             "{" + spans + "}",
             *values.values(),

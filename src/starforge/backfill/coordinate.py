@@ -14,8 +14,11 @@ from uuid import UUID
 import structlog
 
 from starforge.backfill.ages import AgeSettings
+from starforge.backfill.asset import Assets
+from starforge.backfill.declared import DECLARE_S, declare
+from starforge.backfill.health import HealthReader
 from starforge.backfill.held import Held
-from starforge.backfill.pace import Pace, PaceSettings
+from starforge.backfill.pace import Pace, PaceSettings, Throttle
 from starforge.clock import failpoint, monotonic_s, randomness
 from starforge.db.leader import TROUBLE, Lend
 from starforge.db.pool import Connection
@@ -30,6 +33,7 @@ BUSY_TICK_S = 0.05
 """While the queue takes all that it is given."""
 
 CLAIM_S = 1.0
+HEALTH_S = 2.0
 HELD_MAX = 16
 QUESTION_S_MAX = 60.0
 """Longest that a tick may take; a statement of it is then cancelled."""
@@ -38,9 +42,11 @@ FAILED_S = 0.2
 FAILED_S_MAX = 5.0
 
 
-async def coordinate(lend: Lend, worker: Callable[[], UUID | None], stop: asyncio.Event) -> None:
-    """Coordinate backfills until `stop`; for the arguments see Coordinator."""
-    await Coordinator(lend, worker).run(stop)
+async def coordinate(
+    assets: Assets, lend: Lend, worker: Callable[[], UUID | None], stop: asyncio.Event
+) -> None:
+    """Coordinate backfills until `stop`, and say what assets there are; see Coordinator."""
+    await Coordinator(lend, worker, assets).run(stop)
 
 
 class Coordinator:
@@ -49,10 +55,14 @@ class Coordinator:
     Args:
         lend: Lends a connection for a short time.
         worker: Returns as which worker this process is registered now; None: it is not.
+        assets: What this process's app declares: it is written down, for whoever creates backfills.
     """
 
-    def __init__(self, lend: Lend, worker: Callable[[], UUID | None]) -> None:
-        self._lend, self._worker = lend, worker
+    def __init__(self, lend: Lend, worker: Callable[[], UUID | None], assets: Assets | None = None) -> None:
+        self._lend, self._worker, self._assets = lend, worker, assets
+        self._declared_s = -DECLARE_S
+        self._health, self._throttle = HealthReader(), Throttle()
+        self._read_s = -HEALTH_S
         self._held: dict[UUID, Held] = {}
         self._claimed_s = 0.0
         self._pace = Pace(1.0, PaceSettings.read().batch_s, "")
@@ -79,9 +89,17 @@ class Coordinator:
         await self._let_go()
 
     async def _once(self) -> None:
+        if self._assets and monotonic_s() - self._declared_s >= DECLARE_S:
+            async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
+                await declare(conn, self._assets)
+            self._declared_s = monotonic_s()
         if monotonic_s() - self._claimed_s >= CLAIM_S * 0.8:
             self._claimed_s = monotonic_s()
             await self._claim()
+        if self._held and monotonic_s() - self._read_s >= HEALTH_S:
+            self._read_s = monotonic_s()
+            async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
+                self._pace = self._throttle.judge(await self._health.read(conn), self._read_s)
         for held in list(self._held.values()):
             async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
                 goes_on = await held.tick(conn, self._pace)

@@ -27,6 +27,12 @@ from starforge.db.pool import Connection, set_tenant
 from starforge.db.statement import sql
 from starforge.queue.enqueue import enqueue_all
 from starforge.queue.job import NewJob
+from starforge.telemetry.metrics import (
+    ETA_DISTRIBUTION,
+    PARTITION_DURATION,
+    PARTITIONS_ENDED,
+    PAUSE_DURATION,
+)
 
 log = structlog.get_logger("backfill")
 
@@ -94,6 +100,8 @@ class Held:
         except BaseException:
             self.mind = None  # whether it was committed is not known: the rows say
             raise
+        if self.mind is not None:
+            self.mind.measure()
         return goes_on
 
     async def _tick(self, conn: Connection, row: Row, pace: Pace) -> bool:
@@ -148,7 +156,7 @@ class Held:
             eta.p90_s if eta else None,
             eta.basis if eta else mind.eta.reason if isinstance(mind.eta, NoEta) else None,
             mind.estimator.state() if mind.fresh else None,
-            mind.look.document(now_s, len(mind.in_flight)),
+            mind.look.document(now_s, len(mind.in_flight), pace.cause if runs else ""),
             pace.share if runs else 1.0,
             (pace.reason or None) if runs else None,
             beats,
@@ -178,6 +186,10 @@ class _Mind:
     """When lately how many attempts ended."""
 
     ended_s: float = field(default_factory=monotonic_s)
+    told: list[Row] = field(default_factory=list)
+    """Attempts that ended and are counted, to be measured and said once that is committed."""
+
+    paused_s: float | None = None
     looked_s: float = 0.0
     runs: int = 0
     retried: bool = False
@@ -221,7 +233,7 @@ class _Mind:
         total = row["total_partitions"]
         estimator = before.estimator if before else Estimator.restore(row["eta_state"], total)
         if held.was == "resuming":
-            estimator.resume(monotonic_s(), paused_s=row["paused_s"] or 0.0)
+            estimator.resume(monotonic_s(), paused_s=row["paused_s"])
         return cls(
             id=held.id,
             version=row["version"],
@@ -233,6 +245,7 @@ class _Mind:
             in_flight=running | {each["ordinal"] for each in waiting},
             runs=len(running),
             retried=any(each["retry_in_s"] is not None for each in waiting),
+            paused_s=row["paused_s"] if held.was == "resuming" else None,
         )
 
     # ---- what has ended
@@ -244,6 +257,7 @@ class _Mind:
         if not rows:
             return counted
         now_s = monotonic_s()
+        self.told += rows
         over: list[int] = []
         for row in rows:
             ordinal, outcome = row["ordinal"], row["outcome"]
@@ -266,6 +280,28 @@ class _Mind:
         self.ended.append((now_s, len(over)))
         self.ended_s = now_s
         return counted
+
+    def measure(self) -> None:
+        """Count in the metrics and say in the log what was committed."""
+        if self.paused_s is not None:
+            PAUSE_DURATION.observe(self.paused_s)
+            self.paused_s = None
+        told, self.told = self.told, []
+        for row in told:
+            outcome, seconds = row["outcome"], (row["duration_ms"] or 0.0) / 1000
+            say = log.debug if outcome == "completed" else log.warning
+            say(
+                f"partition.{outcome}",
+                job_id=str(self.id),
+                ordinal=row["ordinal"],
+                key=row["partition_key"],
+                attempt=row["attempt_count"],
+                seconds=round(seconds, 3),
+                error=row["error_message"],
+            )
+            if outcome != "retried":
+                PARTITIONS_ENDED.labels(status=outcome).inc()
+                PARTITION_DURATION.labels(status=outcome).observe(seconds)
 
     def _place(self, ordinal: int) -> int:
         return bisect_left(self.ordinals, ordinal)
@@ -396,6 +432,8 @@ class _Mind:
                 retry_in_s=max(retry_in_s, 0.0),
             )
         )
+        if isinstance(self.eta, Eta) and state == "running":
+            ETA_DISTRIBUTION.observe(self.eta.p50_s)
         self.fresh = True
 
     async def _see_after(self, conn: Connection, row: Row, running: set[int]) -> None:

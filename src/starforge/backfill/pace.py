@@ -159,6 +159,9 @@ class Pace:
     reason: str
     """In words; empty where it is open."""
 
+    cause: str = ""
+    """In a word, for metrics: live, connections, locks, wal, replication; held: as the last holder left it."""
+
     def slots(self, concurrency: int) -> int:
         """Return how many partitions may run at once: one at least, unless it is stopped."""
         return slots_of(concurrency, self.share)
@@ -181,7 +184,7 @@ class Pressure:
     """From here on it starts nothing."""
 
     words: str
-    live: bool = False
+    cause: str
 
     def grade(self, clear: float = 1.0) -> int:
         """Return the index in `GRADES` that this reading asks for, its limits taken times `clear`."""
@@ -194,6 +197,11 @@ class Pressure:
         grade = min(1 + int((self.value - slow) / (stop - slow) * between), between)
         return max(grade, 2) if self.live else grade
 
+    @property
+    def live(self) -> bool:
+        """Live traffic suffers: it comes first."""
+        return self.cause == "live"
+
 
 class Throttle:
     """Turns readings into a pace; falls at once, rises step by step."""
@@ -204,6 +212,7 @@ class Throttle:
         self._grade = next((at for at, grade in enumerate(GRADES) if grade <= share), len(GRADES) - 1)
         self._calm_since_s: float | None = None
         self._reason = "" if self._grade == 0 else "as the last holder left it"
+        self._cause = "held"
 
     def judge(self, health: Health, now_s: float) -> Pace:
         """Return the pace after a look; now_s is on any clock that only moves forward."""
@@ -212,7 +221,7 @@ class Throttle:
         asked = worst.grade() if worst else 0
         clear = max((pressure.grade(CLEAR) for pressure in pressures), default=self._grade)
         if worst is not None and asked:
-            self._reason = worst.words
+            self._reason, self._cause = worst.words, worst.cause
         if asked > self._grade:
             self._grade, self._calm_since_s = asked, None
         elif clear >= self._grade:
@@ -234,7 +243,8 @@ class Throttle:
             elif self._calm_since_s is not None:
                 wait_s = self._settings.calm_s - (now_s - self._calm_since_s)
                 reason += f"; calm now, next step up in {max(wait_s, 0):.0f} s"
-        return Pace(share, self._settings.batch_s * max(share, BATCH_LEAST), reason)
+        batch_s = self._settings.batch_s * max(share, BATCH_LEAST)
+        return Pace(share, batch_s, reason, self._cause if self._grade else "")
 
 
 def pressures_of(health: Health, limits: PaceSettings) -> Iterator[Pressure]:
@@ -245,20 +255,20 @@ def pressures_of(health: Health, limits: PaceSettings) -> Iterator[Pressure]:
         slow = max(limits.live_p95_ms, limits.live_p95_factor * (normal or 0.0))
         beside = "" if normal is None else f", normally {normal:.3g} ms"
         words = f"live jobs wait {value:.3g} ms (p95{beside}; limit {slow:.3g} ms)"
-        yield Pressure(value, slow, slow * stop, words, live=True)
+        yield Pressure(value, slow, slow * stop, words, "live")
     if health.connections_used is not None and health.connections_budget is not None:
         value = health.connections_used / max(health.connections_budget, 1)
         words = f"{health.connections_used} of {health.connections_budget} connections are used"
         words += f" (limit {limits.connections:.0%})"
-        yield Pressure(value, limits.connections, min(1.0, limits.connections * stop), words)
+        yield Pressure(value, limits.connections, min(1.0, limits.connections * stop), words, "connections")
     if health.lock_waits is not None:
         words = f"{health.lock_waits} sessions wait for locks (limit {limits.lock_waits})"
-        yield Pressure(health.lock_waits, limits.lock_waits, limits.lock_waits * stop, words)
+        yield Pressure(health.lock_waits, limits.lock_waits, limits.lock_waits * stop, words, "locks")
     if health.wal_bytes_per_s is not None:
         value = health.wal_bytes_per_s / 1e6
         words = f"{value:.3g} MB of WAL per second (limit {limits.wal_mb_per_s:g})"
-        yield Pressure(value, limits.wal_mb_per_s, limits.wal_mb_per_s * stop, words)
+        yield Pressure(value, limits.wal_mb_per_s, limits.wal_mb_per_s * stop, words, "wal")
     if health.replication_lag_s is not None:
         value = health.replication_lag_s
         words = f"a replica lags {value:.3g} s behind (limit {limits.replication_lag_s:g} s)"
-        yield Pressure(value, limits.replication_lag_s, limits.replication_lag_s * stop, words)
+        yield Pressure(value, limits.replication_lag_s, limits.replication_lag_s * stop, words, "replication")
