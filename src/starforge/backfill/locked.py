@@ -156,5 +156,6 @@ def _changed_by(found: Locked) -> str:
     if last.get("version") == found.version:
         return f"{last.get('by')} changed it last, by {last.get('operation')} at {last.get('at')}"
     if last:
-        return f"a statement by hand, or the engine, changed it after {last.get('by')} by {last.get('operation')}"
+        after = f"{last.get('by')} did, by {last.get('operation')}"
+        return f"a statement by hand, or the engine, changed it after {after}"
     return "no operation changed it, so a statement by hand or the engine did"

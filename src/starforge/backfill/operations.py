@@ -5,7 +5,15 @@ from __future__ import annotations
 from starforge.backfill import (
     bulk_operations,
     lease_operations,
+    retry_operations,
+    set_operations,
     state_operations,
 )
 
-__all__ = ["bulk_operations", "lease_operations", "state_operations"]
+__all__ = [
+    "bulk_operations",
+    "lease_operations",
+    "retry_operations",
+    "set_operations",
+    "state_operations",
+]

@@ -1,0 +1,64 @@
+"""Partitions that failed run again: in place on a live backfill (B-43)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from starforge.backfill.errors import NothingFailedError
+from starforge.backfill.locked import BackfillId, Locked, Version, Why, locked
+from starforge.db.statement import sql
+from starforge.operation import Caller, Change, operation
+
+REOPENED_MAX = 100_000
+"""Most partitions that one act reopens: its locks are held until it commits; it says where there are more."""
+
+Fingerprint = Annotated[
+    Annotated[str, Meta(min_length=1, max_length=200)] | None,
+    "Only those that failed so; else all that failed.",
+]
+
+
+@operation("backfill retry-failed", role="operator", inverse=None)
+async def retry_failed(
+    caller: Caller,
+    job_id: BackfillId,
+    *,
+    fingerprint: Fingerprint = None,
+    reason: Why = "",
+    expect_version: Version = None,
+) -> Change:
+    """Have the failed partitions of backfill JOB_ID run again, or those of one fingerprint.
+
+    Of a live one they are pending again, and a paused one makes them once it is resumed. What is completed
+    does not run again.
+    """
+    row = await locked(caller, job_id, expect_version)
+    return await _in_place(caller, row, fingerprint)
+
+
+async def _in_place(caller: Caller, row: Locked, fingerprint: str | None) -> Change:
+    conn, tenant = caller.conn, caller.tenant
+    done = await conn.fetchrow(sql("backfill", "reopen"), row.id, tenant, fingerprint, REOPENED_MAX)
+    reopened: int = done["reopened"]
+    if not reopened:
+        raise NothingFailedError(f"{row.named} has no failed partition{_so(fingerprint)}: {row.told()}")
+    now = await conn.fetchrow(
+        sql("backfill", "recount"), row.id, tenant, caller.actor, done["counted"], "backfill retry-failed"
+    )
+    more = f"; there may be more than {REOPENED_MAX}: ask again" if reopened == REOPENED_MAX else ""
+    paused = "; they run once it is resumed" if row.state == "paused" else ""
+    are = "partition is" if reopened == 1 else "partitions are"
+    return Change(
+        summary=f"{reopened} failed {are} pending again in {row.named}{_so(fingerprint)}{paused}{more}",
+        matched=reopened,
+        changed=reopened,
+        sample=tuple(done["keys"]),
+        before={**row.terms(), "failed": reopened},
+        after={"state": row.state, "version": now["version"], "pending": reopened},
+    )
+
+
+def _so(fingerprint: str | None) -> str:
+    return "" if fingerprint is None else f" with fingerprint {fingerprint!r}"
