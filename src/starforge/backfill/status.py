@@ -247,6 +247,12 @@ async def explanation(conn: Connection, backfill_id: UUID) -> tuple[str, str, Wh
     return row["asset_name"], row["state"], why(row, await closed_gates(conn)), not_resumable(row)
 
 
+async def unclaimed(conn: Connection, *, most: int = 50) -> list[Status]:
+    """Return the backfills that wait for a coordinator, in the order in which they are taken, at most `most`."""
+    rows = await conn.fetch(sql("backfill", "unclaimed"), AgeSettings.read().reclaimable_s, most)
+    return [await status(conn, row["id"]) for row in rows]
+
+
 async def _row(conn: Connection, backfill_id: UUID) -> asyncpg.Record:
     row = await conn.fetchrow(sql("backfill", "status"), backfill_id, AgeSettings.read().reclaimable_s)
     if row is None:
