@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from starforge.backfill.ages import AgeSettings
 from starforge.backfill.backfill import BACKFILL
 from starforge.backfill.cause import likely_cause
 from starforge.backfill.errors import UnknownBackfillError
 from starforge.backfill.partition import PARTITION
-from starforge.backfill.why import FREE_S, QUIET_S, QUIET_TIMES
+from starforge.backfill.why import QUIET_S, QUIET_TIMES
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
@@ -24,9 +25,6 @@ HEALTHS = ("ok", "stale", "no-progress")
 SORTS = ("newest", "eta", "heartbeat")
 LISTED_MAX = 1000
 PAGE_MAX = 10_000
-
-RESUMING_S = 600.0
-"""A backfill that was resumed and that nobody has taken for longer is stale too (B-13)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,8 @@ async def list_backfills(
     _known("order", sort, SORTS)
     if not 1 <= most <= LISTED_MAX:
         raise InvalidInputError(f"{most} backfills cannot be listed; ask for 1 to {LISTED_MAX}")
-    bounds = (FREE_S, RESUMING_S, QUIET_S, QUIET_TIMES)
+    ages = AgeSettings.read()
+    bounds = (ages.suspect_s, ages.bulk_recovery_s, QUIET_S, QUIET_TIMES)
     rows = await conn.fetch(sql("backfill", "list"), state, asset, older_s, health, *bounds, sort, most)
     return [Listed(**row) for row in rows]
 

@@ -15,11 +15,12 @@ from uuid import UUID
 
 import asyncpg
 
+from starforge.backfill.ages import AgeSettings
 from starforge.backfill.backfill import BACKFILL
 from starforge.backfill.cause import likely_cause
 from starforge.backfill.errors import UnknownBackfillError
 from starforge.backfill.reads import Failures
-from starforge.backfill.why import FREE_S, Why, not_resumable, why
+from starforge.backfill.why import Why, not_resumable, why
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.gate import closed_gates
@@ -176,9 +177,7 @@ class Status:
 
 async def status(conn: Connection, backfill_id: UUID) -> Status:
     """Return one backfill; raise UnknownBackfillError where the caller's tenant has none of this id."""
-    row = await conn.fetchrow(sql("backfill", "status"), backfill_id, FREE_S)
-    if row is None:
-        raise UnknownBackfillError(backfill_id)
+    row = await _row(conn, backfill_id)
     eta = _eta(row)
     executor = _executor(row)
     told = why(row, await closed_gates(conn))
@@ -239,12 +238,26 @@ async def status(conn: Connection, backfill_id: UUID) -> Status:
     )
 
 
-async def explanation(conn: Connection, backfill_id: UUID) -> tuple[str, str, Why]:
-    """Return a backfill's asset and state, and why it is in it; raise UnknownBackfillError."""
-    row = await conn.fetchrow(sql("backfill", "status"), backfill_id, FREE_S)
+async def explanation(conn: Connection, backfill_id: UUID) -> tuple[str, str, Why, str]:
+    """Return a backfill's asset and state, why it is in it, and why a resume would be refused.
+
+    Raises: UnknownBackfillError.
+    """
+    row = await _row(conn, backfill_id)
+    return row["asset_name"], row["state"], why(row, await closed_gates(conn)), not_resumable(row)
+
+
+async def unclaimed(conn: Connection, *, most: int = 50) -> list[Status]:
+    """Return the backfills that wait for a coordinator, in the order in which they are taken, at most `most`."""
+    rows = await conn.fetch(sql("backfill", "unclaimed"), AgeSettings.read().reclaimable_s, most)
+    return [await status(conn, row["id"]) for row in rows]
+
+
+async def _row(conn: Connection, backfill_id: UUID) -> asyncpg.Record:
+    row = await conn.fetchrow(sql("backfill", "status"), backfill_id, AgeSettings.read().reclaimable_s)
     if row is None:
         raise UnknownBackfillError(backfill_id)
-    return row["asset_name"], row["state"], why(row, await closed_gates(conn))
+    return row
 
 
 def _eta(row: asyncpg.Record) -> Estimate:

@@ -7,19 +7,17 @@ what it waits for, then what withholds its partitions (gates), then who could co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import asyncpg
 
+from starforge.backfill.ages import AgeSettings
 from starforge.queue.gate import Gate
 
 QUEUE = "backfill"
 BEATS_S = 30.0
 """A coordinator writes every few seconds: one that is silent for longer is in trouble."""
-
-FREE_S = 120.0
-"""A coordinator that gave no sign for longer may be followed by another (B-37)."""
 
 QUIET_S, QUIET_TIMES = 60.0, 5.0
 """Without an ended partition for this long, and so many mean durations, a running one makes no progress."""
@@ -102,9 +100,10 @@ def _waits(row: Row) -> Why | None:
 def _unclaimed(row: Row, gates: list[Gate], since: str) -> Why:
     """Tell why nobody coordinates a backfill that waits to be taken."""
     if not row["free"]:
+        free_s = AgeSettings.read().reclaimable_s
         return Why(
-            f"{since}, and its last coordinator gave a sign {row['heartbeat_age_s']:.0f} s ago: another may"
-            f" take it {FREE_S:.0f} s after that",
+            f"{since}, and its last coordinator gave a sign {row['heartbeat_age_s'] or 0:.0f} s ago: another"
+            f" may take it {free_s:.0f} s after that",
             "its time",
             f"starforge backfill reclaim {row['id']}",
         )
@@ -113,11 +112,12 @@ def _unclaimed(row: Row, gates: list[Gate], since: str) -> Why:
             f"{since}, and no worker lives to take it",
             "a worker",
             "starforge worker --app MODULE:ATTR",
-            claimable=True,
+            claimable=row["state"] == "resuming",
         )
-    held = _held(row, gates, claimable=True)
+    held = _held(row, gates)
     if held is not None:
-        return held
+        # A new one waits for a worker that knows its partitions; one that had begun is taken all the same.
+        return replace(held, claimable=bool(row["knowing"]) or row["state"] == "resuming")
     workers = "1 worker lives" if row["living"] == 1 else f"{row['living']} workers live"
     return Why(
         f"{since}; {workers} and may take it, those of a higher priority first, resumed ones before new ones",
@@ -127,7 +127,7 @@ def _unclaimed(row: Row, gates: list[Gate], since: str) -> Why:
     )
 
 
-def _held(row: Row, gates: list[Gate], *, claimable: bool = False) -> Why | None:
+def _held(row: Row, gates: list[Gate]) -> Why | None:
     """Tell what keeps its partitions from starting: a gate, or that no worker knows them."""
     names = {("queue", QUEUE), ("type", row["job_type"]), ("tenant", row["tenant_id"])}
     for gate in gates:
@@ -137,21 +137,21 @@ def _held(row: Row, gates: list[Gate], *, claimable: bool = False) -> Why | None
                 f" {_at(gate.expires_at)} by {gate.owner}: {gate.reason}",
                 "the end of that",
                 gate.undo,
-                claimable,
             )
-    if row["knowing"]:
+    if row["making"]:
         return None
     if not row["living"]:
         knows = "no worker lives"
+    elif not row["knowing"]:
+        knows = f"no live worker knows the job type {row['job_type']!r} of asset {row['asset_name']}"
     elif not row["serving"]:
         knows = f"no live worker serves queue {QUEUE!r}"
     else:
-        knows = f"no live worker knows the job type {row['job_type']!r} of asset {row['asset_name']}"
+        knows = f"no live worker that serves queue {QUEUE!r} knows the job type {row['job_type']!r}"
     return Why(
         f"none of its partitions starts: {knows}",
         "a worker whose app declares the asset",
         "starforge worker --app MODULE:ATTR",
-        claimable,
     )
 
 
@@ -185,9 +185,16 @@ def _running(row: Row, gates: list[Gate]) -> Why:
 def _silent(row: Row) -> Why | None:
     """Tell that nobody coordinates a running backfill any more."""
     age_s = row["updated_age_s"] if row["heartbeat_age_s"] is None else row["heartbeat_age_s"]
+    if row["worker_id"] is None:
+        silent = f"its last coordinator let go of it {_ago(row['updated_age_s'])}"
+        if row["living"]:
+            return Why(f"{silent}, and nobody has taken it yet", "the next look of a worker", claimable=True)
+        return Why(
+            f"{silent}, and no worker lives to take it", "a worker", "starforge worker --app MODULE:ATTR"
+        )
     if age_s <= BEATS_S:
         return None
-    who = f"worker {row['worker_id']}" if row["worker_id"] else "nobody"
+    who = f"worker {row['worker_id']}"
     if row["host"]:
         who += f" ({row['host']}, pid {row['pid']}, {'alive' if row['alive'] else 'gone'})"
     silent = f"its coordinator, {who}, has given no sign for {age_s:.0f} s"
@@ -195,7 +202,7 @@ def _silent(row: Row) -> Why | None:
         return Why(
             f"{silent}, and no worker lives to take over", "a worker", "starforge worker --app MODULE:ATTR"
         )
-    when = "may take over now" if age_s > FREE_S else f"takes over after {FREE_S:.0f} s"
+    when = "may take over now" if row["free"] else f"does after {AgeSettings.read().reclaimable_s:.0f} s"
     return Why(f"{silent}: another {when}", "the next coordinator", f"starforge backfill reclaim {row['id']}")
 
 

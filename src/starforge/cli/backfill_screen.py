@@ -62,7 +62,7 @@ def line(one: Status) -> str:
         words.append(rate(one.rate_per_s) or "no rate yet")
         words.append(f"ends in {left(one.eta)}" if one.eta.at else f"no estimate: {one.eta.basis}")
         if one.throttle.pace < 1:
-            words.append(throttled(one))
+            words.append(f"slots {throttled(one)}")
     else:
         words.append(one.why)
     return " · ".join(words)
@@ -108,7 +108,7 @@ def throttled(one: Status) -> str:
     """Return how much of its concurrency it may use, and why."""
     throttle = one.throttle
     reason = f": {throttle.reason}" if throttle.reason else ""
-    return f"{throttle.slots} of {throttle.concurrency} at once ({throttle.pace:.0%}){reason}"
+    return f"{throttle.slots} of {throttle.concurrency} ({throttle.pace:.0%}){reason}"
 
 
 def at(time: datetime | None) -> str | None:
@@ -131,7 +131,7 @@ def _facts(one: Status) -> Iterator[tuple[str, Text | str]]:
     if one.closed_at is None and (one.executor is not None or one.state not in ("pending", "paused")):
         yield "coordinator", _coordinator(one)
     if one.state == "running":
-        yield "at once", throttled(one)
+        yield "slots", throttled(one)
     if one.canary:
         judged = f"passed at {at(one.canary_judged_at)}" if one.canary_judged_at else "not judged yet"
         yield "sample", f"{one.canary} partitions first: {judged}"
