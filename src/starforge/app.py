@@ -18,8 +18,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from starforge.backfill.asset import Assets
 from starforge.backfill.coordinate import coordinate
+from starforge.backfill.declarer import Declarer
+from starforge.backfill.run import partition_types
 from starforge.db.pool import Connection, set_tenant
 from starforge.etl.ingest.call import given
 from starforge.etl.ingest.key import PRUNE_BATCH, prune_ingest_keys
@@ -33,6 +34,8 @@ from starforge.etl.snapshot.quarantine import resume_released
 from starforge.etl.source.catalogue import LOOK_S, settle
 from starforge.etl.source.fit import FIT_S, report
 from starforge.heroes.mapping import HERO
+from starforge.operation import Change
+from starforge.ops.audit import Entry, record
 from starforge.ops.plan import prune_plans
 from starforge.queue.call import plan
 from starforge.queue.caller import is_asyncpg
@@ -110,8 +113,8 @@ class Register(Protocol):
     def __call__(self, handler: Callable[P, R], /) -> JobFunction[P, R]: ...
 
 
-class StarForge(Producer):
-    """An app: the job types that a worker runs and the mappings that the ETL knows."""
+class StarForge(Producer, Declarer):
+    """An app: the job types that a worker runs, assets, and the mappings that the ETL knows."""
 
     def __init__(self, name: str = "starforge", *, mappings: Iterable[SourceMapping] = ()) -> None:
         self.name = name
@@ -119,9 +122,9 @@ class StarForge(Producer):
         types = JobTypes(
             [process_snapshot_type(self.mappings), process_snapshot_highmem_type(self.mappings), PROBE]
         )
-        super().__init__(types, application=f"starforge app {name}")
+        Producer.__init__(self, types, application=f"starforge app {name}")
+        Declarer.__init__(self)
         self._schedules = Schedules()
-        self.assets = Assets()
 
     @overload
     def job(self, name: Callable[Concatenate[Context, P], R], /) -> JobFunction[P, R]: ...
@@ -319,8 +322,28 @@ class StarForge(Producer):
         return [partial(coordinate, self.assets)]
 
     def job_types(self) -> JobTypes:
-        """Return the job types, for a worker."""
+        """Return the job types, for a worker: also those that make the partitions of assets.
+
+        Raises: AssetDeclarationError where the assets do not fit one another.
+        """
+        self.assets.bind()
+        for job_type in partition_types(self.assets):
+            if self._types.declared(job_type.name) is None:
+                self._types.add(job_type)
         return self._types
+
+    async def _record(
+        self,
+        conn: Connection,
+        operation: str,
+        arguments: Mapping[str, Any],
+        reason: str,
+        tenant: str,
+        change: Change,
+    ) -> None:
+        actor = f"app {self.name}"
+        entry = Entry(tenant, actor, "operator", operation, arguments, reason or None, change=change)
+        await record(conn, entry)
 
 
 def load(reference: str) -> StarForge:

@@ -1,9 +1,9 @@
 """Declared assets: what workers' apps declare is written down, so that any door can make backfills.
 
 The newest declaration holds, and newest is what was first seen last. Workers declare when they start and
-every DECLARE_S after. What an asset was before is remembered by its digest: an older worker that declares it again,
-in the middle of a roll-out say, changes nothing while some worker still repeats the newer declaration. Once
-none has for ALIVE_S, the older one is what there is, and holds: that is a roll-back.
+every DECLARE_S after. What an asset was before is remembered by its digest: an older worker that declares
+it again, in the middle of a roll-out say, changes nothing while some worker still repeats the newer
+declaration. Once none has for ALIVE_S, the older one is what there is, and holds: that is a roll-back.
 """
 
 from __future__ import annotations

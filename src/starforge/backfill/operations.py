@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starforge.backfill import (
     bulk_operations,
+    create_operations,
     lease_operations,
     retry_operations,
     set_operations,
@@ -11,7 +12,7 @@ from starforge.backfill import (
 )
 
 __all__ = [
-    "bulk_operations",
+    "bulk_operations", "create_operations",
     "lease_operations",
     "retry_operations",
     "set_operations",
