@@ -12,7 +12,8 @@ from starforge.backfill import (
 )
 
 __all__ = [
-    "bulk_operations", "create_operations",
+    "bulk_operations",
+    "create_operations",
     "lease_operations",
     "retry_operations",
     "set_operations",

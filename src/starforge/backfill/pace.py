@@ -160,7 +160,7 @@ class Pace:
     """In words; empty where it is open."""
 
     cause: str = ""
-    """In a word, for metrics: live, connections, locks, wal, replication; held: as the last holder left it."""
+    """In a word, for metrics: live, connections, locks, wal, replication, held (by the holder before)."""
 
     def slots(self, concurrency: int) -> int:
         """Return how many partitions may run at once: one at least, unless it is stopped."""

@@ -110,9 +110,7 @@ async def _made(conn: Connection, tenant: str, asset: str) -> AsyncIterator[tupl
         yield key, _Made(at_s, None if code is None else intern(code))
 
 
-def _why(
-    asset: Asset, made: _Made | None, key: str, inputs: Iterable[Newest]
-) -> tuple[str, str] | None:
+def _why(asset: Asset, made: _Made | None, key: str, inputs: Iterable[Newest]) -> tuple[str, str] | None:
     if made is None:
         return MISSING, "no backfill has completed it"
     for newest in inputs:

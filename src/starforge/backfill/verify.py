@@ -82,8 +82,8 @@ def _told(count: int, keys: list[str] | None) -> Iterator[Finding]:
     if count:
         more = f" and {count - len(keys)} more" if keys and count > len(keys) else ""
         yield Finding(
-            f"{count} partition{'' if count == 1 else 's'} run{'s' if count == 1 else ''} by the row and by no"
-            f" job of the queue: {', '.join(keys or ())}{more}; the coordinator gives them out again",
+            f"{count} partition{'' if count == 1 else 's'} run{'s' if count == 1 else ''} by the row and"
+            f" by no job of the queue: {', '.join(keys or ())}{more}; the coordinator gives them out again",
             blocks=False,
         )
 

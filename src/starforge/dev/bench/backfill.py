@@ -1,4 +1,4 @@
-"""`starforge bench backfill`: what the engine costs beside the work itself, on databases of the benchmark's own."""
+"""`starforge bench backfill`: what the engine costs beside the work, on databases of the benchmark's own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RECLAIM_S_MAX = 200.0
 
 CLOSED = "SELECT closed_at IS NOT NULL FROM backfill_jobs WHERE id = $1"
 TOOK = """
-SELECT extract(epoch FROM completed_at - started_at)::float8 AS s, completed_partitions, total_partitions, state
+SELECT extract(epoch FROM completed_at - started_at)::float8 AS s, completed_partitions, state
 FROM backfill_jobs WHERE id = $1
 """
 RUNS = "SELECT EXISTS (SELECT FROM backfill_partitions WHERE backfill_job_id = $1 AND state = 'running')"
@@ -154,7 +154,8 @@ async def _overhead(server: Database, role: str, size: int, found: Measured) -> 
         if largest:
             found.create_s.append(monotonic_s() - began_s)
             after = memory_of(os.getpid())
-            assert before is not None and after is not None
+            assert before is not None
+            assert after is not None
             found.create_mb.append((after.peak_bytes - before.rss_bytes) / 1e6)
         async with _worker(here):
             if largest:
