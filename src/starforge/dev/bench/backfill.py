@@ -221,7 +221,7 @@ async def _killed(here: Place, workers: Fleet, pool: Pool | None, backfill_id: U
 
 
 async def _act(pool: Pool, name: str, backfill_id: UUID) -> None:
-    arguments = {"backfill_id": str(backfill_id), "reason": "measured"}
+    arguments = {"job_id": str(backfill_id), "reason": "measured"}
     await perform(pool, name, arguments, actor="bench", role="admin", tenant=TENANT)
 
 

@@ -20,7 +20,7 @@ from starforge.queue.job import LeasedJob
 from starforge.worker import claimer
 
 app = StarForge("bench")
-HOURS = Hourly("1930-01-01")
+HOURS = Hourly("1930-01-01T00")
 SLOW_S = 0.2
 count, first = counter(), first_start()
 result = {"ok": True} if on("results") else None
