@@ -10,7 +10,8 @@ from uuid import UUID
 
 from starforge.backfill.asset import Asset, Assets, asset
 from starforge.backfill.coordinate import Coordinator
-from starforge.backfill.run import QUEUE, partition_types
+from starforge.backfill.partition import QUEUE
+from starforge.backfill.run import partition_types
 from starforge.backfill.scheme import Scheme
 from starforge.backfill.window import Daily
 from starforge.db.pool import Pool

@@ -35,9 +35,6 @@ BUSY_TICK_S = 0.05
 CLAIM_S = 1.0
 HEALTH_S = 2.0
 HELD_MAX = 16
-QUESTION_S_MAX = 60.0
-"""Longest that a tick may take; a statement of it is then cancelled."""
-
 FAILED_S = 0.2
 FAILED_S_MAX = 5.0
 
@@ -53,7 +50,7 @@ class Coordinator:
     """Takes backfills that nobody looks after, and looks after them until they end or are paused.
 
     Args:
-        lend: Lends a connection for a short time.
+        lend: Lends a connection, for as short a time as it limits.
         worker: Returns as which worker this process is registered now; None: it is not.
         assets: What this process's app declares: it is written down, for whoever creates backfills.
     """
@@ -90,7 +87,7 @@ class Coordinator:
 
     async def _once(self) -> None:
         if self._assets and monotonic_s() - self._declared_s >= DECLARE_S:
-            async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
+            async with self._lend() as conn:
                 await declare(conn, self._assets)
             self._declared_s = monotonic_s()
         if monotonic_s() - self._claimed_s >= CLAIM_S * 0.8:
@@ -98,10 +95,10 @@ class Coordinator:
             await self._claim()
         if self._held and monotonic_s() - self._read_s >= HEALTH_S:
             self._read_s = monotonic_s()
-            async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
+            async with self._lend() as conn:
                 self._pace = self._throttle.judge(await self._health.read(conn), self._read_s)
         for held in list(self._held.values()):
-            async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
+            async with self._lend() as conn:
                 goes_on = await held.tick(conn, self._pace)
             if not goes_on:
                 del self._held[held.id]
@@ -109,7 +106,7 @@ class Coordinator:
     async def _claim(self) -> None:
         worker_id = self._worker()
         while worker_id is not None and len(self._held) < HELD_MAX:
-            async with asyncio.timeout(QUESTION_S_MAX), self._lend() as conn:
+            async with self._lend() as conn:
                 row = await self._take(conn, worker_id)
             if row is None:
                 return
@@ -126,7 +123,7 @@ class Coordinator:
 
     async def _let_go(self) -> None:
         try:
-            async with asyncio.timeout(FAILED_S_MAX), self._lend() as conn:
+            async with self._lend() as conn:
                 for held in self._held.values():
                     await conn.execute(sql("backfill", "release"), held.id, held.worker_id, held.epoch)
         except TROUBLE as error:

@@ -22,6 +22,7 @@ from starforge.backfill.checkpoint import Frontier
 from starforge.backfill.eta import Estimator, Eta, NoEta, Pulse
 from starforge.backfill.look import Look
 from starforge.backfill.pace import Pace
+from starforge.backfill.partition import QUEUE
 from starforge.clock import failpoint, monotonic_s, new_id
 from starforge.db.pool import Connection, set_tenant
 from starforge.db.statement import sql
@@ -36,7 +37,6 @@ from starforge.telemetry.metrics import (
 
 log = structlog.get_logger("backfill")
 
-QUEUE = "backfill"
 AHEAD = 4
 """So many partitions are with the queue for each that may run; or what ends in AHEAD_S, if that is more."""
 

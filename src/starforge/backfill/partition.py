@@ -10,6 +10,9 @@ from starforge.backfill.scheme import Bounds
 from starforge.db.pool import Connection
 from starforge.machine import Machine
 
+QUEUE = "backfill"
+"""The queue of the jobs that make partitions."""
+
 PARTITION = Machine.of(
     "partition",
     [

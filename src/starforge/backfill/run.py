@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from starforge.backfill.asset import Asset, Assets
 from starforge.backfill.errors import PartitionOverError
-from starforge.backfill.partition import Cursor, Partition
+from starforge.backfill.partition import QUEUE, Cursor, Partition
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.fingerprint import fingerprint
 from starforge.db.group_commit import GroupCommit
@@ -27,7 +27,6 @@ from starforge.queue.context import Context, complete_together
 from starforge.queue.handler import Discard, JobType, PermanentError
 from starforge.queue.job import LeasedJob
 
-QUEUE = "backfill"
 ERROR_CHARS_MAX = 2000
 TOGETHER_MAX = 64
 """Most attempts that begin, or partitions that are completed, together."""

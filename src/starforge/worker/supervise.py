@@ -307,9 +307,8 @@ class Supervisor:
     @asynccontextmanager
     async def _services(self) -> AsyncIterator[None]:
         """Run what this worker does beside its child, for the length of a `with` block."""
-        lend = self._wire.lent
         running = [
-            asyncio.create_task(service(lend, self._registered, self._leave))
+            asyncio.create_task(service(self._briefly, self._registered, self._leave))
             for service in self._orders.services
         ]
         try:
@@ -320,6 +319,12 @@ class Supervisor:
                 await asyncio.wait(running, timeout=UPKEEP_END_S_MAX)
             for task in running:
                 task.cancel()
+
+    @asynccontextmanager
+    async def _briefly(self) -> AsyncIterator[Connection]:
+        """Lend the supervisor's connection for so short a time that no heartbeat comes too late."""
+        async with asyncio.timeout(self._settings.lease_s / 6), self._wire.lent() as conn:
+            yield conn
 
     def _registered(self) -> UUID | None:
         """Return as which worker this process is registered; None while it is not."""
