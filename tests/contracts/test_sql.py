@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -12,6 +13,8 @@ from uuid import UUID
 import httpx
 import pytest
 
+from starforge.backfill.partition import Partition
+from starforge.backfill.scheme import Window
 from starforge.db.pool import Connection, Pool, connect
 from starforge.etl.snapshot.latest import last_snapshots
 from starforge.etl.snapshot.listing import held, list_snapshots, whole
@@ -20,6 +23,7 @@ from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import LeasedJob, NewJob
 from starforge.web.auth import make_token
+from tests.backfill.engine import Engine, daily, engine
 from tests.contracts.contract import filled, statements
 from tests.covers import covers
 from tests.etl.load.test_job import offer
@@ -33,7 +37,7 @@ pytestmark = pytest.mark.shared
 ENTRIES = {entry["id"]: entry for entry in statements()}
 EFFECTS = {name for name, entry in ENTRIES.items() if "effect" in entry}
 
-NOT_YET = ("Q-SQL-5", "Q-SQL-7", "B-SQL-1", "B-SQL-7")
+NOT_YET = ("Q-SQL-5", "Q-SQL-7")
 """Effects whose behaviour is not built yet; whoever builds one writes its test and takes it out here."""
 
 SHOWN: dict[str, str] = {}
@@ -299,6 +303,59 @@ async def test_a_high_memory_job_made_by_hand_runs_on_a_high_memory_worker_thoug
         await scene.operator.fetchval("SELECT count(*) FROM snapshot_quarantine WHERE released_at IS NULL")
         == 1
     )
+
+
+@asynccontextmanager
+async def a_backfill_at_work(pool: Pool) -> AsyncIterator[tuple[Engine, UUID, Counter[str]]]:
+    """A backfill of 200 days in the middle of its work, and how often each day was made."""
+    made: Counter[str] = Counter()
+
+    async def make(day: Partition[Window]) -> None:
+        await asyncio.sleep(0.01)
+        made[day.key] += 1
+
+    async with engine(pool, [daily("days", make)], coordinators=2) as running:
+        backfill_id = await running.create("days", 200, concurrency=4)
+        await running.until(backfill_id, lambda row: row["completed_partitions"] >= 20)
+        yield running, backfill_id, made
+
+
+@shows_effect("B-SQL-1")
+@covers("X-14", "B-21", "B-18", "G7")
+async def test_a_backfill_paused_by_hand_stops_at_the_boundary_and_keeps_its_checkpoint(
+    scene: Scene, pool: Pool
+) -> None:
+    async with a_backfill_at_work(pool) as (running, backfill_id, made):
+        await scene.run("B-SQL-1", job_id=backfill_id)
+        row = await running.until(backfill_id, lambda row: row["worker_id"] is None)
+        assert (row["state"], row["completed_partitions"]) == ("paused", len(made))
+        assert row["paused_at"] is not None
+        assert 20 <= len(made) < 200
+        found = await scene.run("B-SQL-6", job_id=backfill_id)
+        assert [each["pending_partitions"] for each in found] == [200 - len(made)]
+        assert found[0]["job_checkpoint"] <= found[0]["last_completed_partition"]
+        who: dict[str, Any] = {"actor": "ann", "role": "operator", "tenant": "default"}
+        await perform(pool, "backfill resume", {"job_id": str(backfill_id)}, **who)
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 200)
+    assert set(made.values()) == {1}
+
+
+@shows_effect("B-SQL-7")
+@covers("X-14", "B-38", "D-12", "G7")
+async def test_a_backfill_reclaimed_by_hand_goes_on_under_another_epoch_and_makes_nothing_twice(
+    scene: Scene, pool: Pool
+) -> None:
+    async with a_backfill_at_work(pool) as (running, backfill_id, made):
+        before = await running.row(backfill_id)
+        await scene.run("B-SQL-7", job_id=backfill_id)
+        row = await running.until(
+            backfill_id, lambda row: row["lease_epoch"] > before["lease_epoch"], within_s=5
+        )
+        assert row["version"] == before["version"] + 1
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 200)
+    assert set(made.values()) == {1}
 
 
 async def test_rows_made_by_hand_take_the_tenant_of_what_they_name(database: str) -> None:

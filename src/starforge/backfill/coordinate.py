@@ -19,6 +19,7 @@ from starforge.backfill.declared import DECLARE_S, declare
 from starforge.backfill.health import HealthReader
 from starforge.backfill.held import Held
 from starforge.backfill.pace import Pace, PaceSettings, Throttle
+from starforge.backfill.planned import Planned
 from starforge.clock import failpoint, monotonic_s, randomness
 from starforge.db.leader import TROUBLE, Lend
 from starforge.db.pool import Connection
@@ -59,6 +60,7 @@ class Coordinator:
         self._lend, self._worker, self._assets = lend, worker, assets
         self._declared_s = -DECLARE_S
         self._health, self._throttle = HealthReader(), Throttle()
+        self._planned = Planned()
         self._read_s = -HEALTH_S
         self._held: dict[UUID, Held] = {}
         self._claimed_s = 0.0
@@ -93,6 +95,8 @@ class Coordinator:
         if monotonic_s() - self._claimed_s >= CLAIM_S * 0.8:
             self._claimed_s = monotonic_s()
             await self._claim()
+            async with self._lend() as conn:
+                await self._planned.resume_due(conn)
         if self._held and monotonic_s() - self._read_s >= HEALTH_S:
             self._read_s = monotonic_s()
             async with self._lend() as conn:

@@ -183,6 +183,13 @@ class CheckpointMismatchError(RefusedError):
     )
 
 
+class PartitionsRunError(RefusedError):
+    """Partitions of the backfill run, and a new one would make them at the same time."""
+
+    code = "SF525"
+    remedy = "Pause it, wait until what runs has ended, and repeat."
+
+
 class NothingFailedError(RefusedError):
     """None of the backfill's partitions has failed, or none as the fingerprint says."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ import structlog
 from asyncpg import Record
 
 from starforge.backfill.breaker import FailureBreaker
+from starforge.backfill.caps import capped
 from starforge.backfill.checkpoint import Frontier
 from starforge.backfill.eta import Estimator, Eta, NoEta, Pulse
 from starforge.backfill.look import Look
@@ -28,6 +29,7 @@ from starforge.db.pool import Connection, set_tenant
 from starforge.db.statement import sql
 from starforge.queue.enqueue import enqueue_all
 from starforge.queue.job import NewJob
+from starforge.queue.override import overridden, override, reset
 from starforge.telemetry.metrics import (
     ETA_DISTRIBUTION,
     PARTITION_DURATION,
@@ -49,6 +51,12 @@ LOOK_S = 1.0
 """How often the estimate is made anew."""
 
 BEAT_S = 5.0
+SAID_S = 10.0
+SAID_MAX = 20
+"""Of so many partitions that ended since the last tick each is said; of more, how it goes every SAID_S."""
+
+OVERRIDE_MINUTES = 10 * 366 * 24 * 60
+
 SILENT_S = 30.0
 """After so long without an end it is looked whether the jobs in hand are still there."""
 
@@ -100,6 +108,7 @@ class Held:
         except BaseException:
             self.mind = None  # whether it was committed is not known: the rows say
             raise
+        self.was = "running"  # what was to be made of it is committed
         if self.mind is not None:
             self.mind.measure()
         return goes_on
@@ -108,7 +117,6 @@ class Held:
         mind = self.mind
         if mind is None or mind.version != row["version"]:
             mind = self.mind = await _Mind.read(conn, self, row, mind)
-            self.was = "running"
         counted = await mind.fold(conn)
         state = row["state"]
         if state == "running":
@@ -116,7 +124,7 @@ class Held:
         elif state in ENDED:
             counted["cancelled"] += await mind.drop(conn)
         await mind.look_around(conn, row, pace)
-        self.hungry = mind.hungry and state == "running"
+        self.hungry = (mind.hungry and state == "running") or counted["cancelled"] > 0
         await self._save(conn, row, mind, counted, pace)
         over = {key: row[f"{key}_partitions"] + counted[key] for key in ENDED}
         if state == "running":
@@ -124,7 +132,10 @@ class Held:
                 return not await _finish(conn, mind, over)
             return True
         if state in ENDED:
-            return not await _close(conn, mind, state)
+            idle = not (counted["cancelled"] or mind.runs)
+            if sum(over.values()) >= row["total_partitions"] or idle:
+                return not await _close(conn, mind, state)
+            return True
         # Paused, or asked to go on by somebody's hand: what runs ends, then another claim takes it.
         if mind.runs or counted["ended"]:
             return True
@@ -156,9 +167,9 @@ class Held:
             eta.p90_s if eta else None,
             eta.basis if eta else mind.eta.reason if isinstance(mind.eta, NoEta) else None,
             mind.estimator.state() if mind.fresh else None,
-            mind.look.document(now_s, len(mind.in_flight), pace.cause if runs else ""),
+            mind.look.document(now_s, len(mind.in_flight), mind.cause if runs else ""),
             pace.share if runs else 1.0,
-            (pace.reason or None) if runs else None,
+            (mind.reason or None) if runs else None,
             beats,
             counted["ended"] > 0,
         )
@@ -199,6 +210,13 @@ class _Mind:
 
     hungry: bool = False
     slots: int = -1
+    """How many may run at once now; -1: not worked out yet."""
+
+    reason: str = ""
+    cause: str = ""
+    """Why not all of its concurrency, and that in a word."""
+
+    said_s: float = field(default_factory=monotonic_s)
 
     @classmethod
     async def read(cls, conn: Connection, held: Held, row: Row, before: _Mind | None) -> _Mind:
@@ -219,6 +237,8 @@ class _Mind:
         given_back = await conn.fetch(sql("backfill", "orphans"), held.id, sorted(running))
         running.difference_update(each["ordinal"] for each in given_back)
         look = None if before else Look.restore(row["look"], len(ordinals))
+        if look is not None and look.counts() != [row[f"{key}_partitions"] for key in ENDED]:
+            look = None  # some of it was asked to run again meanwhile
         if look is None:
             parts = min(60, len(ordinals))
             strip = await conn.fetch(sql("backfill", "strip"), held.id, len(ordinals), max(parts, 1))
@@ -281,6 +301,19 @@ class _Mind:
         self.ended_s = now_s
         return counted
 
+    def _say(self, row: Row, now_s: float) -> None:
+        self.said_s = now_s
+        log.info(
+            "backfill.progress",
+            job_id=str(self.id),
+            asset=row["asset_name"],
+            ended=sum(self.look.counts()),
+            total=row["total_partitions"],
+            per_s=round(self.look.rate_per_s(now_s), 1),
+            left_s=round(self.eta.p50_s) if isinstance(self.eta, Eta) else None,
+            slots=self.slots,
+        )
+
     def measure(self) -> None:
         """Count in the metrics and say in the log what was committed."""
         if self.paused_s is not None:
@@ -289,7 +322,9 @@ class _Mind:
         told, self.told = self.told, []
         for row in told:
             outcome, seconds = row["outcome"], (row["duration_ms"] or 0.0) / 1000
-            say = log.debug if outcome == "completed" else log.warning
+            say = log.warning
+            if outcome == "completed":
+                say = log.info if len(told) <= SAID_MAX else log.debug
             say(
                 f"partition.{outcome}",
                 job_id=str(self.id),
@@ -318,10 +353,37 @@ class _Mind:
         canary = row["canary_partitions"] > 0 and row["canary_judged_at"] is None
         if canary and not self.in_flight and not await self._judge(conn):
             return
-        slots = pace.slots(row["concurrency"])
-        self.fresh = self.fresh or slots != self.slots
-        self.slots = slots
-        await self._feed(conn, row, self._ahead(row["concurrency"], slots), canary=canary)
+        if self.slots < 0 or self.due:
+            await self._throttle(conn, row, pace)
+        await self._feed(conn, row, self._ahead(row["concurrency"], self.slots), canary=canary)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for what is done now and then."""
+        return monotonic_s() - self.looked_s >= LOOK_S
+
+    async def _throttle(self, conn: Connection, row: Row, pace: Pace) -> None:
+        """Work out how many may run at once, and have workers heed it: what is with the queue already too."""
+        name, concurrency = str(self.id), row["concurrency"]
+        slots, self.reason, self.cause = await capped(
+            conn, pace, tenant=row["tenant_id"], concurrency=concurrency
+        )
+        if slots == self.slots:
+            return
+        now = await overridden(conn, "key", name, "limit")
+        if slots < concurrency or (now is not None and now.value != slots):
+            reason = self.reason or "its own concurrency"
+            await override(
+                conn,
+                "key",
+                name,
+                "limit",
+                slots,
+                owner="coordinator",
+                reason=reason,
+                minutes=OVERRIDE_MINUTES,
+            )
+        self.slots, self.fresh = slots, True
 
     def _ahead(self, concurrency: int, slots: int) -> int:
         if slots < concurrency:
@@ -339,14 +401,22 @@ class _Mind:
         rows = await conn.fetch(statement, self.id, self.fed_upto, room + len(self.in_flight))
         fed = [each for each in rows if each["ordinal"] not in self.in_flight][:room]
         if not fed:
-            if rows:
-                self.fed_upto = rows[-1]["ordinal"]
+            self.fed_upto = rows[-1]["ordinal"] if rows else self.fed_upto
+            if not rows and not self.in_flight and self.due:
+                await self._begin_again(conn)
             return
         await enqueue_all(conn, [self._job(row, each) for each in fed])
         failpoint("backfill_fed")
         self.fed_upto = fed[-1]["ordinal"]
         self.in_flight.update(each["ordinal"] for each in fed)
         self.hungry = len(fed) == room
+
+    async def _begin_again(self, conn: Connection) -> None:
+        """Look from the beginning for what was given back; where there is nothing, trust the rows' counts."""
+        if self.fed_upto != BEFORE_ALL:
+            self.fed_upto = BEFORE_ALL
+        elif (counts := await conn.fetchrow(sql("backfill", "recount"), self.id)) is not None:
+            log.warning("backfill.recounted", job_id=str(self.id), **dict(counts))
 
     def _job(self, row: Row, partition: Row) -> NewJob:
         payload = {
@@ -405,7 +475,7 @@ class _Mind:
         """Make the estimate anew, and see after jobs of which nothing was heard."""
         now_s = monotonic_s()
         state = row["state"]
-        if now_s - self.looked_s < LOOK_S and state == "running":
+        if not self.due and state == "running":
             return
         self.looked_s = now_s
         running = await conn.fetch(sql("backfill", "running"), self.id, sorted(self.in_flight))
@@ -425,13 +495,15 @@ class _Mind:
         self.eta = self.estimator.look(
             Pulse(
                 now_s=now_s,
-                left=self.frontier.total - sum(sum(part[:3]) for part in self.look.strip),
+                left=self.frontier.total - sum(self.look.counts()),
                 ages_s=[each["age_s"] for each in running],
-                slots=pace.slots(row["concurrency"]),
+                slots=max(self.slots, 0),
                 concurrency=row["concurrency"],
                 retry_in_s=max(retry_in_s, 0.0),
             )
         )
+        if now_s - self.said_s >= SAID_S and state == "running":
+            self._say(row, now_s)
         if isinstance(self.eta, Eta) and state == "running":
             ETA_DISTRIBUTION.observe(self.eta.p50_s)
         self.fresh = True
@@ -473,8 +545,8 @@ async def _finish(conn: Connection, mind: _Mind, over: Mapping[str, int]) -> boo
     state = await conn.fetchval(sql("backfill", "finish"), mind.id)
     if state is None:
         return False
-    told: Iterable[tuple[str, Any]] = over.items()
-    log.info(f"backfill.{state}", job_id=str(mind.id), **dict(told))
+    log.info(f"backfill.{state}", job_id=str(mind.id), **over)
+    await _unlimit(conn, mind.id)
     if state != "completed":
         await _cascade(conn, mind.id)
     return True
@@ -485,8 +557,15 @@ async def _close(conn: Connection, mind: _Mind, state: str) -> bool:
         await _cascade(conn, mind.id)
     closed = await conn.fetchval(sql("backfill", "close"), mind.id) is not None
     if closed:
+        await _unlimit(conn, mind.id)
         log.info("backfill.closed", job_id=str(mind.id), state=state)
     return closed
+
+
+async def _unlimit(conn: Connection, backfill_id: UUID) -> None:
+    """Forget what it might run at once."""
+    if await overridden(conn, "key", str(backfill_id), "limit") is not None:
+        await reset(conn, "key", str(backfill_id), "limit")
 
 
 async def _cascade(conn: Connection, backfill_id: UUID) -> None:

@@ -67,6 +67,10 @@ class Look:
             return None
         return new if sum(part[3] for part in new.strip) == total else None
 
+    def counts(self) -> list[int]:
+        """Return how many partitions completed, failed and are cancelled."""
+        return [sum(part[at] for part in self.strip) for at in range(len(PLACES))]
+
     def end(self, place: int, outcome: str) -> None:
         """Count a partition that is over, by its place in the order."""
         self.strip[place * len(self.strip) // self.total][PLACES[outcome]] += 1

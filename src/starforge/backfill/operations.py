@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starforge.backfill import (
     bulk_operations,
+    clone_operations,
     create_operations,
     lease_operations,
     retry_operations,
@@ -13,6 +14,7 @@ from starforge.backfill import (
 
 __all__ = [
     "bulk_operations",
+    "clone_operations",
     "create_operations",
     "lease_operations",
     "retry_operations",

@@ -1,4 +1,4 @@
-"""Partitions that failed run again: in place on a live backfill (B-43)."""
+"""Partitions that failed run again: in place on a live backfill, in a new one of a backfill that is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 from msgspec import Meta
 
 from starforge.backfill.errors import NothingFailedError
-from starforge.backfill.locked import BackfillId, Locked, Version, Why, locked
+from starforge.backfill.locked import SAMPLE_MAX, BackfillId, Locked, Version, Why, locked
+from starforge.backfill.options import Options
+from starforge.backfill.renew import chosen, renew
 from starforge.db.statement import sql
 from starforge.operation import Caller, Change, operation
 
@@ -31,10 +33,12 @@ async def retry_failed(
 ) -> Change:
     """Have the failed partitions of backfill JOB_ID run again, or those of one fingerprint.
 
-    Of a live one they are pending again, and a paused one makes them once it is resumed. What is completed
-    does not run again.
+    Of a live one they are pending again, and a paused one makes them once it is resumed. Of one that has
+    ended they become a new backfill, which tolerates no failure. What is completed does not run again.
     """
     row = await locked(caller, job_id, expect_version)
+    if row.terminal:
+        return await _anew(caller, row, fingerprint)
     return await _in_place(caller, row, fingerprint)
 
 
@@ -43,7 +47,7 @@ async def _in_place(caller: Caller, row: Locked, fingerprint: str | None) -> Cha
     done = await conn.fetchrow(sql("backfill", "reopen"), row.id, tenant, fingerprint, REOPENED_MAX)
     reopened: int = done["reopened"]
     if not reopened:
-        raise NothingFailedError(f"{row.named} has no failed partition{_so(fingerprint)}: {row.told()}")
+        raise _none(row, fingerprint)
     now = await conn.fetchrow(
         sql("backfill", "recount"), row.id, tenant, caller.actor, done["counted"], "backfill retry-failed"
     )
@@ -58,6 +62,26 @@ async def _in_place(caller: Caller, row: Locked, fingerprint: str | None) -> Cha
         before={**row.terms(), "failed": reopened},
         after={"state": row.state, "version": now["version"], "pending": reopened},
     )
+
+
+async def _anew(caller: Caller, row: Locked, fingerprint: str | None) -> Change:
+    failed = await chosen(caller, row, ["failed"], fingerprint)
+    if not failed:
+        raise _none(row, fingerprint)
+    made = await renew(caller, row, failed, Options(failed_max=0), "failed")
+    return Change(
+        summary=f"{row.named} is over: what failed in it{_so(fingerprint)} is the new backfill {made.id},"
+        f" {made.told()}",
+        matched=len(failed),
+        changed=len(failed),
+        sample=tuple(key for key, _ in failed[:SAMPLE_MAX]),
+        before={**row.terms(), "failed": len(failed)},
+        after={"backfill": str(made.id), "parent": str(row.id), "partitions": made.partitions},
+    )
+
+
+def _none(row: Locked, fingerprint: str | None) -> NothingFailedError:
+    return NothingFailedError(f"{row.named} has no failed partition{_so(fingerprint)}: {row.told()}")
 
 
 def _so(fingerprint: str | None) -> str:

@@ -12,6 +12,7 @@ from starforge.backfill.asset import CONCURRENCY_MAX
 from starforge.backfill.locked import BackfillId, Locked, Version, Why, locked
 from starforge.backfill.moment import moment
 from starforge.backfill.partition import QUEUE
+from starforge.backfill.options import FAILED_MAX
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 from starforge.operation import Caller, Change, operation
@@ -22,7 +23,6 @@ from starforge.queue.override import override
 OVERRIDE_MINUTES = 10 * 366 * 24 * 60
 """How long a concurrency holds: longer than any backfill. A cancel takes it away, and so does its expiry."""
 
-FAILED_MAX = 10_000_000
 NO_SLA = "none"
 
 Concurrency = Annotated[

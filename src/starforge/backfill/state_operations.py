@@ -151,19 +151,22 @@ async def cancel(
 
 async def end(caller: Caller, ids: list[UUID], reason: str, message: str, operation: str) -> list[str]:
     """Cancel backfills that are locked, and those that wait for them; return the latter's ids as text."""
-    conn, tenant, actor = caller.conn, caller.tenant, caller.actor
-    waiting = [
-        row["id"] for row in await conn.fetch(sql("backfill", "lock_waiting"), tenant, ids, WAITING_MAX)
-    ]
-    await conn.fetch(sql("backfill", "cancel"), ids, tenant, actor, reason, message, operation)
-    if waiting:
-        which = ", ".join(str(one) for one in ids[:SAMPLE_MAX])
-        too = f"cancelled with {which}, for which it waited: {reason}"
-        await conn.fetch(sql("backfill", "cancel"), waiting, tenant, actor, reason, too, operation)
-    for gone in (*ids, *waiting):
+    rows = await caller.conn.fetch(sql("backfill", "lock_waiting"), caller.tenant, ids, WAITING_MAX)
+    waiting = [row["id"] for row in rows]
+    await end_only(caller, ids, reason, message, operation)
+    which = ", ".join(str(one) for one in ids[:SAMPLE_MAX])
+    too = f"cancelled with {which}, for which it waited: {reason}"
+    await end_only(caller, waiting, reason, too, operation)
+    return [str(one) for one in waiting]
+
+
+async def end_only(caller: Caller, ids: list[UUID], reason: str, message: str, operation: str) -> None:
+    """Cancel backfills that are locked, and forget what concurrency was set for them."""
+    conn = caller.conn
+    await conn.fetch(sql("backfill", "cancel"), ids, caller.tenant, caller.actor, reason, message, operation)
+    for gone in ids:
         if await override.overridden(conn, "key", str(gone), "limit") is not None:
             await override.reset(conn, "key", str(gone), "limit")
-    return [str(one) for one in waiting]
 
 
 async def _planned_anew(caller: Caller, row: Locked, until: datetime | None) -> Change:

@@ -146,7 +146,12 @@ BEGIN
         EXECUTE format('CREATE POLICY %I ON %I TO starforge_owner USING (true) WITH CHECK (true)', t || '_owner', t);
         EXECUTE format('CREATE POLICY %I ON %I TO starforge_operator USING (true) WITH CHECK (true)', t || '_operator', t);
         EXECUTE format('CREATE POLICY %I ON %I TO starforge_engine USING (true) WITH CHECK (true)', t || '_engine', t);
-        EXECUTE format('CREATE POLICY %I ON %I TO starforge_app USING (tenant_id = sf_tenant()) WITH CHECK (tenant_id = sf_tenant())', t || '_app', t);
+        EXECUTE format('CREATE POLICY %I ON %I TO starforge_app USING (tenant_id = sf_tenant())', t || '_app', t);
+    END LOOP;
+    -- A foreign key sees every tenant's backfills: what is written of one has to be of a backfill that the app sees itself.
+    FOREACH t IN ARRAY ARRAY['backfill_partitions', 'backfill_ended', 'backfill_poison'] LOOP
+        EXECUTE format('ALTER POLICY %I ON %I WITH CHECK (tenant_id = sf_tenant()'
+                       ' AND EXISTS (SELECT FROM backfill_jobs AS b WHERE b.id = backfill_job_id))', t || '_app', t);
     END LOOP;
     FOREACH t IN ARRAY ARRAY['backfill_ended', 'backfill_poison', 'backfill_assets', 'backfill_names'] LOOP
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO starforge_engine, starforge_app, starforge_operator', t);
