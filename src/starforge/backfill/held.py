@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 from asyncpg import Record
 
+from starforge.backfill.ages import AgeSettings
 from starforge.backfill.breaker import FailureBreaker
 from starforge.backfill.checkpoint import Frontier
 from starforge.backfill.eta import Estimator, Eta, NoEta, Pulse
@@ -49,6 +50,9 @@ LOOK_S = 1.0
 """How often the estimate is made anew."""
 
 BEAT_S = 5.0
+BEATS = 4
+"""At least so many heartbeats fit into the age at which one is suspected, where that is set short."""
+
 SILENT_S = 30.0
 """After so long without an end it is looked whether the jobs in hand are still there."""
 
@@ -135,7 +139,7 @@ class Held:
         self, conn: Connection, row: Row, mind: _Mind, counted: Mapping[str, int], pace: Pace
     ) -> None:
         now_s = monotonic_s()
-        beats = now_s - self.beat_s >= BEAT_S
+        beats = now_s - self.beat_s >= min(BEAT_S, AgeSettings.read().suspect_s / BEATS)
         if not (counted["ended"] or counted["cancelled"] or mind.fresh):
             if beats:
                 self.heartbeat_at = await conn.fetchval(sql("backfill", "beat"), self.id)
@@ -218,7 +222,8 @@ class _Mind:
         waiting = await conn.fetch(sql("backfill", "waiting"), row["job_type"], str(held.id))
         given_back = await conn.fetch(sql("backfill", "orphans"), held.id, sorted(running))
         running.difference_update(each["ordinal"] for each in given_back)
-        look = None if before else Look.restore(row["look"], len(ordinals))
+        over = sum(row[f"{key}_partitions"] for key in ENDED)
+        look = None if before else Look.restore(row["look"], len(ordinals), over)
         if look is None:
             parts = min(60, len(ordinals))
             strip = await conn.fetch(sql("backfill", "strip"), held.id, len(ordinals), max(parts, 1))

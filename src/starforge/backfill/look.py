@@ -57,15 +57,22 @@ class Look:
         return new
 
     @classmethod
-    def restore(cls, stored: Mapping[str, Any] | None, total: int) -> Look | None:
-        """Go on from a stored one; None where there is none, or it is of another make."""
+    def restore(cls, stored: Mapping[str, Any] | None, total: int, over: int) -> Look | None:
+        """Go on from a stored one; None where there is none, or it is of another make.
+
+        Args:
+            stored: As the row has it.
+            total: Partitions in all.
+            over: Those that its counters know: where it knows others, they were changed since.
+        """
         try:
             assert stored is not None
             new = cls(total, [[int(n) for n in part] for part in stored["strip"]])
             new.failures = {one["fingerprint"]: Failure(**one) for one in stored["failures"]}
         except (AssertionError, KeyError, TypeError, ValueError):
             return None
-        return new if sum(part[3] for part in new.strip) == total else None
+        seen = sum(part[3] for part in new.strip), sum(sum(part[:3]) for part in new.strip)
+        return new if seen == (total, over) else None
 
     def end(self, place: int, outcome: str) -> None:
         """Count a partition that is over, by its place in the order."""
