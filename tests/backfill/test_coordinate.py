@@ -262,3 +262,55 @@ async def test_of_two_coordinators_the_one_that_was_followed_writes_nothing(pool
         assert not await tick(pool, new)
         row = await running.row(backfill_id)
     assert (row["state"], row["completed_partitions"]) == ("completed", 5)
+
+
+@covers("D-12", "B-37")
+async def test_a_backfill_that_cannot_be_looked_after_stops_none_beside_it(pool: Pool) -> None:
+    """Its checkpoint is nowhere among its partitions, by somebody's hand; set right, it goes on by itself."""
+    gates = Gates(open=True)
+    async with engine(pool, [daily("bad", gates), daily("good", gates)], coordinators=0) as running:
+        bad, good = await running.create("bad", 3), await running.create("good", 3)
+        await ask(pool, "UPDATE backfill_jobs SET checkpoint_ordinal = 1 WHERE id = $1", bad)
+        running.coordinate()
+        assert (await running.over(good))["state"] == "completed"
+        assert (await running.row(bad))["completed_partitions"] == 0
+        await ask(pool, "UPDATE backfill_jobs SET checkpoint_ordinal = NULL WHERE id = $1", bad)
+        assert (await running.over(bad))["state"] == "completed"
+
+
+@covers("X-14", "D-12")
+async def test_a_backfill_whose_row_somebody_holds_locked_stops_none_beside_it(pool: Pool) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("locked", gates), daily("free", gates)], concurrency=2) as running:
+        locked = await running.create("locked", 1)
+        await gates.until(lambda seen: seen.came)
+        async with pool.connection() as conn, conn.transaction():
+            await conn.execute("SELECT FROM backfill_jobs WHERE id = $1 FOR UPDATE", locked)
+            gates.let()
+            free = await running.create("free", 3)
+            assert (await running.over(free, within_s=10))["state"] == "completed"
+        row = await running.over(locked)
+    assert (row["state"], row["lease_epoch"]) == ("completed", 1)
+
+
+@pytest.mark.parametrize("by_hand", ["heartbeat", "state"])
+@covers("B-22", "D-13", "X-14")
+async def test_no_reclaim_age_keeps_what_is_aged_or_resumed_by_hand_from_going_on(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, by_hand: str
+) -> None:
+    """The statements of the runbooks age by minutes; a reclaim age may be longer."""
+    for name in ("RECLAIMABLE", "ALERT", "BULK_RECOVERY"):
+        monkeypatch.setenv(f"STARFORGE_BACKFILL_{name}_S", "80000")
+    gates = Gates()
+    async with engine(pool, [daily("days", gates, concurrency=1)]) as running:
+        backfill_id = await running.create("days", 3)
+        await gates.until(lambda seen: seen.came)
+        if by_hand == "heartbeat":
+            await ask(pool, "UPDATE backfill_jobs SET heartbeat_at = now() - interval '5 minutes'")
+        else:
+            await ask(pool, "UPDATE backfill_jobs SET state = 'paused', paused_at = now()")
+            await ask(pool, "UPDATE backfill_jobs SET state = 'resuming'")
+        gates.let()
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 3)
+    assert set(gates.came.values()) == {1}

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from asyncpg import Record
+from asyncpg import LockNotAvailableError, Record
 
 from starforge.backfill.ages import AgeSettings
 from starforge.backfill.breaker import FailureBreaker
@@ -81,6 +81,10 @@ class Held:
     """The queue could take more at once."""
 
     beat_s: float = field(default_factory=monotonic_s)
+    failures: int = 0
+    """Ticks in a row that failed."""
+
+    rests_until_s: float = 0.0
 
     async def tick(self, conn: Connection, pace: Pace) -> bool:
         """Do what is due; return False where this process has nothing more to do with it.
@@ -89,11 +93,13 @@ class Held:
             conn: A connection without a transaction.
             pace: What the health of the database leaves to backfills.
         """
+        locked = False
         try:
             async with conn.transaction():
                 row = await conn.fetchrow(
                     sql("backfill", "hold"), self.id, self.worker_id, self.epoch, self.heartbeat_at
                 )
+                locked = True
                 if row is None:
                     log.warning("backfill.lost", job_id=str(self.id), epoch=self.epoch)
                     return False
@@ -101,9 +107,12 @@ class Held:
                 goes_on = await self._tick(conn, row, pace)
                 failpoint("backfill_before_fold_commit")
             failpoint("backfill_after_fold_commit")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, LockNotAvailableError) and not locked:
+                return True  # somebody is changing the row: the next tick sees
             self.mind = None  # whether it was committed is not known: the rows say
             raise
+        self.was = "running"
         if self.mind is not None:
             self.mind.measure()
         return goes_on
@@ -112,7 +121,6 @@ class Held:
         mind = self.mind
         if mind is None or mind.version != row["version"]:
             mind = self.mind = await _Mind.read(conn, self, row, mind)
-            self.was = "running"
         counted = await mind.fold(conn)
         state = row["state"]
         if state == "running":
