@@ -20,10 +20,15 @@ from starforge.worker.registry import Registration, register
 from starforge.worker.run import Runner
 
 DAYS = Daily("2024-01-01")
+LEASE_S = 86_400.0
+"""Of the engine's workers: longer than any test moves the clock."""
 
 
 class Engine:
     """What a test asks of a running engine."""
+
+    first = DAYS.first
+    """The ordinal of the first partition that `create` makes."""
 
     def __init__(self, pool: Pool, assets: Assets) -> None:
         self.pool, self.assets = pool, assets
@@ -31,9 +36,15 @@ class Engine:
         self.stop = asyncio.Event()
         self.coordinating: list[asyncio.Task[None]] = []
 
-    def coordinate(self) -> Coordinator:
-        """Start one more coordinator."""
-        made = Coordinator(self.pool.connection, lambda: self.worker_id)
+    async def enter(self) -> UUID:
+        """Register one more worker, for who coordinates beside the others."""
+        types = tuple(known.job_type for known in self.assets)
+        async with self.pool.connection() as conn:
+            return await register(conn, Registration((QUEUE,), types, 1), lease_s=LEASE_S)
+
+    def coordinate(self, worker_id: UUID | None = None) -> Coordinator:
+        """Start one more coordinator, as this worker or as the engine's own."""
+        made = Coordinator(self.pool.connection, lambda: worker_id or self.worker_id)
         self.coordinating.append(asyncio.create_task(made.run(self.stop)))
         return made
 
@@ -51,9 +62,13 @@ class Engine:
         self, backfill_id: UUID, reached: Callable[[dict[str, Any]], bool], within_s: float = 20
     ) -> dict[str, Any]:
         """Wait until the row fulfils something, and return it."""
-        async with asyncio.timeout(within_s):
-            while not reached(row := await self.row(backfill_id)):
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(within_s):
+                while not reached(row := await self.row(backfill_id)):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            print(row)
+            raise
         return row
 
     async def over(self, backfill_id: UUID, within_s: float = 20) -> dict[str, Any]:
@@ -106,7 +121,9 @@ async def engine(
     types = JobTypes(partition_types(known))
     made = Engine(pool, known)
     async with pool.connection() as conn:
-        made.worker_id = await register(conn, Registration((QUEUE,), types.names(), concurrency), lease_s=600)
+        made.worker_id = await register(
+            conn, Registration((QUEUE,), types.names(), concurrency), lease_s=LEASE_S
+        )
     runner = Runner(pool, types, made.worker_id, queues=(QUEUE,), concurrency=concurrency, poll_s=0.05)
     working = asyncio.create_task(runner.run(grace_s=5, hurry=asyncio.Event()))
     for _ in range(coordinators):

@@ -80,7 +80,7 @@ class Coordinator:
                 failures += 1
                 log.warning("backfill.trouble", failures=failures, error=told(error))
                 pause_s = backoff_s(failures, first_s=FAILED_S, most_s=FAILED_S_MAX)
-            except Exception as error:  # whatever one of them meets: the others go on
+            except Exception as error:  # whatever it is, it does not end this process's coordinating
                 failures += 1
                 log.error("backfill.trouble", failures=failures, error=repr(error), exc_info=True)
                 pause_s = backoff_s(failures, first_s=FAILED_S, most_s=FAILED_S_MAX)
@@ -102,10 +102,33 @@ class Coordinator:
             async with self._lend() as conn:
                 self._pace = self._throttle.judge(await self._health.read(conn), self._read_s)
         for held in list(self._held.values()):
-            async with self._lend() as conn:
-                goes_on = await held.tick(conn, self._pace)
-            if not goes_on:
-                del self._held[held.id]
+            if monotonic_s() >= held.rests_until_s:
+                async with self._lend() as conn:
+                    goes_on = await self._tick(held, conn)
+                if not goes_on:
+                    del self._held[held.id]
+
+    async def _tick(self, held: Held, conn: Connection) -> bool:
+        """Do what is due for one; whatever it meets is its own matter, and the others go on."""
+        try:
+            goes_on = await held.tick(conn, self._pace)
+        except Exception as error:
+            if conn.is_closed():
+                raise
+            held.failures += 1
+            rest_s = backoff_s(held.failures, first_s=FAILED_S, most_s=FAILED_S_MAX)
+            held.rests_until_s = monotonic_s() + rest_s
+            ours = not isinstance(error, TROUBLE)
+            log.error(
+                "backfill.trouble",
+                job_id=str(held.id),
+                failures=held.failures,
+                error=repr(error) if ours else told(error),
+                exc_info=ours,
+            )
+            return True
+        held.failures = 0
+        return goes_on
 
     async def _claim(self) -> None:
         worker_id = self._worker()

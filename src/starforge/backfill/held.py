@@ -15,8 +15,9 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from asyncpg import Record
+from asyncpg import LockNotAvailableError, Record
 
+from starforge.backfill.ages import AgeSettings
 from starforge.backfill.breaker import FailureBreaker
 from starforge.backfill.caps import capped
 from starforge.backfill.checkpoint import Frontier
@@ -56,6 +57,8 @@ SAID_MAX = 20
 """Of so many partitions that ended since the last tick each is said; of more, how it goes every SAID_S."""
 
 OVERRIDE_MINUTES = 10 * 366 * 24 * 60
+BEATS = 4
+"""At least so many heartbeats fit into the age at which one is suspected, where that is set short."""
 
 SILENT_S = 30.0
 """After so long without an end it is looked whether the jobs in hand are still there."""
@@ -85,6 +88,10 @@ class Held:
     """The queue could take more at once."""
 
     beat_s: float = field(default_factory=monotonic_s)
+    failures: int = 0
+    """Ticks in a row that failed."""
+
+    rests_until_s: float = 0.0
 
     async def tick(self, conn: Connection, pace: Pace) -> bool:
         """Do what is due; return False where this process has nothing more to do with it.
@@ -93,11 +100,13 @@ class Held:
             conn: A connection without a transaction.
             pace: What the health of the database leaves to backfills.
         """
+        locked = False
         try:
             async with conn.transaction():
                 row = await conn.fetchrow(
                     sql("backfill", "hold"), self.id, self.worker_id, self.epoch, self.heartbeat_at
                 )
+                locked = True
                 if row is None:
                     log.warning("backfill.lost", job_id=str(self.id), epoch=self.epoch)
                     return False
@@ -105,7 +114,9 @@ class Held:
                 goes_on = await self._tick(conn, row, pace)
                 failpoint("backfill_before_fold_commit")
             failpoint("backfill_after_fold_commit")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, LockNotAvailableError) and not locked:
+                return True  # somebody is changing the row: the next tick sees
             self.mind = None  # whether it was committed is not known: the rows say
             raise
         self.was = "running"  # what was to be made of it is committed
@@ -146,7 +157,7 @@ class Held:
         self, conn: Connection, row: Row, mind: _Mind, counted: Mapping[str, int], pace: Pace
     ) -> None:
         now_s = monotonic_s()
-        beats = now_s - self.beat_s >= BEAT_S
+        beats = now_s - self.beat_s >= min(BEAT_S, AgeSettings.read().suspect_s / BEATS)
         if not (counted["ended"] or counted["cancelled"] or mind.fresh):
             if beats:
                 self.heartbeat_at = await conn.fetchval(sql("backfill", "beat"), self.id)

@@ -11,8 +11,8 @@ from msgspec import Meta
 from starforge.backfill.asset import CONCURRENCY_MAX
 from starforge.backfill.locked import BackfillId, Locked, Version, Why, locked
 from starforge.backfill.moment import moment
-from starforge.backfill.partition import QUEUE
 from starforge.backfill.options import FAILED_MAX
+from starforge.backfill.partition import QUEUE
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 from starforge.operation import Caller, Change, operation

@@ -1,12 +1,14 @@
 -- claim: a coordinator takes the next backfill that nobody looks after: resumed ones first, of equal priority.  (B-23, B-37)
 -- takes   worker_id uuid, stale_s double precision, not these uuid[]
 -- gives   one row (id, was: the state before, epoch, heartbeat_at), or none. A pending one needs its upstream completed and
---         a live worker that knows its type; one that ended or is paused is taken while something of it is not counted
+--         a live worker that knows its type; one that ended or is paused is taken while something of it is not counted.
+--         What is this worker's by its row and not in its hands is what it lost, or took and was not told; what is
+--         resumed is nobody's, whoever may still count what ended before
 -- index   backfill_jobs_due, workers_live
 WITH next AS (
     SELECT d.id, d.state FROM backfill_jobs AS d
     WHERE d.closed_at IS NULL AND d.id <> ALL ($3::uuid[])
-      AND (d.worker_id IS NULL
+      AND (d.worker_id IS NULL OR d.worker_id = $1 OR d.state = 'resuming'
            OR coalesce(d.heartbeat_at, d.updated_at) < sf_now() - $2 * interval '1 second'
            OR EXISTS (SELECT FROM workers AS w WHERE w.id = d.worker_id AND w.state IN ('stopped', 'dead')))
       AND CASE
