@@ -426,7 +426,7 @@ class _Mind:
         """Look from the beginning for what was given back; where there is nothing, trust the rows' counts."""
         if self.fed_upto != BEFORE_ALL:
             self.fed_upto = BEFORE_ALL
-        elif (counts := await conn.fetchrow(sql("backfill", "recount"), self.id)) is not None:
+        elif (counts := await conn.fetchrow(sql("backfill", "count_anew"), self.id)) is not None:
             log.warning("backfill.recounted", job_id=str(self.id), **dict(counts))
 
     def _job(self, row: Row, partition: Row) -> NewJob:
