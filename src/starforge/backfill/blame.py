@@ -39,7 +39,7 @@ SYSTEM: tuple[type[Exception], ...] = (
 """What is wrong with the statement or with the server: each row would meet it."""
 
 
-def blame(error: Exception) -> Blame:
+def blame(error: BaseException) -> Blame:
     """Tell where an error lies that a batch ended with; what nobody knows is taken to lie with its rows."""
     if isinstance(
         error, (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, asyncpg.TransactionRollbackError)
