@@ -8,8 +8,9 @@ later capture has followed changes nothing.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, cast
 from uuid import UUID
@@ -18,6 +19,7 @@ import structlog
 
 from starforge.backfill.blame import Blame, blame
 from starforge.backfill.partition import Partition
+from starforge.backfill.revision import revision_of
 from starforge.backfill.scheme import SnapshotWindow
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
@@ -25,7 +27,7 @@ from starforge.etl.document.guard import MB
 from starforge.etl.errors import EntitiesFailedError, MappingUnfitError
 from starforge.etl.gears.limits import process_settings
 from starforge.etl.load.job import note_failure, process_snapshot
-from starforge.etl.mapping import Mappings
+from starforge.etl.mapping import Mapping, Mappings
 from starforge.etl.snapshot.snapshot import HIGHMEM_TYPE
 from starforge.etl.snapshot.stretch import LOWEST_ID, By, Stored, begin_again, page
 from starforge.loop import backoff_s
@@ -80,6 +82,30 @@ def snapshot_range_handler(mappings: Mappings, *, failed_share_max: float | None
         await _Window(partition, ctx, mappings, share).run()
 
     return reprocess
+
+
+def version_of(mapping: Mapping) -> str:
+    """Return what differs where a mapping would make other rows of the same documents."""
+    layout = mapping.layout
+    lies = layout.roots, layout.ignored, layout.known, layout.refuse_unknown
+    told = repr(_told([list(mapping.tables.values()), lies]))
+    return f"mapping:{hashlib.sha256(told.encode(errors='replace')).hexdigest()[:16]}"
+
+
+def _told(value: Any) -> Any:
+    """Return a value such that its repr is the same in every process: without addresses, sets in order."""
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = [(each.name, _told(getattr(value, each.name))) for each in fields(value) if each.repr]
+        return type(value).__name__, kept
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, map(_told, value)))
+    if isinstance(value, dict):
+        return [(repr(name), _told(one)) for name, one in value.items()]
+    if isinstance(value, (list, tuple)):
+        return list(map(_told, value))
+    if isinstance(value, type):
+        return value.__qualname__
+    return (getattr(value, "__qualname__", ""), revision_of(value)) if callable(value) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +15,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from starforge.app import StarForge
 from starforge.backfill.partition import Partition
 from starforge.backfill.scheme import SnapshotWindow
 from starforge.backfill.snapshot_range import SnapshotRange
@@ -28,7 +31,7 @@ from starforge.etl.mapping import INTEGER, Column, Mapping, Mappings, Table
 from starforge.etl.snapshot.quarantine import quarantine, release
 from starforge.heroes.mapping import HERO
 from starforge.queue.outcome import PermanentError
-from starforge.reprocess import snapshot_range_handler
+from starforge.reprocess import snapshot_range_handler, version_of
 from tests.backfill.walking import a_backfill, an_attempt
 from tests.covers import covers
 from tests.etl.load.test_job import UNFINISHED, types
@@ -363,3 +366,27 @@ async def test_an_attempt_that_another_has_followed_keeps_nothing(pool: Pool) ->
     await reprocess(pool, backfill_id)
     with pytest.raises(Exception, match="another one followed it"):
         await snapshot_range_handler(Mappings([with_level()]))(stale, ctx)
+
+
+# ---- the asset
+
+
+def test_an_asset_of_snapshots_needs_no_function_and_its_version_is_that_of_the_mapping() -> None:
+    app = StarForge("again")
+    declared = app.asset("heroes_again", partitions=SnapshotRange("hero", every=Daily("2024-01-01")))
+    assert app.assets.get("heroes_again") is declared
+    assert (declared.job_type, declared.version) == ("backfill_range", version_of(HERO))
+    assert "backfill_range" in app.job_types().names()
+    with pytest.raises(UnknownSourceError):
+        app.asset("shops", partitions=SnapshotRange("shop", every=Daily("2024-01-01")))
+
+
+async def test_a_mappings_version_is_the_same_in_every_process_and_another_with_another_column() -> None:
+    told = "from starforge.reprocess import version_of; from starforge.heroes.mapping import HERO"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", f"{told}; print(version_of(HERO))", stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out.decode().strip() == version_of(HERO)
+    same = hero_of(list(HERO.tables.values()))
+    assert version_of(same) == version_of(HERO) != version_of(with_level())
