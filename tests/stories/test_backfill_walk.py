@@ -49,7 +49,7 @@ async def created(pool: Pool, invoke: Starforge, asset: str, *words: str) -> str
         return str(await conn.fetchval("SELECT id FROM backfill_jobs"))
 
 
-@covers("B-24", "B-05")
+@covers("B-24", "B-37")
 async def test_a_walk_over_killed_workers_changes_every_row_once_and_lists_what_it_could_not(
     pool: Pool, database: str, invoke: Starforge
 ) -> None:
