@@ -21,6 +21,9 @@ from starforge.errors import UnreachableError
 from starforge.queue.outcome import PermanentError
 from tests.backfill.walking import a_backfill, a_table, add_one, an_attempt, times, walked
 from tests.covers import covers
+from tests.postgres import TestServer
+from tests.proxy import When, once, proxied
+from tests.proxy import cut as cut_off
 
 Change = Callable[[Connection, KeySpan], Awaitable[None]]
 
@@ -164,6 +167,36 @@ async def test_a_cancelled_attempt_undoes_the_batch_that_it_is_in(pool: Pool) ->
     assert (await times(pool))[1] == begun[2].first - 1
     assert await walked(pool, backfill_id) == Walked(rows=1_000, poison=0)
     assert await times(pool) == {1: 1_000}
+
+
+@covers("B-24")
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_whichever_commit_loses_its_reply_each_row_is_changed_once(
+    pool: Pool, database: str, server: TestServer, monkeypatch: pytest.MonkeyPatch, when: When
+) -> None:
+    """The server never heard of it, or has done it and nobody was told; row 20 is poison all along."""
+    monkeypatch.setenv("STARFORGE_BACKFILL_BATCH_ROWS_FIRST", "40")
+    monkeypatch.setenv("STARFORGE_BACKFILL_BATCH_ROWS_MAX", "60")
+    async with pool.connection() as conn:
+        await a_table(conn, 200)
+    lost = 0
+    async with proxied(server.port) as proxy:
+        for number in range(1, 40):
+            async with pool.connection() as conn:
+                await conn.execute("UPDATE t SET n = 0")
+                backfill_id = await a_backfill(conn, "1..200", asset=f"rows{number}")
+            away = await Pool.open(proxy.url(database), size=3, application=f"walk{number}")
+            proxy.rule = once(lambda told, at=number: told.commit_number == at, when, cut_off)  # type: ignore[misc]
+            try:
+                await walked(away, backfill_id, failing_at(20))
+                break
+            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, UnreachableError):
+                lost += 1
+            finally:
+                await away.close()
+            assert await walked(pool, backfill_id, failing_at(20)) == Walked(rows=199, poison=1), number
+            assert await times(pool) == {0: 1, 1: 199}, number
+    assert lost > 8
 
 
 @covers("B-24")
