@@ -61,6 +61,7 @@ from starforge.queue.producer import Producer
 from starforge.queue.results import JobState
 from starforge.queue.schedule import Missed, Schedule, Schedules
 from starforge.queue.signature import Signature
+from starforge.reprocess import snapshot_range_handler, version_of
 from starforge.settings import HomeSettings
 from starforge.worker.child import load_app
 from starforge.worker.duties import HOURLY_S, PRUNE_S, duties
@@ -331,6 +332,9 @@ class StarForge(Producer, Declarer):
             if self._types.declared(job_type.name) is None:
                 self._types.add(job_type)
         return self._types
+
+    def _reprocessing(self, source: str) -> tuple[Callable[..., Any], str]:
+        return snapshot_range_handler(self.mappings), version_of(self.mappings.get(source))
 
     async def _record(
         self,

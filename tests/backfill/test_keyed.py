@@ -56,10 +56,10 @@ def test_a_table_that_has_grown_keeps_the_keys_of_its_rows(
 def test_a_key_is_the_first_and_the_last_value() -> None:
     scheme = KeyRange("shop.orders", rows=50_000)
     assert [key for key, _ in scheme.listed([scheme.reach(7, 60_000)])] == ["1..50000", "50001..100000"]
-    assert scheme.bounds("1..50000") == KeySpan(1, 50_001)
+    assert scheme.bounds("1..50000") == KeySpan(1, 50_001, "shop.orders", "id")
     assert scheme.bounds("1..50000").last == 50_000
-    assert scheme.bounds("-49999..0") == KeySpan(-49_999, 1)
-    assert scheme.bounds("7") == KeySpan(7, 8)
+    assert scheme.bounds("-49999..0") == KeySpan(-49_999, 1, "shop.orders", "id")
+    assert scheme.bounds("7") == KeySpan(7, 8, "shop.orders", "id")
     assert scheme.table_parts == ("shop", "orders")
 
 

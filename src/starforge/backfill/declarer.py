@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, overload
 
 from starforge.backfill.ask import ask
 from starforge.backfill.asset import Asset, AssetOptions, Assets, asset
@@ -18,6 +18,7 @@ from starforge.backfill.errors import BackfillOptionError
 from starforge.backfill.options import Options, document
 from starforge.backfill.scheme import Scheme
 from starforge.backfill.select import Request
+from starforge.backfill.snapshot_range import SnapshotRange
 from starforge.db.pool import Connection, set_tenant
 from starforge.operation import Change
 from starforge.queue.context import current_job
@@ -75,9 +76,17 @@ class Declarer(ABC):
     def __init__(self) -> None:
         self.assets = Assets()
 
+    @overload
+    def asset(  # type: ignore[overload-overlap] # a SnapshotRange is a Scheme, and the one that has no function
+        self, name: str, *, partitions: SnapshotRange, **options: Unpack[AssetOptions]
+    ) -> Asset: ...
+
+    @overload
     def asset(
         self, name: str, *, partitions: Scheme, **options: Unpack[AssetOptions]
-    ) -> Callable[[Callable[..., Any]], Asset]:
+    ) -> Callable[[Callable[..., Any]], Asset]: ...
+
+    def asset(self, name: str, *, partitions: Scheme, **options: Unpack[AssetOptions]) -> Any:
         """Register a function as what makes an asset's partitions, one per call.
 
         @app.asset("orders_by_day", partitions=Daily("2024-01-01"), upstream=["orders"])
@@ -86,13 +95,22 @@ class Declarer(ABC):
         A parameter called `ctx` gets the attempt's context, `conn` the connection whose transaction commits
         the partition; one marked with Depends is opened for it.
 
+        An asset of a SnapshotRange has no function: the mapping of its source makes it, and is its version.
+
+        app.asset("heroes_again", partitions=SnapshotRange("hero", every=Daily("2024-01-01")))
+
         Args:
             name: 1 to 100 letters, digits and `_ . / -`.
             partitions: Daily, Hourly, Monthly, Static, KeyRange or SnapshotRange.
             options: What `AssetOptions` holds: upstream, concurrency, timeout, retries, owner, validate,
                 version.
         Raises: AssetDeclarationError; for what assets say of one another, when a worker starts.
+            UnknownSourceError where snapshots of a source have no mapping.
         """
+        if isinstance(partitions, SnapshotRange):
+            handler, version = self._reprocessing(partitions.source)
+            options = {"version": version, **options}
+            return self.assets.add(asset(name, handler, partitions=partitions, **options))
 
         def register(handler: Callable[..., Any]) -> Asset:
             # Annotations may name what is local to whoever declares the handler.
@@ -134,6 +152,10 @@ class Declarer(ABC):
             change = change_of(created, looked)
             await self._record(conn, "backfill create", document(request, options), reason, whose, change)
         return created
+
+    @abstractmethod
+    def _reprocessing(self, source: str) -> tuple[Callable[..., Any], str]:
+        """Return what processes a source's stored snapshots again, and the version of its mapping."""
 
     @abstractmethod
     def _connected(self, conn: Connection | None) -> AbstractAsyncContextManager[Connection]:

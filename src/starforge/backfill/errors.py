@@ -197,6 +197,13 @@ class NothingFailedError(RefusedError):
     remedy = "Look at its failed partitions; those that wait for their next attempt have not failed yet."
 
 
+class WalkError(MisusedError):
+    """A handler walks what cannot be walked, or keeps a cursor of its own where a walk keeps one."""
+
+    code = "SF535"
+    remedy = "Walk each partition of a KeyRange once, in one walk, and leave its cursor to it."
+
+
 def _nearest(near: Sequence[str], known: Sequence[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}? `starforge backfill create {near[0]} --dry-run` shows it"

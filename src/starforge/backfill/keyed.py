@@ -133,7 +133,7 @@ class KeyRange(Scheme):
         return first, max(first, end)
 
     def bounds(self, key: str) -> KeySpan:
-        return KeySpan(*self.span(key, key))
+        return KeySpan(*self.span(key, key), self.table, self.key)
 
     def span(self, first: str, last: str) -> Span:
         return self._read(first)[0], self._read(last)[1]

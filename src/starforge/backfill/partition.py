@@ -6,9 +6,11 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from starforge.backfill.scheme import Bounds
+from starforge.backfill.scheme import Bounds, KeySpan
+from starforge.backfill.walk import Change, Walked, walk
 from starforge.db.pool import Connection
 from starforge.machine import Machine
+from starforge.queue.context import Context
 
 QUEUE = "backfill"
 """The queue of the jobs that make partitions."""
@@ -82,3 +84,20 @@ class Partition(Generic[B]):
         A plain function, which runs in a thread, calls `ctx.wait(partition.advance(…))`.
         """
         await self.resume.advance(cursor, conn)
+
+    async def walk(self: Partition[KeySpan], ctx: Context, change: Change) -> Walked:
+        """Change the rows of a range of keys in batches, each in a transaction of its own.
+
+        async def change(conn, keys):
+            await conn.execute("UPDATE orders SET … WHERE id >= $1 AND id < $2", keys.first, keys.end)
+
+        await partition.walk(ctx, change)
+
+        `change` is called with other keys, or the same ones again, until every row got through or is kept as
+        poison, so what it does elsewhere than on `conn` may be done twice. It is called for no empty batch.
+        Each transaction also keeps how far the walk is: an attempt that follows goes on behind it. A walk is
+        the partition's only one, and nothing else advances its cursor.
+        Raises: WalkError; PermanentError with more poison rows than are borne; what lies with no row, as
+            where the database is away or the statement is wrong.
+        """
+        return await walk(ctx, self, change)

@@ -41,10 +41,12 @@ class SnapshotWindow(Window):
 
 @dataclass(frozen=True, slots=True)
 class KeySpan:
-    """Rows whose key is at least `first` and below `end`."""
+    """Rows of a table whose key is at least `first` and below `end`."""
 
     first: int
     end: int
+    table: str
+    key: str = "id"
 
     @property
     def last(self) -> int:

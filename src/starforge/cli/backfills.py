@@ -1,4 +1,4 @@
-"""Commands that look at backfills: list, status, failures, explain, claimable."""
+"""Commands that look at backfills: list, status, failures, explain, claimable, poison."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from starforge.cli.workers import seconds_of
 from starforge.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from starforge.backfill.poison import Poison
     from starforge.backfill.reads import Failures, Listed, Made
     from starforge.backfill.status import Status
     from starforge.db.pool import Connection
@@ -34,6 +35,7 @@ def add(app: typer.Typer) -> None:
     backfill.command("list")(list_)
     backfill.command("status")(status)
     backfill.command("failures")(failures)
+    backfill.command("poison")(poison)
 
 
 def list_(
@@ -222,3 +224,36 @@ def failures(
         out.print(failed(one))
     say(f"→ starforge backfill retry-failed {backfill_id}")
     say(f"→ starforge backfill status {backfill_id} --partitions --state failed")
+
+
+def poison(
+    backfill_id: IdArgument,
+    after: Annotated[int | None, typer.Option(help="Only those with a key above.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """List the rows of a table that backfill ID stepped over, with what was wrong with each."""
+    from starforge.backfill.poison import poison_of
+    from starforge.backfill.reads import require
+
+    async def look(conn: Connection, _tenant: str) -> list[Poison]:
+        await require(conn, backfill_id)
+        return await poison_of(conn, backfill_id, after=after, most=limit)
+
+    found = read(look)
+    if as_json:
+        print_json([one.document() for one in found])
+        return
+    if not found:
+        say("It has stepped over no row." if after is None else f"None has a key above {after}.")
+        return
+    as_table(
+        ("row key", "partition", "error", "message"),
+        [(one.row_key, one.partition_key, one.error_type, one.error_message[:ERROR_CHARS]) for one in found],
+        reason_last=True,
+    )
+    if len(found) == limit:
+        say(f"→ starforge backfill poison {backfill_id} --after {found[-1].row_key}")
+    keys = ",".join(str(one.row_key) for one in found)
+    say("once the rows, or the code, are mended:", style="bold")
+    say(f"→ starforge backfill create {found[0].asset_name} --keys {keys}")

@@ -102,6 +102,9 @@ CREATE TABLE backfill_poison (
 );
 COMMENT ON TABLE backfill_poison IS 'Rows of a key range that no batch of one row got through: stepped over, and kept here with the reason.';
 
+-- Stored snapshots are processed again window by window of the time they were taken at.
+CREATE INDEX snapshot_captures_taken ON snapshot_captures (tenant_id, source, captured_at, id);
+
 CREATE TABLE backfill_assets (
     name          text PRIMARY KEY,
     job_type      text NOT NULL,
