@@ -44,7 +44,10 @@ class Why:
 
 def why(row: Row, gates: Iterable[Gate]) -> Why:
     """Explain a row of `status.sql`, with the gates that are closed."""
-    return _TOLD[row["state"]](row, list(gates))
+    told = _TOLD[row["state"]](row, list(gates))
+    if row["state"] in ("pending", "resuming", "paused"):
+        return told
+    return replace(told, claimable=row["closed_at"] is None and row["free"])
 
 
 def not_resumable(row: Row) -> str:
@@ -188,7 +191,7 @@ def _silent(row: Row) -> Why | None:
     if row["worker_id"] is None:
         silent = f"its last coordinator let go of it {_ago(row['updated_age_s'])}"
         if row["living"]:
-            return Why(f"{silent}, and nobody has taken it yet", "the next look of a worker", claimable=True)
+            return Why(f"{silent}, and nobody has taken it yet", "the next look of a worker")
         return Why(
             f"{silent}, and no worker lives to take it", "a worker", "starforge worker --app MODULE:ATTR"
         )
