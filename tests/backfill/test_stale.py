@@ -56,7 +56,7 @@ async def made(conn: Connection, name: str, *keys: str, minutes: float = 0, code
 async def look(conn: Connection, declared: Assets, name: str = "orders", **ends: str | None) -> Staleness:
     facts = DatabaseFacts(conn, registering=False)
     span = {"first": START, "last": END, **ends}
-    return await stale_partitions(conn, declared, facts, name, tenant="default", **span)  # type: ignore[arg-type]
+    return await stale_partitions(conn, declared, facts, name, tenant="default", **span)
 
 
 def kinds(found: Staleness) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,7 +17,7 @@ from tests.conftest import Travel
 from tests.covers import covers
 
 
-async def one(conn: Connection, **columns: object) -> Status:
+async def one(conn: Connection, **columns: Any) -> Status:
     """Make a backfill with these columns and look at it."""
     return await status(conn, await a_backfill(conn, **columns))
 

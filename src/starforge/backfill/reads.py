@@ -25,6 +25,8 @@ HEALTHS = ("ok", "stale", "no-progress")
 SORTS = ("newest", "eta", "heartbeat")
 LISTED_MAX = 1000
 PAGE_MAX = 10_000
+OLDER_S_MAX = 36_500 * 86_400.0
+PLACE_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,10 @@ async def list_backfills(
     _known("state", state, BACKFILL.states)
     _known("health", health, HEALTHS)
     _known("order", sort, SORTS)
+    if asset is not None and "\0" in asset:
+        raise InvalidInputError("no asset has NUL in its name")
+    if older_s is not None and not 0 <= older_s <= OLDER_S_MAX:
+        raise InvalidInputError(f"no backfill is {older_s:g} s old; ask for 0 to {OLDER_S_MAX:g}")
     if not 1 <= most <= LISTED_MAX:
         raise InvalidInputError(f"{most} backfills cannot be listed; ask for 1 to {LISTED_MAX}")
     ages = AgeSettings.read()
@@ -147,6 +153,8 @@ async def partitions(
     _known("state", state, PARTITION.states)
     if not 1 <= most <= PAGE_MAX:
         raise InvalidInputError(f"{most} partitions are no page; ask for 1 to {PAGE_MAX}")
+    if after is not None and not -PLACE_MAX <= after <= PLACE_MAX:
+        raise InvalidInputError(f"{after} is no place of a partition")
     await require(conn, backfill_id)
     rows = await conn.fetch(sql("backfill", "partitions"), backfill_id, state, after, most)
     return [Made(**row) for row in rows]
@@ -155,8 +163,10 @@ async def partitions(
 async def failures(conn: Connection, backfill_id: UUID, *, most: int = 100) -> list[Failures]:
     """Group a backfill's failed partitions by what failed, the most frequent first; from the partitions.
 
-    Raises: UnknownBackfillError.
+    Raises: UnknownBackfillError, InvalidInputError for too many.
     """
+    if not 1 <= most <= LISTED_MAX:
+        raise InvalidInputError(f"{most} groups cannot be shown; ask for 1 to {LISTED_MAX}")
     await require(conn, backfill_id)
     rows = await conn.fetch(sql("backfill", "failures"), backfill_id, most)
     return [Failures(**row, cause=likely_cause(row["message"])) for row in rows]
