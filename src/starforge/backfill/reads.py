@@ -18,6 +18,7 @@ from starforge.backfill.errors import UnknownBackfillError
 from starforge.backfill.partition import PARTITION
 from starforge.backfill.why import QUIET_S, QUIET_TIMES
 from starforge.db.pool import Connection
+from starforge.db.probing import plan_by_probes
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 
@@ -148,6 +149,8 @@ async def partitions(
 ) -> list[Made]:
     """Return a backfill's partitions in their order, at most `most`, those behind the ordinal `after`.
 
+    Inside a transaction, of which it is the last read: the rest of it probes indexes.
+
     Raises: UnknownBackfillError, InvalidInputError for a state that does not exist, or too many.
     """
     _known("state", state, PARTITION.states)
@@ -156,6 +159,8 @@ async def partitions(
     if after is not None and not -PLACE_MAX <= after <= PLACE_MAX:
         raise InvalidInputError(f"{after} is no place of a partition")
     await require(conn, backfill_id)
+    # Of a backfill that was just made there are no statistics: without this all its rows would be sorted.
+    await conn.execute(plan_by_probes(local=True))
     rows = await conn.fetch(sql("backfill", "partitions"), backfill_id, state, after, most)
     return [Made(**row) for row in rows]
 
