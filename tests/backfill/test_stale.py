@@ -63,7 +63,6 @@ def kinds(found: Staleness) -> list[tuple[str, str]]:
     return [(one.key, one.kind) for one in found.partitions]
 
 
-@covers("B-67")
 async def test_what_no_backfill_completed_is_missing(conn: Connection) -> None:
     await made(conn, "orders", "2026-01-01", "2026-01-03")
     found = await look(conn, assets())

@@ -132,7 +132,7 @@ async def test_a_running_one_says_what_holds_it_up(conn: Connection) -> None:
     assert "--partitions --state running" in quiet.next
 
 
-@covers("B-12", "B-46")
+@covers("B-46")
 async def test_a_paused_one_says_by_whom_why_and_until_when(conn: Connection) -> None:
     at = await now(conn)
     base = {"state": "paused", "paused_at": at, "state_by": "ann", "state_reason": "maintenance"}
@@ -148,7 +148,7 @@ async def test_a_paused_one_says_by_whom_why_and_until_when(conn: Connection) ->
     assert by_hand.why.startswith("somebody who left no name, as SQL does paused it at")
 
 
-@covers("B-13", "B-41")
+@covers("B-41")
 async def test_one_that_was_resumed_waits_for_a_worker(conn: Connection) -> None:
     at = await now(conn)
     found = await one(conn, state="resuming", heartbeat_at=at - timedelta(seconds=121), state_by="ann")
@@ -193,7 +193,7 @@ async def test_explain_says_the_same_and_whether_a_resume_would_be_refused(conn:
     )
 
 
-@covers("B-23", "B-40")
+@covers("B-40")
 async def test_what_waits_for_a_coordinator_is_listed_as_it_is_taken(conn: Connection) -> None:
     at = await now(conn)
     asked = at - timedelta(seconds=121)

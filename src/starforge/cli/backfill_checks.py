@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from starforge.backfill.backfill import BACKFILL
 from starforge.cli.backfill_screen import progress
 from starforge.cli.backfills import IdArgument
 from starforge.cli.doors import group
@@ -63,8 +64,10 @@ def _show(found: Report) -> None:
             f"{'broken' if finding.blocks else 'noted'}: {finding.text}",
             style="red" if finding.blocks else "",
         )
-    if found.blocks:
-        say("It is not resumed before this is mended: the rows are the truth, correct what is said of them.")
+    if found.blocks and found.state in BACKFILL.terminal:
+        say("Its end is not to be trusted before this is cleared up: the partitions' rows are the truth.")
+    elif found.blocks:
+        say("It is not resumed before this is mended: the partitions' rows are the truth.")
     elif not found.findings:
         say("All that it says of itself holds.", style="green")
     else:
