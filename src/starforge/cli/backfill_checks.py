@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starforge.backfill.backfill import BACKFILL
-from starforge.cli.backfill_screen import progress
 from starforge.cli.backfills import IdArgument
 from starforge.cli.doors import group
 from starforge.cli.history import duration
@@ -53,6 +51,8 @@ def verify(backfill_id: IdArgument, as_json: JsonOption = False) -> None:
 
 
 def _show(found: Report) -> None:
+    from starforge.backfill.backfill import BACKFILL
+
     say(
         f"backfill {found.id} of {found.asset} is {found.state}: {found.total} partitions,"
         f" {found.completed} completed, {found.failed} failed, {found.open} open",
@@ -121,6 +121,7 @@ def claimable(
 ) -> None:
     """List what waits for a coordinator, in the order in which it is taken, why, and which workers live."""
     from starforge.backfill.status import unclaimed
+    from starforge.cli.backfill_screen import progress
     from starforge.queue.reads import live_workers
 
     async def look(conn: Connection, _tenant: str) -> tuple[list[Status], list[LiveWorker]]:
