@@ -176,6 +176,9 @@ async def test_an_end_says_the_rule_and_the_numbers(conn: Connection) -> None:
     stopped = await one(conn, asset="d", state="cancelled", state_by="bob", state_reason="wrong", **over)
     assert "bob cancelled it at" in stopped.why
     assert "UTC: wrong; 0 of 10" in stopped.why
+    wrong = await one(conn, asset="f", state="completed", completed_partitions=9, **over)
+    assert wrong.why == "it says that it is, with 9 of its 10 partitions ended"
+    assert wrong.next == f"starforge backfill verify {wrong.id}"
     ending = await one(conn, asset="e", state="cancelled", completed_at=at, total_partitions=10)
     assert (ending.why.endswith("what still runs ends first and is counted"), ending.ended) == (True, False)
     assert (done.ended, failed.ended, stopped.ended) == (True, True, True)

@@ -224,8 +224,15 @@ def _paused(row: Row, _gates: list[Gate]) -> Why:
 
 
 def _completed(row: Row, _gates: list[Gate]) -> Why:
-    failed = row["failed_partitions"]
-    told = f"all of its {_count(row['total_partitions'])} ended, {row['completed_partitions']} completed"
+    failed, total = row["failed_partitions"], row["total_partitions"]
+    ended = row["completed_partitions"] + failed + row["cancelled_partitions"]
+    if ended < total:
+        return Why(
+            f"it says that it is, with {ended} of its {_count(total)} ended{_closing(row)}",
+            "nothing: see what is wrong with it",
+            f"starforge backfill verify {row['id']}",
+        )
+    told = f"all of its {_count(total)} ended, {row['completed_partitions']} completed"
     if not failed:
         return Why(f"{told}{_closing(row)}", "nothing: it is done")
     told = f"{told} and {failed} failed, of which it tolerates {row['failed_max']}"
