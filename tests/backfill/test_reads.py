@@ -35,7 +35,7 @@ async def test_backfills_are_listed_by_state_asset_age_and_number(conn: Connecti
     assert await listed(conn, most=1) == ["new"]
 
 
-@covers("B-29", "B-31", "B-10")
+@covers("B-29", "B-31")
 async def test_health_tells_a_silent_coordinator_from_a_lack_of_progress(conn: Connection) -> None:
     at = await now(conn)
 
@@ -144,7 +144,7 @@ async def test_the_status_of_a_running_backfill_holds_all_that_its_row_says(conn
     assert (one.state, one.done, one.left, one.total, one.checkpoint) == ("running", 5, 5, 10, "k4")
     assert (one.rate_per_s, one.rate_per_minute, one.in_flight, one.average_ms) == (2.0, 120.0, 3, 500.0)
     assert (one.eta.at, one.eta.basis) == (at + timedelta(seconds=90), "from 4 partitions")
-    assert (one.eta.low_s, one.eta.high_s) == (pytest.approx(60, abs=2), pytest.approx(120, abs=2))
+    assert [one.eta.low_s, one.eta.high_s] == pytest.approx([60, 120], abs=2)
     assert (one.throttle.pace, one.throttle.slots, one.throttle.reason) == (0.5, 4, "lock waits")
     assert one.executor is not None
     assert (one.executor.worker_id, one.executor.epoch, one.executor.alive) == (worker, 3, True)
@@ -253,6 +253,7 @@ async def test_failed_partitions_are_grouped_by_what_failed_with_a_likely_cause(
         ("could not translate host name: Name or service not known", "source unavailable"),
         ('relation "orders_v2" does not exist', "schema change"),
         ("KeyError: 'price_cents'", "schema change"),
+        ("'price_cents'", "schema change"),
         ("null value in column \"x\" violates not-null constraint", "schema change"),
         ("MemoryError", "resource exhaustion"),
         ("FATAL: sorry, too many clients already", "resource exhaustion"),

@@ -31,7 +31,7 @@ CAUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|undefined ?(column|table|object|function)"
             r"|unexpected (column|field|key)|keyerror|attributeerror|missing (column|field|required)"
             r"|invalid input syntax|cannot cast|violates not-null|datatypemismatch|\b42(703|P01|804|883)\b"
-            r"|validationerror|schema",
+            r"|validationerror|schema|^'[^']{1,100}'$",  # the last is all that a KeyError says
         ),
         (
             "source unavailable",

@@ -18,6 +18,7 @@ from starforge.backfill.errors import UnknownBackfillError
 from starforge.backfill.partition import PARTITION
 from starforge.backfill.why import QUIET_S, QUIET_TIMES
 from starforge.db.pool import Connection
+from starforge.db.probing import plan_by_probes
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 
@@ -25,6 +26,8 @@ HEALTHS = ("ok", "stale", "no-progress")
 SORTS = ("newest", "eta", "heartbeat")
 LISTED_MAX = 1000
 PAGE_MAX = 10_000
+OLDER_S_MAX = 36_500 * 86_400.0
+PLACE_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,10 @@ async def list_backfills(
     _known("state", state, BACKFILL.states)
     _known("health", health, HEALTHS)
     _known("order", sort, SORTS)
+    if asset is not None and "\0" in asset:
+        raise InvalidInputError("no asset has NUL in its name")
+    if older_s is not None and not 0 <= older_s <= OLDER_S_MAX:
+        raise InvalidInputError(f"no backfill is {older_s:g} s old; ask for 0 to {OLDER_S_MAX:g}")
     if not 1 <= most <= LISTED_MAX:
         raise InvalidInputError(f"{most} backfills cannot be listed; ask for 1 to {LISTED_MAX}")
     ages = AgeSettings.read()
@@ -142,12 +149,18 @@ async def partitions(
 ) -> list[Made]:
     """Return a backfill's partitions in their order, at most `most`, those behind the ordinal `after`.
 
+    Inside a transaction, of which it is the last read: the rest of it probes indexes.
+
     Raises: UnknownBackfillError, InvalidInputError for a state that does not exist, or too many.
     """
     _known("state", state, PARTITION.states)
     if not 1 <= most <= PAGE_MAX:
         raise InvalidInputError(f"{most} partitions are no page; ask for 1 to {PAGE_MAX}")
+    if after is not None and not -PLACE_MAX <= after <= PLACE_MAX:
+        raise InvalidInputError(f"{after} is no place of a partition")
     await require(conn, backfill_id)
+    # Of a backfill that was just made there are no statistics: without this all its rows would be sorted.
+    await conn.execute(plan_by_probes(local=True))
     rows = await conn.fetch(sql("backfill", "partitions"), backfill_id, state, after, most)
     return [Made(**row) for row in rows]
 
@@ -155,8 +168,10 @@ async def partitions(
 async def failures(conn: Connection, backfill_id: UUID, *, most: int = 100) -> list[Failures]:
     """Group a backfill's failed partitions by what failed, the most frequent first; from the partitions.
 
-    Raises: UnknownBackfillError.
+    Raises: UnknownBackfillError, InvalidInputError for too many.
     """
+    if not 1 <= most <= LISTED_MAX:
+        raise InvalidInputError(f"{most} groups cannot be shown; ask for 1 to {LISTED_MAX}")
     await require(conn, backfill_id)
     rows = await conn.fetch(sql("backfill", "failures"), backfill_id, most)
     return [Failures(**row, cause=likely_cause(row["message"])) for row in rows]

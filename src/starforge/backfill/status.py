@@ -248,7 +248,7 @@ async def explanation(conn: Connection, backfill_id: UUID) -> tuple[str, str, Wh
 
 
 async def unclaimed(conn: Connection, *, most: int = 50) -> list[Status]:
-    """Return at most `most` backfills that wait for a coordinator, in the order in which they are taken."""
+    """Return the backfills that wait for a coordinator, at most `most`, those first that are taken first."""
     rows = await conn.fetch(sql("backfill", "unclaimed"), AgeSettings.read().reclaimable_s, most)
     return [await status(conn, row["id"]) for row in rows]
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from starforge.backfill.checkpoint import Finding, Verdict
 from starforge.backfill.integrity import integrity
+from starforge.backfill.selection import counted
 from starforge.backfill.status import explanation
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
@@ -82,8 +83,8 @@ def _told(count: int, keys: list[str] | None) -> Iterator[Finding]:
     if count:
         more = f" and {count - len(keys)} more" if keys and count > len(keys) else ""
         yield Finding(
-            f"{count} partition{'' if count == 1 else 's'} run{'s' if count == 1 else ''} by the row and"
-            f" by no job of the queue: {', '.join(keys or ())}{more}; the coordinator gives them out again",
+            f"by their rows {counted(count)} run{'s' if count == 1 else ''}, and by no job of the queue:"
+            f" {', '.join(keys or ())}{more}; the coordinator gives out again what is so",
             blocks=False,
         )
 

@@ -44,7 +44,10 @@ class Why:
 
 def why(row: Row, gates: Iterable[Gate]) -> Why:
     """Explain a row of `status.sql`, with the gates that are closed."""
-    return _TOLD[row["state"]](row, list(gates))
+    told = _TOLD[row["state"]](row, list(gates))
+    if row["state"] in ("pending", "resuming", "paused"):
+        return told
+    return replace(told, claimable=row["closed_at"] is None and row["free"])
 
 
 def not_resumable(row: Row) -> str:
@@ -188,7 +191,7 @@ def _silent(row: Row) -> Why | None:
     if row["worker_id"] is None:
         silent = f"its last coordinator let go of it {_ago(row['updated_age_s'])}"
         if row["living"]:
-            return Why(f"{silent}, and nobody has taken it yet", "the next look of a worker", claimable=True)
+            return Why(f"{silent}, and nobody has taken it yet", "the next look of a worker")
         return Why(
             f"{silent}, and no worker lives to take it", "a worker", "starforge worker --app MODULE:ATTR"
         )
@@ -221,8 +224,15 @@ def _paused(row: Row, _gates: list[Gate]) -> Why:
 
 
 def _completed(row: Row, _gates: list[Gate]) -> Why:
-    failed = row["failed_partitions"]
-    told = f"all of its {_count(row['total_partitions'])} ended, {row['completed_partitions']} completed"
+    failed, total = row["failed_partitions"], row["total_partitions"]
+    ended = row["completed_partitions"] + failed + row["cancelled_partitions"]
+    if ended < total:
+        return Why(
+            f"it says that it is, with {ended} of its {_count(total)} ended{_closing(row)}",
+            "nothing: see what is wrong with it",
+            f"starforge backfill verify {row['id']}",
+        )
+    told = f"all of its {_count(total)} ended, {row['completed_partitions']} completed"
     if not failed:
         return Why(f"{told}{_closing(row)}", "nothing: it is done")
     told = f"{told} and {failed} failed, of which it tolerates {row['failed_max']}"

@@ -217,21 +217,21 @@ def _sign(part: Sequence[int]) -> str:
 
 
 def _failures(found: Sequence[Failures], one: Status) -> Iterator[RenderableType]:
-    yield Text("last failures", style="bold")
+    yield Text("failed attempts, the last ones", style="bold")
     for failure in found[:FAILURES_SHOWN]:
-        yield failed(failure)
+        yield failed(failure, all_known=False)
     more = len(found) - FAILURES_SHOWN
     if more > 0:
         yield Text(f"  and {more} more: starforge backfill failures {one.id}", style="dim")
 
 
-def failed(failure: Failures) -> RenderableType:
-    """Return failures that look alike in a few lines."""
+def failed(failure: Failures, *, all_known: bool = True) -> RenderableType:
+    """Return failures that look alike in a few lines; `all_known`: they are partitions, not attempts."""
     last = "" if failure.last_at is None else f", last at {failure.last_at:%H:%M:%S}"
     head = Text(f"{failure.count} × {failure.cause}", style="red")
     head = Text.assemble(head, plain(f"{last}: {failure.message[:MESSAGE_CHARS_MAX] or 'no message'}"))
     shown = failure.keys[:KEYS_SHOWN]
-    more = f" and {failure.count - len(shown)} more" if failure.count > len(shown) else ""
+    more = f" and {failure.count - len(shown)} more" if all_known and failure.count > len(shown) else ""
     mark = f" · fingerprint {failure.fingerprint}" if failure.fingerprint else ""
     keys = plain(f"partitions {', '.join(shown)}{more}{mark}")
     hint = Text(f"→ {WHAT_TO_DO[failure.cause]}", style="dim")

@@ -140,28 +140,35 @@ def status(
 
         watch(backfill_id, as_json=as_json)
         return
-    one, lines = read(lambda conn, _tenant: _whole(conn, backfill_id))
+    one, lines, last = read(lambda conn, _tenant: _whole(conn, backfill_id))
     if as_json:
-        print_json({**asdict(one), "log": [asdict(line) for line in lines]})
+        log = [asdict(line) for line in lines]
+        print_json({**asdict(one), "log": log, "executor_log": [asdict(line) for line in last]})
         return
     from starforge.cli.backfill_screen import screen
     from starforge.cli.workers import show_lines
 
     out.print(screen(one, width=out.width))
     if lines:
-        say("\nlast words of its coordinator (UTC)", style="bold")
+        say("\nlogged of it last (UTC)", style="bold")
         show_lines(lines[-LOG_LINES:])
+    if last and last[0] not in lines[-LOG_LINES:]:
+        say("\nlogged by its coordinator's worker last", style="bold")
+        show_lines(last)
     if one.next:
         say(f"\n→ {one.next}")
 
 
-async def _whole(conn: Connection, backfill_id: UUID) -> tuple[Status, list[Kept]]:
-    """Return a backfill and what was logged about it last (B-34)."""
+async def _whole(conn: Connection, backfill_id: UUID) -> tuple[Status, list[Kept], list[Kept]]:
+    """Return a backfill, what was logged of it last (B-34), and what its coordinator's worker said last."""
     from starforge.backfill import status as room
     from starforge.worker.logbook import lines
 
     found = await room.status(conn, backfill_id)
-    return found, await lines(conn, job_id=backfill_id, limit=LOG_LINES_MAX)
+    about = await lines(conn, job_id=backfill_id, limit=LOG_LINES_MAX)
+    if found.executor is None:
+        return found, about, []
+    return found, about, await lines(conn, worker_id=found.executor.worker_id, limit=1)
 
 
 def _partitions(
