@@ -1,4 +1,4 @@
-"""The operation that creates backfills."""
+"""The operation that creates backfills. It has no inverse: what a backfill made, no cancelling unmakes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from starforge.queue.entry import ATTEMPTS_MAX, PRIORITY_MAX
 SAMPLE_MAX = 10
 
 
-@operation("backfill create", role="operator", inverse="backfill cancel")
+@operation("backfill create", role="operator", inverse=None)
 async def create_backfill(
     caller: Caller,
     asset: Annotated[str, "Name of the asset."],
@@ -29,6 +29,9 @@ async def create_backfill(
     from_: Annotated[str | None, "First partition, as in 2024-01-01; else the asset's first."] = None,
     to: Annotated[str | None, "Last partition, included; else the last one that has ended."] = None,
     keys: Annotated[str | None, "These partitions, with commas between them."] = None,
+    stale: Annotated[
+        bool, "Only those that are missing, older than what they are made from, or of another version."
+    ] = False,
     concurrency: Annotated[
         Annotated[int, Meta(ge=1, le=CONCURRENCY_MAX)] | None,
         "Partitions at once; else as the asset declares.",
@@ -52,12 +55,16 @@ async def create_backfill(
     override_preflight: Annotated[bool, "Create it whatever the preflight says; needs a reason."] = False,
     reason: Annotated[str, "Why; kept in the audit log."] = "",
 ) -> Change:
-    """Create a backfill of ASSET: its partitions are listed now, once and for all, and run as workers can."""
+    """Create a backfill of ASSET: its partitions are listed now, once and for all, and run as workers can.
+
+    `starforge backfill cancel` ends it; what it has made by then stays made.
+    """
     request, options = asked_for(
         asset,
         from_=from_,
         to=to,
         keys=keys,
+        stale=stale,
         concurrency=concurrency,
         priority=priority,
         sla=sla,
@@ -86,6 +93,7 @@ def asked_for(
     from_: str | None,
     to: str | None,
     keys: str | None,
+    stale: bool,
     concurrency: int | None,
     priority: int | None,
     sla: str | None,
@@ -101,6 +109,7 @@ def asked_for(
         first=from_,
         last=to,
         keys=tuple(key.strip() for key in keys.split(",")) if keys is not None else (),
+        stale=stale,
         include_upstream=include_upstream,
         max_depth=max_depth,
         canary=None if canary is None else share_of(canary),

@@ -11,6 +11,7 @@ import typer
 from starforge import __version__
 from starforge.cli import (
     backfill_checks,
+    backfill_create,
     backfills,
     benches,
     capacity,
@@ -78,6 +79,7 @@ snapshot_tries.add(app)
 retention.add(app)
 backfills.add(app)
 backfill_checks.add(app)
+backfill_create.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)
