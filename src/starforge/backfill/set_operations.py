@@ -11,6 +11,7 @@ from msgspec import Meta
 from starforge.backfill.asset import CONCURRENCY_MAX
 from starforge.backfill.locked import BackfillId, Locked, Version, Why, locked
 from starforge.backfill.moment import moment
+from starforge.backfill.options import FAILED_MAX
 from starforge.backfill.partition import QUEUE
 from starforge.backfill.options import FAILED_MAX
 from starforge.db.statement import sql
