@@ -13,7 +13,6 @@ from starforge.backfill.locked import BackfillId, Locked, Version, Why, locked
 from starforge.backfill.moment import moment
 from starforge.backfill.options import FAILED_MAX
 from starforge.backfill.partition import QUEUE
-from starforge.backfill.options import FAILED_MAX
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 from starforge.operation import Caller, Change, operation
