@@ -87,7 +87,7 @@ async def test_cancel_pending_cancels_what_has_not_started_with_what_waits_for_i
     waits = await made(pool, "paused", "pending", asset="report", waits_for=[ours["pending"]])
     done = await bulk(pool, "cancel-pending")
     assert (done.matched, done.changed, done.sample) == (2, 2, (str(ours["pending"]),))
-    assert done.after["too"] == [str(waits)]
+    assert done.after["cancelled_too"] == [str(waits)]
     found = await states(pool)
     assert (found[ours["pending"]], found[waits]) == ("cancelled", "cancelled")
     assert all(found[theirs[state]] == state for state in theirs)
@@ -114,7 +114,7 @@ async def test_reclaim_stale_takes_what_no_heartbeat_came_of_and_names_it(pool: 
     resuming = await _aged(pool, 11, "resuming")
     done = await bulk(pool, "reclaim-stale")
     assert set(done.sample) == {str(old), str(never)}
-    assert {one["asset"] for one in done.after["backfills"]} == {"daily"}
+    assert {key: one["asset"] for key, one in done.after.items()} == dict.fromkeys(done.sample, "daily")
     for one in (old, never):
         row = await row_of(pool, one)
         assert (row["lease_epoch"], row["version"], row["state"]) == (4, 6, "running")

@@ -227,3 +227,16 @@ async def test_one_that_was_cancelled_by_hand_while_it_was_resuming_is_settled_a
         row = await running.over(one)
     assert (row["state"], row["cancelled_partitions"]) == ("cancelled", 200 - len(work.made))
     assert row["error_message"] == "Bulk cancelled: stuck in resuming state"
+
+
+@covers("B-12", "B-23")
+async def test_a_pause_that_was_planned_to_end_ends_by_itself(pool: Pool) -> None:
+    work = Work()
+    async with engine(pool, [daily("days", work.make)]) as running:
+        one = await running.create("days", 100, concurrency=4)
+        await began(running, one, 10)
+        await act(pool, "pause", one, resume_in="1s")
+        await running.until(one, let_go)
+        row = await running.over(one)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 100)
+    assert set(work.made.values()) == {1}

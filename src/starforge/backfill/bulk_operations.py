@@ -41,7 +41,7 @@ async def pause_all(
     await caller.conn.fetch(
         sql("backfill", "pause"), _ids(rows), caller.tenant, caller.actor, reason, None, PAUSE_ALL
     )
-    return bulk(rows, "paused", more)
+    return bulk(rows, "paused", "paused", more)
 
 
 @operation("backfill resume-all", role="operator", inverse=PAUSE_ALL)
@@ -73,7 +73,7 @@ async def resume_all(
         AgeSettings.read().aged_s,
         "backfill resume-all",
     )
-    return bulk(rows, "resumed", more, skipped=skipped)
+    return bulk(rows, "resuming", "resumed", more, skipped=skipped)
 
 
 @operation("backfill cancel-pending", role="operator", inverse=None, risk="destructive")
@@ -84,7 +84,7 @@ async def cancel_pending(
     rows, more = await _live(caller, ("pending",), asset)
     message = f"cancelled by {caller.actor} with all that were pending: {reason}"
     too = await end(caller, _ids(rows), reason, message, "backfill cancel-pending")
-    return bulk(rows, "pending: cancelled", more, too=too)
+    return bulk(rows, "cancelled", "pending: cancelled", more, too=too)
 
 
 async def _live(

@@ -78,7 +78,10 @@ async def reclaim_stale(caller: Caller, *, minutes: Minutes = None, reason: Why 
         "backfill reclaim-stale",
     )
     return bulk(
-        rows, f"running with a heartbeat older than {age_s / 60:g} minutes: free for other coordinators", more
+        rows,
+        "running",
+        f"running with a heartbeat older than {age_s / 60:g} minutes: free for other coordinators",
+        more,
     )
 
 
@@ -95,16 +98,23 @@ async def cancel_resuming(
     rows, more = await _stale(caller, "resuming", age_s)
     too = await end(caller, [row["id"] for row in rows], reason, BULK_MESSAGE, "backfill cancel-resuming")
     what = f"resuming with a heartbeat older than {age_s / 60:g} minutes: cancelled"
-    return bulk(rows, what, more, too=too)
+    return bulk(rows, "cancelled", what, more, too=too)
 
 
 def bulk(
-    rows: Sequence[Any], what: str, more: bool, *, too: Sequence[str] = (), skipped: Sequence[str] = ()
+    rows: Sequence[Any],
+    now: str,
+    what: str,
+    more: bool,
+    *,
+    too: Sequence[str] = (),
+    skipped: Sequence[str] = (),
 ) -> Change:
     """Return what was done to many: how many, which, and whether there are more.
 
     Args:
         rows: Those that were changed (id, asset, state and version before).
+        now: Their state now.
         what: What they were and are, after their number.
         more: There are more of them than one act changes.
         too: Others that were changed with them.
@@ -121,12 +131,14 @@ def bulk(
         matched=len(rows) + len(too) + len(skipped),
         changed=len(rows) + len(too),
         sample=tuple(str(row["id"]) for row in rows[:SAMPLE_MAX]),
-        before={str(row["id"]): {"state": row["state"], "version": row["version"]} for row in rows},
-        after={
-            "backfills": [{"id": str(row["id"]), "asset": row["asset"]} for row in rows],
-            "too": list(too),
-        },
+        before={str(row["id"]): _terms(row, row["state"], row["version"]) for row in rows},
+        after={str(row["id"]): _terms(row, now, row["version"] + 1) for row in rows}
+        | ({"cancelled_too": list(too)} if too else {}),
     )
+
+
+def _terms(row: Any, state: str, version: int) -> dict[str, Any]:
+    return {"asset": row["asset"], "state": state, "version": version}
 
 
 async def _stale(caller: Caller, state: str, age_s: float) -> tuple[list[Any], bool]:

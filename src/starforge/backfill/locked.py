@@ -74,30 +74,28 @@ class Locked:
         return {"state": self.state, "version": self.version}
 
     def told(self) -> str:
-        """Say in words what state it is in, since when, by whom and why."""
+        """Say in words what it is, since when, by whom and why: what goes after "it is"."""
         why = f": {self.state_reason}" if self.state_reason else ""
         by = self.state_by or "somebody"
+        said = f": {self.error_message}" if self.error_message else ""
         done = f"{self.completed} of {self.total} partitions completed and {self.failed} failed"
+        ended = f"{self.state} since {shown(self.completed_at)}"
         match self.state:
             case "pending":
-                return "it has not started: it waits for a coordinator, or for the backfills before it"
+                return "pending and waits for a coordinator, or for the backfills before it"
             case "running":
                 age = (
                     "none" if self.heartbeat_age_s is None else f"{max(0.0, self.heartbeat_age_s):.0f} s old"
                 )
-                return f"it runs, {done}, its heartbeat is {age}"
+                return f"running, {done}, its heartbeat is {age}"
             case "paused":
-                return f"{by} paused it at {shown(self.paused_at)}{why}"
+                return f"paused since {shown(self.paused_at)} by {by}{why}"
             case "resuming":
-                return f"{by} resumed it{why}; no coordinator has taken it yet"
-            case "completed":
-                return f"it completed at {shown(self.completed_at)} with {done}"
-            case "failed":
-                said = f": {self.error_message}" if self.error_message else ""
-                return f"it failed at {shown(self.completed_at)} with {done}{said}"
+                return f"resuming, as {by} asked{why}; no coordinator has taken it yet"
+            case "cancelled":
+                return f"{ended}{said}"
             case _:
-                said = self.error_message or "nobody said why"
-                return f"it was cancelled at {shown(self.completed_at)}: {said}"
+                return f"{ended} with {done}{said}"
 
     def next_for(self, verb: str) -> str:
         """Name the command that works where `verb` does not."""
@@ -128,9 +126,7 @@ class Locked:
 
     def refuse(self, cannot: str, verb: str = "") -> None:
         """Raise BackfillStateError with the state in words and the command that works."""
-        raise BackfillStateError(
-            f"{self.named} {cannot}, for it is {self.state}: {self.told()}; {self.next_for(verb)}"
-        )
+        raise BackfillStateError(f"{self.named} {cannot}, for it is {self.told()}; {self.next_for(verb)}")
 
 
 async def locked(caller: Caller, backfill_id: UUID, expect_version: int | None = None) -> Locked:
@@ -145,7 +141,7 @@ async def locked(caller: Caller, backfill_id: UUID, expect_version: int | None =
     if expect_version is not None and found.version != expect_version:
         raise StaleVersionError(
             f"{found.named} has version {found.version} by now and not {expect_version}:"
-            f" {_changed_by(found)}; it is {found.state}: {found.told()}"
+            f" {_changed_by(found)}; it is {found.told()}"
         )
     return found
 

@@ -13,8 +13,8 @@ from starforge.backfill.renew import chosen, renew
 from starforge.db.statement import sql
 from starforge.operation import Caller, Change, operation
 
-REOPENED_MAX = 100_000
-"""Most partitions that one act reopens: its locks are held until it commits; it says where there are more."""
+REOPENED_MAX = 500_000
+"""Most partitions that one act reopens: its locks hold for seconds then; it says where there are more."""
 
 Fingerprint = Annotated[
     Annotated[str, Meta(min_length=1, max_length=200)] | None,
@@ -49,7 +49,7 @@ async def _in_place(caller: Caller, row: Locked, fingerprint: str | None) -> Cha
     if not reopened:
         raise _none(row, fingerprint)
     now = await conn.fetchrow(
-        sql("backfill", "recount"), row.id, tenant, caller.actor, done["counted"], "backfill retry-failed"
+        sql("backfill", "uncount"), row.id, tenant, caller.actor, done["counted"], "backfill retry-failed"
     )
     more = f"; there may be more than {REOPENED_MAX}: ask again" if reopened == REOPENED_MAX else ""
     paused = "; they run once it is resumed" if row.state == "paused" else ""
@@ -81,7 +81,7 @@ async def _anew(caller: Caller, row: Locked, fingerprint: str | None) -> Change:
 
 
 def _none(row: Locked, fingerprint: str | None) -> NothingFailedError:
-    return NothingFailedError(f"{row.named} has no failed partition{_so(fingerprint)}: {row.told()}")
+    return NothingFailedError(f"{row.named} has no failed partition{_so(fingerprint)}; it is {row.told()}")
 
 
 def _so(fingerprint: str | None) -> str:

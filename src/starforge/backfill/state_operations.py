@@ -130,7 +130,7 @@ async def cancel(
     """
     row = await locked(caller, job_id, expect_version)
     if row.state == "cancelled":
-        return Change(f"{row.named} is cancelled already: {row.told()}", 1, 0, (str(row.id),), row.terms())
+        return Change(f"{row.named} is already {row.told()}", 1, 0, (str(row.id),), row.terms())
     row.require("cancel")
     after = await end(caller, [row.id], reason, f"cancelled by {caller.actor}: {reason}", "backfill cancel")
     told = (
@@ -172,9 +172,7 @@ async def end_only(caller: Caller, ids: list[UUID], reason: str, message: str, o
 async def _planned_anew(caller: Caller, row: Locked, until: datetime | None) -> Change:
     """A paused one is meant to go on at another time, where one is said; else nothing is changed."""
     if until is None or until == row.resume_at:
-        return Change(
-            f"{row.named} is paused already: {row.told()}", 1, 0, (str(row.id),), row.terms(), row.terms()
-        )
+        return Change(f"{row.named} is already {row.told()}", 1, 0, (str(row.id),), row.terms(), row.terms())
     now = await caller.conn.fetchrow(
         sql("backfill", "plan_resume"), row.id, caller.tenant, caller.actor, until, "backfill pause"
     )
