@@ -86,6 +86,7 @@ async def planned(
         "asset_name": known.name,
         "job_type": known.job_type,
         "concurrency": concurrency or known.limit.per_key,
+        "attempts_max": known.attempts_max,
         "total_partitions": len(listed),
         **columns,
     }

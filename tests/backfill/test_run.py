@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from starforge.backfill.partition import Partition
+from starforge.backfill.run import partition_types
 from starforge.backfill.scheme import Window
 from starforge.db.pool import Connection, Pool
+from starforge.queue.handler import JobTypes
+from starforge.worker.tell import tell_one
 from tests.backfill.engine import daily, engine
+from tests.backfill.gates import Gates
 from tests.covers import covers
 
 
@@ -43,3 +47,28 @@ async def test_what_a_handler_writes_is_there_with_the_partition_or_not_at_all(p
             assert await conn.fetchval("SELECT count(*) FROM made") == 5
             assert await conn.fetchval("SELECT sum(attempt_count) FROM backfill_partitions") == 6
     assert (row["state"], row["completed_partitions"]) == ("completed", 5)
+
+
+GUILTY = """
+INSERT INTO job_kills (job_id, tenant_id, type, worker_id, lease_epoch, verdict, cause, evidence)
+SELECT id, tenant_id, type, gen_random_uuid(), lease_epoch - 1, 'guilty', 'oom', '{"quarantined": false}'
+FROM queue_jobs WHERE status = 'running'
+"""
+
+
+@covers("D-12", "B-24", "G7")
+async def test_the_end_of_an_attempt_that_is_told_late_takes_nothing_from_the_one_that_follows(
+    pool: Pool,
+) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("days", gates)]) as running:
+        backfill_id = await running.create("days", 1)
+        await gates.until(lambda seen: seen.came)
+        async with pool.connection() as conn:
+            await conn.execute(GUILTY)
+        assert await tell_one(pool, JobTypes(partition_types(running.assets)))
+        gates.let()
+        row = await running.over(backfill_id)
+        async with pool.connection() as conn:
+            attempts = await conn.fetchval("SELECT attempt_count FROM backfill_partitions")
+    assert (row["state"], row["completed_partitions"], attempts) == ("completed", 1, 1)

@@ -130,23 +130,22 @@ class Held:
             mind = self.mind = await _Mind.read(conn, self, row, mind)
         counted = await mind.fold(conn)
         state = row["state"]
-        if state == "running":
+        over = {key: row[f"{key}_partitions"] + counted[key] for key in ENDED}
+        left = row["total_partitions"] - sum(over.values())
+        if state == "running" and left > 0:
             await mind.drive(conn, row, pace)
         elif state in ENDED:
             counted["cancelled"] += await mind.drop(conn)
         await mind.look_around(conn, row, pace)
-        self.hungry = (mind.hungry and state == "running") or counted["cancelled"] > 0
+        dropping = counted["cancelled"] > 0
+        self.hungry = dropping or (mind.hungry and state == "running" and left > 0)
         await self._save(conn, row, mind, counted, pace)
-        over = {key: row[f"{key}_partitions"] + counted[key] for key in ENDED}
         if state == "running":
-            if sum(over.values()) >= row["total_partitions"]:
-                return not await _finish(conn, mind, over)
-            return True
+            return left > 0 or not await _finish(conn, mind, over)
         if state in ENDED:
-            idle = not (counted["cancelled"] or mind.runs)
-            if sum(over.values()) >= row["total_partitions"] or idle:
-                return not await _close(conn, mind, state)
-            return True
+            if left > counted["cancelled"] and (dropping or mind.runs):
+                return True
+            return not await _close(conn, mind, state)
         # Paused, or asked to go on by somebody's hand: what runs ends, then another claim takes it.
         if mind.runs or counted["ended"]:
             return True

@@ -202,6 +202,8 @@ async def _failed(conn: Connection, job: LeasedJob, error: BaseException, final:
 async def _lost(conn: Connection, job: LeasedJob, evidence: Mapping[str, Any]) -> None:
     """Write down that the attempt ended with its process; the guilty one's third ends the partition."""
     if evidence.get("verdict") == "guilty":
+        if await conn.fetchval(sql("backfill", "again"), job.id) == "running":
+            return  # told late: what is to be seen now is the attempt that follows
         cause = str(evidence.get("cause", "exit"))
         words = f"its worker's process ended while it ran: {cause}"
         await _note(conn, job, words, f"killed:{cause}", final=bool(evidence.get("quarantined")))
