@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from starforge.backfill import held
+from starforge.backfill import known
 from starforge.db.pool import Pool
 from starforge.queue.declare import Retry
 from tests.backfill.engine import daily, engine
@@ -250,7 +250,7 @@ async def test_what_failed_runs_again_in_place_and_is_counted_once(pool: Pool, c
 
 @covers("B-24", "X-14")
 async def test_jobs_that_somebody_deleted_are_fed_again(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "SILENT_S", 0.2)
+    monkeypatch.setattr(known, "SILENT_S", 0.2)
     gates = Gates()
     async with engine(pool, [daily("days", gates, concurrency=2)]) as running:
         backfill_id = await running.create("days", 10)
