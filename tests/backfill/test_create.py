@@ -26,6 +26,7 @@ from starforge.backfill.scheme import Scheme
 from starforge.backfill.select import Request
 from starforge.backfill.window import Daily, Monthly
 from starforge.db.pool import Connection
+from starforge.errors import InvalidInputError
 from tests.covers import covers
 
 DAYS = Daily("2024-01-01")
@@ -195,8 +196,8 @@ async def test_names_and_key_ranges_overlap_by_what_they_hold(conn: Connection) 
             BackfillOptionError,
             "--concurrency 0: it is a whole number from 1",
         ),
-        ({"asset": "orders", "sla": "soon"}, BackfillOptionError, "as in 90m, 6h"),
-        ({"asset": "orders", "sla": "2020-01-01T00:00Z"}, BackfillOptionError, "that is over; it is"),
+        ({"asset": "orders", "sla": "soon"}, InvalidInputError, "write 90m, 2h, 1h30m"),
+        ({"asset": "orders", "sla": "2020-01-01T00:00Z"}, InvalidInputError, "is not after now"),
         ({"asset": "orders", "failed_max": -1}, BackfillOptionError, "--failed-max -1"),
     ],
 )
@@ -254,3 +255,21 @@ async def test_a_tenant_has_its_own_backfills_and_sees_no_other(conn: Connection
     found = await made_of(conn, asset="orders", keys=("2024-01-01",), tenant="b")
     assert [row["id"] for row in await conn.fetch("SELECT id FROM backfill_jobs")] == [found.id]
     assert await conn.fetchval("SELECT count(*) FROM backfill_partitions") == 1
+
+
+async def test_only_what_is_stale_is_made_again_where_that_is_asked_for(conn: Connection) -> None:
+    named = Assets([made("regions", Static("eu", "us"))])
+    first = await made_of(conn, named, asset="regions", keys=("us",))
+    await conn.execute(
+        "UPDATE backfill_partitions SET state = 'completed', completed_at = sf_now(), code_version = '1'"
+    )
+    await conn.execute("UPDATE backfill_jobs SET state = 'running' WHERE id = $1", first.id)
+    await conn.execute("UPDATE backfill_jobs SET state = 'completed' WHERE id = $1", first.id)
+    more = Assets([made("regions", Static("africa", "us", "asia"))])
+    found = await made_of(conn, more, asset="regions", stale=True)
+    assert await keys_of(conn, found.id) == ["africa", "asia"]
+    assert (await row_of(conn, found.id))["request"] == {"asset": "regions", "stale": True}
+    rows = await conn.fetch("SELECT partition_key FROM backfill_names ORDER BY ordinal")
+    assert [row["partition_key"] for row in rows] == ["eu", "us", "africa", "asia"]
+    with pytest.raises(NothingSelectedError, match="none of 1 partition is stale"):
+        await made_of(conn, Assets([made("regions", Static("us"))]), asset="regions", stale=True)

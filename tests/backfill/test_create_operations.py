@@ -142,6 +142,7 @@ async def test_an_app_creates_backfills_of_its_own_assets(
     assert [(each.asset, each.partitions) for each in found.backfills] == [("orders", 2), ("totals", 1)]
     async with pool.connection() as conn:
         row = await conn.fetchrow("SELECT operation, actor, matched FROM audit_logs")
+    assert row is not None
     assert tuple(row) == ("backfill create", "app shop", 3)
     with pytest.raises(OverlapError):
         await app.backfill("totals", keys=["2024-01-09"])

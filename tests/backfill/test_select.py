@@ -32,7 +32,7 @@ from starforge.backfill.keyed import KeyRange, Static
 from starforge.backfill.partition import Partition
 from starforge.backfill.scheme import Scheme
 from starforge.backfill.select import Request, select
-from starforge.backfill.selection import Part, Selection
+from starforge.backfill.selection import AnyPart, Selection
 from starforge.backfill.upstream import Upstream
 from starforge.backfill.window import Daily, Monthly
 from tests.covers import covers
@@ -73,7 +73,7 @@ ROWS = Assets([made("rows", KeyRange("t", rows=100))])
 NAMES = Assets([made("regions", Static("us", "north america", "asia"))])
 
 
-def keys(part: Part) -> list[str]:
+def keys(part: AnyPart) -> list[str]:
     return [listed.key for listed in part.partitions()]
 
 

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from starforge.backfill.asset import Assets
+from starforge.backfill.choose import choose
 from starforge.backfill.create import Created, create
 from starforge.backfill.errors import BackfillOptionError, OverlapError, PreflightError
 from starforge.backfill.facts import DatabaseFacts
 from starforge.backfill.options import Options
 from starforge.backfill.preflight import Finding, Preflight, preflight
-from starforge.backfill.select import Request, select
+from starforge.backfill.select import Request
 from starforge.backfill.selection import Selection
 from starforge.db.pool import Connection
-from starforge.errors import StarForgeError
+from starforge.errors import InvalidInputError, StarForgeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ async def ask(
     """
     if override and not reason.strip():
         raise BackfillOptionError("--override-preflight needs a --reason: it is kept in the audit log")
-    selection = await select(assets, request, DatabaseFacts(conn, registering=False))
+    selection = await choose(conn, assets, request, DatabaseFacts(conn, registering=False), tenant=tenant)
     looked = await preflight(conn, assets, selection, options, tenant=tenant)
     for found in looked.findings:
         if found.check == "overlap":
@@ -97,13 +98,13 @@ async def rehearse(
     errors: list[StarForgeError] = []
     try:
         options.sla_at(await facts.now())
-    except BackfillOptionError as error:
+    except InvalidInputError as error:
         errors.append(error)
         options = Options(concurrency=options.concurrency)
     try:
-        selection = await select(assets, request, facts)
+        selection = await choose(conn, assets, request, facts, tenant=tenant)
     except StarForgeError as error:
-        errors += await _each(assets, request, facts, error)
+        errors += await _each(conn, assets, request, error, tenant)
         return Rehearsal(None, {}, None, tuple(errors))
     looked = await preflight(conn, assets, selection, options, tenant=tenant)
     concurrency = {part.asset.name: options.concurrency or part.asset.slots for part in selection.parts}
@@ -111,16 +112,17 @@ async def rehearse(
 
 
 async def _each(
-    assets: Assets, request: Request, facts: DatabaseFacts, error: StarForgeError
+    conn: Connection, assets: Assets, request: Request, error: StarForgeError, tenant: str
 ) -> list[StarForgeError]:
     """Return every reason against a request: that of each key, and that of both ends of a range."""
     if request.asset not in assets.names():
         return [error]
+    facts = DatabaseFacts(conn, registering=False)
     alone = [key for key in (*request.keys, request.first, request.last) if key is not None]
     found = {str(error): error}
     for key in alone if len(alone) > 1 else ():
         try:
-            await select(assets, Request(asset=request.asset, keys=(key,)), facts)
+            await choose(conn, assets, Request(asset=request.asset, keys=(key,)), facts, tenant=tenant)
         except StarForgeError as other:
             found.setdefault(str(other), other)
     return list(found.values())

@@ -16,12 +16,13 @@ from uuid import UUID
 import asyncpg
 
 from starforge.backfill.asset import Asset, Assets
+from starforge.backfill.choose import choose, frozen
 from starforge.backfill.errors import NothingSelectedError, OverlapError
 from starforge.backfill.facts import DatabaseFacts
 from starforge.backfill.options import Options, document
 from starforge.backfill.overlap import overlaps, ranges, refusal
-from starforge.backfill.select import Request, check_frozen, select
-from starforge.backfill.selection import Frozen, Listed, Part, counted
+from starforge.backfill.select import Request, check_frozen
+from starforge.backfill.selection import AnyPart, Frozen, Listed, counted
 from starforge.clock import failpoint, new_id
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
@@ -85,11 +86,12 @@ async def create(
         options: How they are to run.
         tenant: Whose.
         actor: Who asks.
-    Raises: what `select` raises; BackfillOptionError, KeyTableError; OverlapError where a live backfill has
+    Raises: what `choose` raises; InvalidInputError, KeyTableError; OverlapError where a live backfill has
         some of the partitions.
     """
-    selection = await select(assets, request, DatabaseFacts(conn, registering=True))
-    maker = _Maker(conn, options, tenant, actor, await DatabaseFacts(conn, registering=True).now())
+    facts = DatabaseFacts(conn, registering=True)
+    selection = await choose(conn, assets, request, facts, tenant=tenant)
+    maker = _Maker(conn, options, tenant, actor, await facts.now())
     made: dict[str, CreatedBackfill] = {}
     for part in selection.parts:
         above = [made[edge.name].id for edge in part.asset.upstream if edge.name in made]
@@ -120,7 +122,8 @@ async def create_frozen(
         conn: A connection inside a transaction that speaks for the tenant.
         assets: Those that are declared.
         asset: Name of the asset.
-        partitions: Key and ordinal of each, as they are in backfill_partitions.
+        partitions: Key and ordinal of each, as they are in backfill_partitions. A declared name that has no
+            ordinal yet gets one.
         like: A row of backfill_jobs: its priority, concurrency, attempts and tolerance hold where the options
             say nothing, and it becomes the parent.
         options: How they are to run.
@@ -133,14 +136,13 @@ async def create_frozen(
     """
     assets.bind()
     known = assets.get(asset)
-    listed = tuple(
-        sorted({ordinal: (key, ordinal) for key, ordinal in partitions}.values(), key=lambda one: one[1])
-    )
+    facts = DatabaseFacts(conn, registering=True)
+    listed = await frozen(known, partitions, facts)
     if not listed:
         raise NothingSelectedError(f"asset {asset}: there is no {why} partition; nothing was created")
     check_frozen(known, len(listed))
     options = _like(options or Options(), like)
-    now = await DatabaseFacts(conn, registering=False).now()
+    now = await facts.now()
     part = Frozen(known, listed, canary)
     kept = {**document(Request(asset=asset, canary=canary), options), "frozen": why}
     maker = _Maker(conn, options, tenant, actor, now)
@@ -175,7 +177,7 @@ class _Maker:
 
     async def make(
         self,
-        part: Part | Frozen,
+        part: AnyPart,
         asked: Mapping[str, Any],
         *,
         waits_for: Sequence[UUID] = (),
@@ -202,7 +204,7 @@ class _Maker:
     async def _row(
         self,
         made: CreatedBackfill,
-        part: Part | Frozen,
+        part: AnyPart,
         asked: Mapping[str, Any],
         parent_id: UUID | None,
     ) -> None:

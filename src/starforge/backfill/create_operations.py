@@ -29,6 +29,9 @@ async def create_backfill(
     from_: Annotated[str | None, "First partition, as in 2024-01-01; else the asset's first."] = None,
     to: Annotated[str | None, "Last partition, included; else the last one that has ended."] = None,
     keys: Annotated[str | None, "These partitions, with commas between them."] = None,
+    stale: Annotated[
+        bool, "Only those that are missing, older than what they are made from, or of another version."
+    ] = False,
     concurrency: Annotated[
         Annotated[int, Meta(ge=1, le=CONCURRENCY_MAX)] | None,
         "Partitions at once; else as the asset declares.",
@@ -58,6 +61,7 @@ async def create_backfill(
         from_=from_,
         to=to,
         keys=keys,
+        stale=stale,
         concurrency=concurrency,
         priority=priority,
         sla=sla,
@@ -86,6 +90,7 @@ def asked_for(
     from_: str | None,
     to: str | None,
     keys: str | None,
+    stale: bool,
     concurrency: int | None,
     priority: int | None,
     sla: str | None,
@@ -101,6 +106,7 @@ def asked_for(
         first=from_,
         last=to,
         keys=tuple(key.strip() for key in keys.split(",")) if keys is not None else (),
+        stale=stale,
         include_upstream=include_upstream,
         max_depth=max_depth,
         canary=None if canary is None else share_of(canary),

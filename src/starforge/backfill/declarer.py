@@ -37,6 +37,9 @@ class Wanted(TypedDict, total=False):
     keys: Iterable[str]
     """These partitions, instead of a range."""
 
+    stale: bool
+    """Only those that are missing, older than what they are made from, or of another version."""
+
     include_upstream: bool
     """Make what it is made from first."""
 
@@ -185,6 +188,7 @@ def _asked_for(asset: str, wanted: Wanted) -> tuple[Request, Options]:
         first=wanted.get("first"),
         last=wanted.get("last"),
         keys=(keys,) if isinstance(keys, str) else tuple(keys),
+        stale=wanted.get("stale", False),
         include_upstream=wanted.get("include_upstream", False),
         max_depth=wanted.get("max_depth"),
         canary=share_of(canary) if isinstance(canary, str) else canary,

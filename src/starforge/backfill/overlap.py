@@ -12,7 +12,7 @@ import asyncpg
 
 from starforge.backfill.scheme import Span, clipped, merged
 from starforge.backfill.select import command
-from starforge.backfill.selection import Frozen, Part, counted
+from starforge.backfill.selection import AnyPart, Frozen, counted
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 
@@ -46,7 +46,7 @@ class Overlap:
         )
 
 
-async def overlaps(conn: Connection, part: Part | Frozen, tenant: str) -> list[Overlap]:
+async def overlaps(conn: Connection, part: AnyPart, tenant: str) -> list[Overlap]:
     """Return the live backfills that have partitions of a part, the oldest first."""
     rows = await conn.fetch(
         sql("backfill", "overlapping"), tenant, part.asset.name, ranges(part.covers), OTHERS_MAX
@@ -54,7 +54,7 @@ async def overlaps(conn: Connection, part: Part | Frozen, tenant: str) -> list[O
     return [_overlap(part, row) for row in rows]
 
 
-def _overlap(part: Part | Frozen, row: asyncpg.Record) -> Overlap:
+def _overlap(part: AnyPart, row: asyncpg.Record) -> Overlap:
     shared = [(each.lower, each.upper) for each in row["shared"]]
     scheme = part.asset.partitions
     if scheme.registers:
@@ -76,7 +76,7 @@ def _overlap(part: Part | Frozen, row: asyncpg.Record) -> Overlap:
     )
 
 
-def refusal(part: Part | Frozen, found: Sequence[Overlap]) -> str:
+def refusal(part: AnyPart, found: Sequence[Overlap]) -> str:
     """Return what is told to whoever asked, with the commands that would work."""
     name = part.asset.name
     if not found:
@@ -96,7 +96,7 @@ def ranges(spans: Iterable[Span]) -> list[asyncpg.Range[int]]:
     return [asyncpg.Range(first, end) for first, end in spans]
 
 
-def _rest(part: Part | Frozen, found: Sequence[Overlap]) -> str:
+def _rest(part: AnyPart, found: Sequence[Overlap]) -> str:
     """Return the command for the first stretch that no other backfill has."""
     scheme = part.asset.partitions
     left = free(part.covers, [span for one in found for span in one.shared])

@@ -18,7 +18,7 @@ from starforge.backfill.keyed import Static
 from starforge.backfill.options import Options
 from starforge.backfill.overlap import overlaps, ranges, refusal
 from starforge.backfill.scheme import Span, merged
-from starforge.backfill.selection import Part, Selection, counted
+from starforge.backfill.selection import AnyPart, Selection, counted
 from starforge.backfill.upstream import Upstream
 from starforge.db.budget import read_budget
 from starforge.db.pool import Connection, PoolSettings
@@ -112,18 +112,18 @@ class _Look:
         self._options, self._tenant = options, tenant
         self.findings: list[Finding] = []
 
-    def checks(self) -> tuple[Callable[[Part], Awaitable[None]], ...]:
+    def checks(self) -> tuple[Callable[[AnyPart], Awaitable[None]], ...]:
         return (self.overlap, self.worker, self.gate, self.upstream, self.connections, self.failures)
 
     def _found(self, check: str, asset: Asset, text: str, *, refuses: bool = False) -> None:
         self.findings.append(Finding(check, asset.name, text, refuses))
 
-    async def overlap(self, part: Part) -> None:
+    async def overlap(self, part: AnyPart) -> None:
         found = await overlaps(self._conn, part, self._tenant)
         if found:
             self._found("overlap", part.asset, refusal(part, found), refuses=True)
 
-    async def worker(self, part: Part) -> None:
+    async def worker(self, part: AnyPart) -> None:
         """Tell whether somebody would run it."""
         name = part.asset.job_type
         if await workers_knowing(self._conn, QUEUE, name):
@@ -135,21 +135,21 @@ class _Look:
         text = f"no worker has ever known {name}: deploy the app that declares asset {part.asset.name} first"
         self._found("worker", part.asset, text, refuses=True)
 
-    async def gate(self, part: Part) -> None:
+    async def gate(self, part: AnyPart) -> None:
         means = {("queue", QUEUE), ("type", part.asset.job_type), ("tenant", self._tenant)}
         for gate in await closed_gates(self._conn):
             if (gate.scope, gate.name) in means and gate.cause != "retries":
                 text = f"{gate.scope} {gate.name} {gate.told} ({gate.owner}: {gate.reason}); `{gate.undo}`"
                 self._found("gate", part.asset, text)
 
-    async def upstream(self, part: Part) -> None:
+    async def upstream(self, part: AnyPart) -> None:
         """Tell which partitions upstream were not made, where the backfill does not make them itself."""
         included = {each.asset.name for each in self._selection.parts}
         for edge in part.asset.upstream:
             if edge.name not in included:
                 await self._covered(part, edge)
 
-    async def _covered(self, part: Part, edge: Upstream) -> None:
+    async def _covered(self, part: AnyPart, edge: Upstream) -> None:
         above, name = self._assets.get(edge.name), part.asset.name
         try:
             wanted = self._assets.inputs(part.asset, edge, part.spans)
@@ -191,7 +191,7 @@ class _Look:
         found = [ordinals[key] for key, _ in scheme.listed(wanted)]
         return merged((ordinal, ordinal + 1) for ordinal in found)
 
-    async def connections(self, part: Part) -> None:
+    async def connections(self, part: AnyPart) -> None:
         """Hold the concurrency against what the server and the live workers have."""
         wanted = self._options.concurrency or part.asset.slots
         budget = await read_budget(self._conn)
@@ -207,7 +207,7 @@ class _Look:
             )
             self._found("connections", part.asset, text)
 
-    async def failures(self, part: Part) -> None:
+    async def failures(self, part: AnyPart) -> None:
         rows = await self._conn.fetch(
             sql("backfill", "past_failures"), self._tenant, part.asset.name, BACKFILLS_PAST
         )
@@ -230,7 +230,7 @@ class _Look:
             text = f"{failed / total:.0%} of the partitions of its last {len(ended)} backfills failed{error}"
             self._found("failures", part.asset, text)
 
-    async def duration(self, part: Part) -> Estimate | None:
+    async def duration(self, part: AnyPart) -> Estimate | None:
         """Estimate how long it takes, and hold that against its SLA."""
         row = await self._conn.fetchrow(
             sql("backfill", "past_durations"), self._tenant, part.asset.name, BACKFILLS_PAST, PARTITIONS_PAST

@@ -70,6 +70,9 @@ class Request:
     """--to"""
 
     keys: tuple[str, ...] = ()
+    stale: bool = False
+    """Only those that are stale: see choose.py."""
+
     include_upstream: bool = False
     max_depth: int | None = None
     """Levels of upstream to include; those above are left as they are."""
@@ -81,6 +84,10 @@ class Request:
         if self.keys and (self.first is not None or self.last is not None):
             raise SelectionError(
                 "--keys names the partitions one by one: leave --from and --to out, or --keys"
+            )
+        if self.stale and (self.keys or self.include_upstream):
+            raise SelectionError(
+                "--stale finds the partitions of one asset by itself: leave --keys and --include-upstream out"
             )
         if self.max_depth is not None and not self.include_upstream:
             raise SelectionError("--max-depth says how much of --include-upstream: give both or neither")

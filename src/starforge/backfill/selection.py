@@ -82,29 +82,11 @@ class Part:
 
     def told(self) -> str:
         """Return it in one line, for people: the asset, its partitions, and the sample it begins with."""
-        line = f"{self.asset.name}: {counted(self.total)}, {self.first_key} to {self.last_key}"
-        if self.canary is None:
-            return line
-        few = self.canary.count <= TOLD_KEYS_MAX
-        sample = (
-            ", ".join(key for key, _, chosen in self.partitions() if chosen) if few else "its ends included"
-        )
-        return f"{line}; first {self.canary.count} of them, evenly spread: {sample}"
+        return _told(self)
 
     def document(self) -> dict[str, Any]:
         """Return it as `--json` shows it."""
-        canary = None
-        if self.canary is not None:
-            canary = {"share": self.canary.share, "partitions": self.canary.count}
-        return {
-            "asset": self.asset.name,
-            "level": self.level,
-            "partitions": self.total,
-            "first": self.first_key,
-            "last": self.last_key,
-            "version": self.asset.version,
-            "canary": canary,
-        }
+        return _document(self)
 
     def _in_order(self) -> Iterator[tuple[str, int]]:
         if self.ordinals is None:
@@ -128,6 +110,11 @@ class Frozen:
     level: int = 0
 
     @property
+    def spans(self) -> tuple[Span, ...]:
+        """Their places, in order. Raises: PartitionKeyError for a key that the asset has no more."""
+        return tuple(self.asset.partitions.covers(key for key, _ in self.listed))
+
+    @property
     def total(self) -> int:
         """How many partitions there are."""
         return len(self.listed)
@@ -135,10 +122,9 @@ class Frozen:
     @property
     def covers(self) -> list[Span]:
         """What they cover; see `Part`. Raises: PartitionKeyError for a key that the asset has no more."""
-        scheme = self.asset.partitions
-        if scheme.registers:
+        if self.asset.partitions.registers:
             return merged((ordinal, ordinal + 1) for _, ordinal in self.listed)
-        return scheme.covers(key for key, _ in self.listed)
+        return list(self.spans)
 
     @property
     def canary(self) -> Canary | None:
@@ -159,12 +145,23 @@ class Frozen:
     def last_key(self) -> str:
         return self.listed[-1][0]
 
+    def told(self) -> str:
+        """Return it in one line, for people."""
+        return _told(self)
+
+    def document(self) -> dict[str, Any]:
+        """Return it as `--json` shows it."""
+        return _document(self)
+
+
+AnyPart = Part | Frozen
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a request comes to: a part per asset, upstream first, what was asked for last."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[AnyPart, ...]
     notes: tuple[str, ...] = ()
     """What the one who asked should know: inputs that do not exist, upstream that was left out."""
 
@@ -174,7 +171,7 @@ class Selection:
         return sum(part.total for part in self.parts)
 
     @property
-    def asked(self) -> Part:
+    def asked(self) -> AnyPart:
         """The part of the asset that was asked for."""
         return self.parts[-1]
 
@@ -182,3 +179,27 @@ class Selection:
 def counted(partitions: int) -> str:
     """Return a number of partitions in words."""
     return "1 partition" if partitions == 1 else f"{partitions} partitions"
+
+
+def _told(part: AnyPart) -> str:
+    line = f"{part.asset.name}: {counted(part.total)}, {part.first_key} to {part.last_key}"
+    if part.canary is None:
+        return line
+    few = part.canary.count <= TOLD_KEYS_MAX
+    sample = ", ".join(key for key, _, chosen in part.partitions() if chosen) if few else "its ends included"
+    return f"{line}; first {part.canary.count} of them, evenly spread: {sample}"
+
+
+def _document(part: AnyPart) -> dict[str, Any]:
+    canary = None
+    if part.canary is not None:
+        canary = {"share": part.canary.share, "partitions": part.canary.count}
+    return {
+        "asset": part.asset.name,
+        "level": part.level,
+        "partitions": part.total,
+        "first": part.first_key,
+        "last": part.last_key,
+        "version": part.asset.version,
+        "canary": canary,
+    }
