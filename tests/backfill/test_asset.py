@@ -204,7 +204,7 @@ def test_an_unknown_asset_is_refused_with_those_that_are_near() -> None:
     assert "`starforge backfill create daily_orders --dry-run`" in str(found.value)
     with pytest.raises(UnknownAssetError, match=r"there are daily_orders, daily_visits, prices$"):
         assets.get("zzz")
-    with pytest.raises(UnknownAssetError, match="the app declares none"):
+    with pytest.raises(UnknownAssetError, match="none is declared"):
         Assets().get("zzz")
 
 

@@ -32,10 +32,10 @@ class Rehearsal:
     errors: tuple[StarForgeError, ...]
     """Why the request itself is refused, every reason that can be told."""
 
-    @property
-    def refused(self) -> bool:
-        """Whether it would be refused, an override of the preflight aside."""
-        return bool(self.errors) or any(found.refuses for found in self.findings)
+    def refused(self, *, override: bool = False) -> bool:
+        """Tell whether it would be refused."""
+        refusing = (found for found in self.findings if found.refuses)
+        return bool(self.errors) or any(found.check == "overlap" or not override for found in refusing)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -57,7 +57,7 @@ class Rehearsal:
             "notes": [] if self.selection is None else list(self.selection.notes),
             "errors": [error.document() for error in self.errors],
             "findings": [found.document() for found in self.findings],
-            "refused": self.refused,
+            "refused": self.refused(),
         }
 
 

@@ -22,7 +22,7 @@ class UnknownAssetError(NotFoundError):
     """No asset of that name is declared."""
 
     code = "SF502"
-    remedy = "Name an asset of the app, or start with the app that declares it (--app)."
+    remedy = "Name one that is declared; workers make those of their app known when they start."
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         near = get_close_matches(name, known, n=3, cutoff=0.5)
@@ -208,6 +208,6 @@ def _nearest(near: Sequence[str], known: Sequence[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}? `starforge backfill create {near[0]} --dry-run` shows it"
     if not known:
-        return "the app declares none"
+        return "none is declared"
     more = f" and {len(known) - NAMES_TOLD_MAX} more" if len(known) > NAMES_TOLD_MAX else ""
     return f"there are {', '.join(known[:NAMES_TOLD_MAX])}{more}"

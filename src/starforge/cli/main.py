@@ -10,6 +10,7 @@ import typer
 
 from starforge import __version__
 from starforge.cli import (
+    backfill_create,
     backfills,
     benches,
     capacity,
@@ -76,6 +77,7 @@ snapshot_looks.add(app)
 snapshot_tries.add(app)
 retention.add(app)
 backfills.add(app)
+backfill_create.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)
