@@ -37,7 +37,7 @@ async def fill(partition: Partition[Any]) -> None:
 
 
 def made(name: str, partitions: Scheme = DAYS, **options: Any) -> Asset:
-    return asset(name, fill, partitions=partitions, version="1", **options)
+    return asset(name, fill, partitions=partitions, **{"version": "1", **options})
 
 
 SHOP = Assets(

@@ -227,7 +227,8 @@ class _Look:
             )
             self._found("failures", part.asset, text, refuses=same)
         elif failed / total > FAILED_SHARE_WARNS:
-            text = f"{failed / total:.0%} of the partitions of its last {len(ended)} backfills failed{error}"
+            several = "backfill" if len(ended) == 1 else f"{len(ended)} backfills"
+            text = f"{failed / total:.0%} of the partitions of its last {several} failed{error}"
             self._found("failures", part.asset, text)
 
     async def duration(self, part: AnyPart) -> Estimate | None:
