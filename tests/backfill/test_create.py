@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import tracemalloc
 from typing import Any
 from uuid import UUID
 
@@ -19,13 +21,15 @@ from starforge.backfill.errors import (
     TooManyPartitionsError,
     UnknownAssetError,
 )
+from starforge.backfill.hourly import Hourly
 from starforge.backfill.keyed import KeyRange, Static
 from starforge.backfill.options import Options, asked
 from starforge.backfill.partition import Partition
 from starforge.backfill.scheme import Scheme
 from starforge.backfill.select import Request
+from starforge.backfill.snapshot_range import SnapshotRange
 from starforge.backfill.window import Daily, Monthly
-from starforge.db.pool import Connection
+from starforge.db.pool import Connection, Pool
 from starforge.errors import InvalidInputError
 from tests.covers import covers
 
@@ -103,6 +107,13 @@ async def test_a_concurrency_that_was_asked_for_holds_over_all_workers(conn: Con
     assert [tuple(row) for row in rows] == [("key", str(more.id), "limit", 9)]
     assert (await row_of(conn, usual.id))["concurrency"] == 3
     assert (await row_of(conn, more.id))["concurrency"] == 9
+
+
+async def test_assets_that_share_a_job_type_have_their_own_concurrency(conn: Connection) -> None:
+    again = Assets([made("again", SnapshotRange("hero", every=DAYS), concurrency=2)])
+    found = await made_of(conn, again, asset="again", keys=("2024-01-01",))
+    assert (await row_of(conn, found.id))["job_type"] == "backfill_range"
+    assert await conn.fetchval("SELECT value FROM setting_overrides WHERE name = $1", str(found.id)) == 2
 
 
 async def test_upstream_is_created_first_and_waited_for(conn: Connection) -> None:
@@ -273,3 +284,59 @@ async def test_only_what_is_stale_is_made_again_where_that_is_asked_for(conn: Co
     assert [row["partition_key"] for row in rows] == ["eu", "us", "africa", "asia"]
     with pytest.raises(NothingSelectedError, match="none of 1 partition is stale"):
         await made_of(conn, Assets([made("regions", Static("us"))]), asset="regions", stale=True)
+
+
+@covers("D-11")
+async def test_of_two_that_ask_at_once_one_is_refused_by_the_database(pool: Pool) -> None:
+    """The second waits for the first one's transaction and then meets its row."""
+
+    async def ask() -> Created | OverlapError:
+        try:
+            async with pool.transaction(tenant="default") as conn:
+                return await made_of(conn, asset="orders", first="2024-01-01", last="2024-12-31")
+        except OverlapError as error:
+            return error
+
+    found = await asyncio.gather(*(ask() for _ in range(4)))
+    [created] = [one for one in found if isinstance(one, Created)]
+    assert all(str(created.id) in str(one) for one in found if one is not created)
+    async with pool.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM backfill_partitions") == 366
+
+
+@covers("D-14")
+async def test_names_that_are_seen_first_at_once_get_one_ordinal_each(pool: Pool) -> None:
+    assets = [Assets([made("regions", Static(*names))]) for names in (("a", "b"), ("b", "c"), ("c", "a"))]
+
+    async def ask(declared: Assets, key: str) -> None:
+        async with pool.transaction(tenant="default") as conn:
+            await made_of(conn, declared, asset="regions", keys=(key,))
+
+    await asyncio.gather(*map(ask, assets, "abc"))
+    async with pool.connection() as conn:
+        rows = await conn.fetch("SELECT partition_key, ordinal FROM backfill_names ORDER BY ordinal")
+        assert [row["ordinal"] for row in rows] == [0, 1, 2]
+        kept = await conn.fetch("SELECT partition_key, ordinal FROM backfill_partitions ORDER BY ordinal")
+    assert [tuple(row) for row in kept] == [tuple(row) for row in rows]
+
+
+async def test_a_table_that_the_role_may_not_read_is_named_with_the_role(conn: Connection) -> None:
+    await conn.execute("CREATE TABLE secret (id int PRIMARY KEY); SET LOCAL ROLE starforge_operator")
+    with pytest.raises(KeyTableError, match="cannot be read as starforge_operator: permission denied"):
+        await made_of(conn, Assets([made("walk", KeyRange("secret"))]), asset="walk")
+
+
+@pytest.mark.once("it is about this process's memory")
+async def test_four_times_the_partitions_take_no_more_memory(conn: Connection) -> None:
+    """They are made and written so many at a time: half a million take as little as 20 000."""
+    peaks = []
+    for name, last in (("a", "1962-04-13T07"), ("b", "1969-02-15T07")):
+        hours = Assets([made(name, Hourly("1960-01-01T00"))])
+        tracemalloc.start()
+        try:
+            found = await made_of(conn, hours, asset=name, last=last)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert found.partitions == (20_000 if name == "a" else 80_000)
+    assert peaks[1] < 1.2 * peaks[0]

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
-from starforge.backfill.asset import Asset, Assets
+from starforge.backfill.asset import SNAPSHOT_JOB_TYPE, Asset, Assets
 from starforge.backfill.choose import choose, frozen
 from starforge.backfill.errors import NothingSelectedError, OverlapError
 from starforge.backfill.facts import DatabaseFacts
@@ -237,18 +237,19 @@ class _Maker:
             raise OverlapError(refusal(part, await overlaps(self.conn, part, self.tenant))) from None
 
     async def _concurrency(self, made: CreatedBackfill, asset: Asset) -> None:
-        """Have workers honour the concurrency that was asked for: they know the asset's own."""
-        asked = self.options.concurrency
-        if asked is None or asked == asset.slots:
+        """Have workers honour the concurrency: they know that of the asset's job type."""
+        wanted = self.options.concurrency or asset.slots
+        # Assets that share a job type share its limit, whatever each of them declares.
+        if wanted == asset.slots and asset.job_type != SNAPSHOT_JOB_TYPE:
             return
         await override(
             self.conn,
             "key",
             str(made.id),
             "limit",
-            asked,
+            wanted,
             owner=self.actor,
-            reason=f"backfill {made.id} of {made.asset} was created with --concurrency {asked}",
+            reason=f"backfill {made.id} of {made.asset} was created with concurrency {wanted}",
             minutes=OVERRIDE_MINUTES,
         )
 

@@ -43,7 +43,9 @@ class DatabaseFacts:
                     f"SELECT min({key})::int8 AS low, max({key})::int8 AS high FROM {table}"  # noqa: S608 - both quoted
                 )
         except asyncpg.PostgresError as error:
-            raise KeyTableError(f"the keys of {scheme.told()} cannot be read: {told(error)}") from None
+            reader = await self._conn.fetchval("SELECT current_user")
+            what = f"the keys of {scheme.told()} cannot be read as {reader}"
+            raise KeyTableError(f"{what}: {told(error)}") from None
         assert row is not None
         return None if row["low"] is None else (row["low"], row["high"])
 
