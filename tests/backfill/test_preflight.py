@@ -103,8 +103,9 @@ async def test_upstream_partitions_that_were_not_completed_refuse_unless_they_ar
     [found] = of(await looked(conn, FEBRUARY), "upstream")
     assert found.refuses
     assert found.text == (
-        "2 partitions of its upstream orders (2024-02-28 … 2024-02-29) are not completed;"
-        " --include-upstream makes them first"
+        "2 partitions of its upstream orders (2024-02-28 … 2024-02-29) are not completed; `starforge backfill"
+        " create orders --from 2024-02-28 --to 2024-02-29` makes them,"
+        " --include-upstream makes all of it first"
     )
     included = Request(asset="months", keys=("2024-02",), include_upstream=True)
     assert of(await looked(conn, included), "upstream") == []

@@ -18,6 +18,7 @@ from starforge.backfill.keyed import Static
 from starforge.backfill.options import Options
 from starforge.backfill.overlap import overlaps, ranges, refusal
 from starforge.backfill.scheme import Span, merged
+from starforge.backfill.select import command
 from starforge.backfill.selection import AnyPart, Selection, counted
 from starforge.backfill.upstream import Upstream
 from starforge.db.budget import read_budget
@@ -164,23 +165,11 @@ class _Look:
         missing = [(each.lower, each.upper) for each in row["missing"]]
         if not missing:
             return
-        hint = "; --include-upstream makes them first"
         if not row["backfills"]:
-            text = f"its upstream {edge.name} was never backfilled; what it has, others made{hint}"
-            self._found("upstream", part.asset, text)
+            text = f"its upstream {edge.name} was never backfilled; what it has, others made"
+            self._found("upstream", part.asset, f"{text}; --include-upstream makes all of it first")
             return
-        scheme = above.partitions
-        total = sum(map(scheme.count, missing))
-        which = (
-            ""
-            if scheme.registers
-            else f" ({scheme.first_key(missing)} … {scheme.last_key(missing)})"
-            if total > 1
-            else f" ({scheme.first_key(missing)})"
-        )
-        are = "is" if total == 1 else "are"
-        text = f"{counted(total)} of its upstream {edge.name}{which} {are} not completed{hint}"
-        self._found("upstream", part.asset, text, refuses=True)
+        self._found("upstream", part.asset, _missing(above, missing), refuses=True)
 
     async def _places(self, above: Asset, wanted: list[Span]) -> list[Span]:
         """Return the ordinals of an upstream's places."""
@@ -259,6 +248,19 @@ class _Look:
         if needed * 2 > free:
             text = f"its rows may take {needed // MB} MB and {free // MB} MB are free for {home}"
             self._found("disk", self._selection.asked.asset, text, refuses=needed > free)
+
+
+def _missing(above: Asset, missing: list[Span]) -> str:
+    """Return in words which partitions upstream were not made, and what makes them."""
+    scheme = above.partitions
+    total = sum(map(scheme.count, missing))
+    are, first = "is" if total == 1 else "are", f"{counted(total)} of its upstream {above.name}"
+    if scheme.registers:
+        return f"{first} {are} not completed; --include-upstream makes all of it first"
+    ends = scheme.first_key(missing), scheme.last_key(missing)
+    which = ends[0] if total == 1 else f"{ends[0]} … {ends[1]}"
+    narrow = f"{command(above, *ends)} makes them, " if len(missing) == 1 else ""
+    return f"{first} ({which}) {are} not completed; {narrow}--include-upstream makes all of it first"
 
 
 def _time(seconds: float) -> str:

@@ -119,5 +119,9 @@ def _row(found: Rehearsal, part: AnyPart) -> tuple[object, ...]:
         part.last_key,
         found.concurrency[part.asset.name],
         None if part.canary is None else part.canary.count,
-        None if estimate is None else f"{duration(estimate.low_s)} to {duration(estimate.high_s)}",
+        None if estimate is None else f"{_time(estimate.low_s)} to {_time(estimate.high_s)}",
     )
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else "under 1 s"
