@@ -1,4 +1,4 @@
-"""The operation that creates backfills."""
+"""The operation that creates backfills. It has no inverse: what a backfill made, no cancelling unmakes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from starforge.queue.entry import ATTEMPTS_MAX, PRIORITY_MAX
 SAMPLE_MAX = 10
 
 
-@operation("backfill create", role="operator", inverse="backfill cancel")
+@operation("backfill create", role="operator", inverse=None)
 async def create_backfill(
     caller: Caller,
     asset: Annotated[str, "Name of the asset."],
@@ -55,7 +55,10 @@ async def create_backfill(
     override_preflight: Annotated[bool, "Create it whatever the preflight says; needs a reason."] = False,
     reason: Annotated[str, "Why; kept in the audit log."] = "",
 ) -> Change:
-    """Create a backfill of ASSET: its partitions are listed now, once and for all, and run as workers can."""
+    """Create a backfill of ASSET: its partitions are listed now, once and for all, and run as workers can.
+
+    `starforge backfill cancel` ends it; what it has made by then stays made.
+    """
     request, options = asked_for(
         asset,
         from_=from_,
