@@ -7,7 +7,7 @@ from typing import Any
 
 from starforge.backfill.asset import Assets
 from starforge.backfill.choose import choose
-from starforge.backfill.create import Created, create
+from starforge.backfill.create import Created, create_chosen
 from starforge.backfill.errors import BackfillOptionError, OverlapError, PreflightError
 from starforge.backfill.facts import DatabaseFacts
 from starforge.backfill.options import Options
@@ -74,11 +74,13 @@ async def ask(
 ) -> tuple[Created, Preflight]:
     """Create what is asked for, where nothing speaks against it or that is overridden with a reason.
 
+    Called in a transaction that is taken back where it raises.
     Raises: what `create` raises; PreflightError; BackfillOptionError for an override without a reason.
     """
     if override and not reason.strip():
         raise BackfillOptionError("--override-preflight needs a --reason: it is kept in the audit log")
-    selection = await choose(conn, assets, request, DatabaseFacts(conn, registering=False), tenant=tenant)
+    facts = DatabaseFacts(conn, registering=True)
+    selection = await choose(conn, assets, request, facts, tenant=tenant)
     looked = await preflight(conn, assets, selection, options, tenant=tenant)
     for found in looked.findings:
         if found.check == "overlap":
@@ -87,7 +89,7 @@ async def ask(
         raise PreflightError(
             "; ".join(f"{found.check}: asset {found.asset}: {found.text}" for found in looked.refusing)
         )
-    return await create(conn, assets, request, options, tenant=tenant, actor=actor), looked
+    return await create_chosen(conn, selection, request, options, tenant=tenant, actor=actor), looked
 
 
 async def rehearse(

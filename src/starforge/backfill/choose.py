@@ -40,9 +40,10 @@ async def frozen(
     asset: Asset, partitions: Iterable[tuple[str, int]], facts: Facts
 ) -> tuple[tuple[str, int], ...]:
     """Return partitions in the order of their ordinals, each once, with ordinals that are the database's."""
-    found = dict(partitions)
+    found: Iterable[tuple[str, int]] = partitions
     scheme = asset.partitions
-    if isinstance(scheme, Static) and found:
+    if isinstance(scheme, Static):
         registered = await facts.ordinals(asset.name, scheme.names)
-        found = {key: registered.get(key, ordinal) for key, ordinal in found.items()}
-    return tuple(sorted(found.items(), key=itemgetter(1)))
+        found = ((key, registered.get(key, ordinal)) for key, ordinal in partitions)
+    ordered = sorted(found, key=itemgetter(1))
+    return tuple(one for one, before in zip(ordered, [None, *ordered], strict=False) if one != before)

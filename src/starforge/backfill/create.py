@@ -22,7 +22,7 @@ from starforge.backfill.facts import DatabaseFacts
 from starforge.backfill.options import Options, document
 from starforge.backfill.overlap import overlaps, ranges, refusal
 from starforge.backfill.select import Request, check_frozen
-from starforge.backfill.selection import AnyPart, Frozen, Listed, counted
+from starforge.backfill.selection import AnyPart, Frozen, Listed, Selection, counted
 from starforge.clock import failpoint, new_id
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
@@ -91,7 +91,15 @@ async def create(
     """
     facts = DatabaseFacts(conn, registering=True)
     selection = await choose(conn, assets, request, facts, tenant=tenant)
-    maker = _Maker(conn, options, tenant, actor, await facts.now())
+    return await create_chosen(conn, selection, request, options, tenant=tenant, actor=actor)
+
+
+async def create_chosen(
+    conn: Connection, selection: Selection, request: Request, options: Options, *, tenant: str, actor: str
+) -> Created:
+    """Create the backfills of a selection whose names have been given their ordinals; else as `create`."""
+    now = await DatabaseFacts(conn, registering=False).now()
+    maker = _Maker(conn, options, tenant, actor, now)
     made: dict[str, CreatedBackfill] = {}
     for part in selection.parts:
         above = [made[edge.name].id for edge in part.asset.upstream if edge.name in made]
@@ -140,7 +148,7 @@ async def create_frozen(
     listed = await frozen(known, partitions, facts)
     if not listed:
         raise NothingSelectedError(f"asset {asset}: there is no {why} partition; nothing was created")
-    check_frozen(known, len(listed))
+    check_frozen(known, listed)
     options = _like(options or Options(), like)
     now = await facts.now()
     part = Frozen(known, listed, canary)

@@ -149,13 +149,22 @@ async def select(assets: Assets, request: Request, facts: Facts) -> Selection:
     return Selection(tuple([await _registered(part, facts) for part in parts]), tuple(notes))
 
 
-def check_frozen(asset: Asset, partitions: int) -> None:
-    """Raise TooManyPartitionsError where a list that was chosen one by one is too long."""
-    most = SelectSettings.read().partitions_max
-    if partitions > most:
+def check_frozen(asset: Asset, listed: Sequence[tuple[str, int]]) -> None:
+    """Check a list that was chosen one by one: that it is not too long, and that the asset still has its keys.
+
+    Raises: TooManyPartitionsError, PartitionKeyError.
+    """
+    most, scheme = SelectSettings.read().partitions_max, asset.partitions
+    if len(listed) > most:
         raise TooManyPartitionsError(
-            f"asset {asset.name}: {counted(partitions)} are asked for and one backfill may have {most}"
+            f"asset {asset.name}: {counted(len(listed))} are asked for and one backfill may have {most}"
         )
+    for key, ordinal in listed:
+        if scheme.ordinal(key) not in (ordinal, None):
+            raise PartitionKeyError(
+                key,
+                f"is another partition of asset {asset.name} than it was: its partitions are declared otherwise",
+            )
 
 
 async def _registered(part: Part, facts: Facts) -> Part:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from starforge.backfill.asset import Asset
 from starforge.backfill.canary import Canary
 from starforge.backfill.scheme import Span, merged
+from starforge.backfill.window import TimeScheme
 
 TOLD_KEYS_MAX = 5
 
@@ -112,7 +113,10 @@ class Frozen:
     @property
     def spans(self) -> tuple[Span, ...]:
         """Their places, in order. Raises: PartitionKeyError for a key that the asset has no more."""
-        return tuple(self.asset.partitions.covers(key for key, _ in self.listed))
+        scheme = self.asset.partitions
+        if isinstance(scheme, TimeScheme):
+            return tuple(self._ordinals())
+        return tuple(scheme.covers(key for key, _ in self.listed))
 
     @property
     def total(self) -> int:
@@ -122,9 +126,10 @@ class Frozen:
     @property
     def covers(self) -> list[Span]:
         """What they cover; see `Part`. Raises: PartitionKeyError for a key that the asset has no more."""
-        if self.asset.partitions.registers:
-            return merged((ordinal, ordinal + 1) for _, ordinal in self.listed)
-        return list(self.spans)
+        return self._ordinals() if self.asset.partitions.registers else list(self.spans)
+
+    def _ordinals(self) -> list[Span]:
+        return merged((ordinal, ordinal + 1) for _, ordinal in self.listed)
 
     @property
     def canary(self) -> Canary | None:

@@ -118,7 +118,8 @@ def _why(asset: Asset, made: _Made | None, key: str, inputs: Iterable[Newest]) -
         if found is not None and found[0] > made.at_s:
             return OLDER, f"{found[1]} was made after it"
     if made.code is not None and made.code != asset.version:
-        return CODE, f"version {made.code} of the code made it, and it is {asset.version} now"
+        # Half a million partitions may say the same.
+        return CODE, intern(f"version {made.code} of the code made it, and it is {asset.version} now")
     return None
 
 
