@@ -258,6 +258,15 @@ async def test_chosen_partitions_are_frozen_as_they_are_and_like_their_parent(co
         await create_frozen(conn, SHOP, "regions", [], tenant="default", actor="bob", why="stale")
 
 
+@pytest.mark.parametrize("listed", [("2024-01", 648), ("2024-01-01", 648)])
+async def test_chosen_partitions_that_are_others_by_now_are_refused(
+    conn: Connection, listed: tuple[str, int]
+) -> None:
+    """An asset by months was one by days when its partitions were chosen, or the other way round."""
+    with pytest.raises(PartitionKeyError, match=r"'2024-01.*' is"):
+        await create_frozen(conn, SHOP, "orders", [listed], tenant="default", actor="bob", why="failed")
+
+
 @covers("B-70")
 async def test_a_tenant_has_its_own_backfills_and_sees_no_other(conn: Connection) -> None:
     await conn.execute("SET LOCAL ROLE starforge_app; SELECT set_config('starforge.tenant_id', 'a', true)")

@@ -150,7 +150,7 @@ async def select(assets: Assets, request: Request, facts: Facts) -> Selection:
 
 
 def check_frozen(asset: Asset, listed: Sequence[tuple[str, int]]) -> None:
-    """Check a list that was chosen one by one: it is not too long, and the asset still has its keys.
+    """Check a list that was chosen one by one: that it is not too long, and the asset still has its keys.
 
     Raises: TooManyPartitionsError, PartitionKeyError.
     """
@@ -162,8 +162,7 @@ def check_frozen(asset: Asset, listed: Sequence[tuple[str, int]]) -> None:
     for key, ordinal in listed:
         if scheme.ordinal(key) not in (ordinal, None):
             raise PartitionKeyError(
-                key,
-                f"is another partition of asset {asset.name} than it was: they are declared otherwise now",
+                key, f"is another partition of asset {asset.name} than it was: it is declared otherwise now"
             )
 
 
