@@ -12,7 +12,6 @@ from starforge.backfill.asset import Asset, Assets, asset
 from starforge.backfill.create import create
 from starforge.backfill.declared import declare
 from starforge.backfill.errors import (
-    BackfillOptionError,
     NothingFailedError,
     NothingSelectedError,
     OverlapError,
@@ -26,6 +25,7 @@ from starforge.backfill.partition import Partition
 from starforge.backfill.select import Request
 from starforge.backfill.window import Daily
 from starforge.db.pool import Pool
+from starforge.errors import InvalidInputError
 from starforge.ops.audit import Result
 from starforge.ops.errors import ReasonMissingError
 from starforge.ops.perform import perform
@@ -213,7 +213,7 @@ async def test_what_stands_against_a_clone_leaves_everything_as_it_was(shop: Poo
     for arguments, error in (
         ({"expect_version": 9}, StaleVersionError),
         ({"reason": ""}, ReasonMissingError),
-        ({"sla": "soon"}, BackfillOptionError),
+        ({"sla": "soon"}, InvalidInputError),
     ):
         with pytest.raises(error):
             await ask(shop, "clone", parent, **arguments)
