@@ -324,3 +324,40 @@ async def test_of_acts_at_the_same_time_none_is_lost_and_each_sees_what_was_befo
     assert sum(audit["changed"] for audit in await audits(pool)) == changed
     last = [audit for audit in await audits(pool) if audit["changed"]][-1]
     assert last["after"]["state"] == row["state"]
+
+
+BY_HAND = (
+    "UPDATE backfill_jobs SET state = 'paused', paused_at = NOW(), version = version + 1"
+    " WHERE id = $1 AND state = 'running' AND tenant_id = 'default'",
+    "UPDATE backfill_jobs SET heartbeat_at = NOW() - INTERVAL '5 minutes', version = version + 1"
+    " WHERE id = $1 AND state = 'running'",
+    "UPDATE backfill_jobs SET state = 'running', version = version + 1 WHERE id = $1 AND state = 'resuming'",
+)
+"""B-SQL-1, B-SQL-7, and what a claim does, so that there is something to do again."""
+
+
+@covers("G8", "B-47", "X-14")
+async def test_acts_and_statements_by_hand_at_the_same_time_lose_nothing_of_one_another(pool: Pool) -> None:
+    backfill_id = await made(pool, "running", "pending")
+
+    async def one(verb: str) -> int:
+        arguments = {"concurrency": 4 + len(verb)} if verb == "set" else {}
+        try:
+            return (await act(pool, verb, backfill_id, reason=WHY, **arguments)).changed
+        except BackfillStateError:
+            return 0
+
+    async def by_hand(statement: str) -> int:
+        async with pool.connection() as conn:
+            return int((await conn.execute(statement, backfill_id)).split()[1])
+
+    work = [one(verb) for verb in ("pause", "resume", "reclaim", "set", "resume") * 6]
+    hands = [by_hand(statement) for statement in BY_HAND * 6]
+    # In turns, so that every act has a statement by hand beside it.
+    mixed = [each for pair in zip(work, hands, strict=False) for each in pair] + work[len(hands) :]
+    changed = sum(await asyncio.gather(*mixed))
+    row = await row_of(pool, backfill_id)
+    assert row["version"] == 5 + changed
+    assert changed >= 6
+    for audit in await audits(pool):
+        assert audit["after"]["version"] == audit["before"]["version"] + audit["changed"]
