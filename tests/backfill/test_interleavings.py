@@ -1,4 +1,4 @@
-"""Row 31 for backfills: whatever people and processes do to one, in any order, it stays what it says it is."""
+"""Row 31 for backfills: whatever people and processes do to one, in any order, it stays what it says."""
 
 from __future__ import annotations
 

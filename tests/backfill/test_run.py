@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from typing import Any
 
-from starforge.backfill.partition import Partition
+from starforge.backfill.partition import QUEUE, Partition
 from starforge.backfill.run import partition_types
 from starforge.backfill.scheme import Window
 from starforge.db.pool import Connection, Pool
+from starforge.queue.enqueue import enqueue
 from starforge.queue.handler import JobTypes
+from starforge.queue.job import NewJob
 from starforge.worker.tell import tell_one
 from tests.backfill.engine import daily, engine
 from tests.backfill.gates import Gates
@@ -72,3 +76,27 @@ async def test_the_end_of_an_attempt_that_is_told_late_takes_nothing_from_the_on
         async with pool.connection() as conn:
             attempts = await conn.fetchval("SELECT attempt_count FROM backfill_partitions")
     assert (row["state"], row["completed_partitions"], attempts) == ("completed", 1, 1)
+
+
+@covers("B-70", "G11")
+async def test_a_job_of_another_tenant_starts_no_partition(pool: Pool) -> None:
+    made: list[str] = []
+
+    async def make(day: Partition[Window]) -> None:
+        made.append(day.key)
+
+    async with engine(pool, [daily("days", make)], coordinators=0) as running:
+        backfill_id = await running.create("days", 2, tenant_id="bolt", state="running")
+        async with pool.connection() as conn:
+            first = (
+                "SELECT ordinal FROM backfill_partitions WHERE backfill_job_id = $1 ORDER BY ordinal LIMIT 1"
+            )
+            payload: dict[str, Any] = {"backfill_id": str(backfill_id), "key": "2024-01-01"}
+            payload["ordinal"] = await conn.fetchval(first, backfill_id)
+            await enqueue(conn, NewJob("asset:days", payload, queue=QUEUE, tenant="acme"))
+            async with asyncio.timeout(20):
+                while not await conn.fetchval("SELECT count(*) FROM job_history WHERE status = 'cancelled'"):
+                    await asyncio.sleep(0.02)
+            states = "SELECT array_agg(state) FROM backfill_partitions"
+            assert await conn.fetchval(states) == ["pending", "pending"]
+    assert made == []

@@ -17,7 +17,7 @@ import asyncpg
 
 from starforge.backfill.asset import SNAPSHOT_JOB_TYPE, Asset, Assets
 from starforge.backfill.choose import choose, frozen
-from starforge.backfill.errors import NothingSelectedError, OverlapError
+from starforge.backfill.errors import NothingSelectedError, OverlapError, PartitionsRunError
 from starforge.backfill.facts import DatabaseFacts
 from starforge.backfill.options import Options, document
 from starforge.backfill.overlap import overlaps, ranges, refusal
@@ -191,7 +191,7 @@ class _Maker:
         waits_for: Sequence[UUID] = (),
         parent_id: UUID | None = None,
     ) -> CreatedBackfill:
-        """Write one backfill and its partitions; raise OverlapError."""
+        """Write one backfill and its partitions; raise OverlapError, PartitionsRunError."""
         made = CreatedBackfill(
             id=new_id(),
             asset=part.asset.name,
@@ -201,6 +201,7 @@ class _Maker:
             canary=0 if part.canary is None else part.canary.count,
             waits_for=tuple(waits_for),
         )
+        await self._require_quiet(part)
         await self._row(made, part, asked, parent_id)
         await self._concurrency(made, part.asset)
         failpoint("backfill_created_row")
@@ -208,6 +209,15 @@ class _Maker:
             columns = [list(column) for column in zip(*batch, strict=True)]
             await self.conn.execute(sql("backfill", "freeze"), made.id, self.tenant, *columns)
         return made
+
+    async def _require_quiet(self, part: AnyPart) -> None:
+        """Raise PartitionsRunError while attempts of an ended backfill run: two would make one partition."""
+        covers = ranges(part.covers)
+        for row in await self.conn.fetch(sql("backfill", "still_run"), self.tenant, part.asset.name, covers):
+            raise PartitionsRunError(
+                f"backfill {row['id']} is {row['state']}, and {counted(row['running'])} that are asked for"
+                f" still run there: starforge backfill status {row['id']}"
+            )
 
     async def _row(
         self,

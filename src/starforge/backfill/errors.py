@@ -187,7 +187,7 @@ class PartitionsRunError(RefusedError):
     """Partitions of the backfill run, and a new one would make them at the same time."""
 
     code = "SF525"
-    remedy = "Pause it, wait until what runs has ended, and repeat."
+    remedy = "Wait until what runs has ended, having paused it where it goes on, and repeat."
 
 
 class NothingFailedError(RefusedError):

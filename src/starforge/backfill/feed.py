@@ -109,12 +109,14 @@ def _job(known: Known, row: Row, partition: Row) -> NewJob:
         "key": partition["partition_key"],
         "ordinal": partition["ordinal"],
     }
+    # Who has it run again after it was given up gives it all its attempts once more.
+    spent = 0 if partition["reopened"] else partition["attempt_count"]
     return NewJob(
         row["job_type"],
         payload,
         queue=QUEUE,
         priority=row["priority"],
-        max_attempts=max(1, row["attempts_max"] - partition["attempt_count"]),
+        max_attempts=max(1, row["attempts_max"] - spent),
         tenant=row["tenant_id"],
         limit_key=str(known.id),
         id=new_id(),

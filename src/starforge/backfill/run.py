@@ -156,6 +156,7 @@ async def _begin(attempts: Sequence[_Attempt], _stay: Callable[[], None]) -> lis
             [one.backfill_id for one in attempts],
             [one.ordinal for one in attempts],
             [one.context.job.id for one in attempts],
+            [one.context.tenant for one in attempts],
         )
     began: dict[UUID, Mapping[str, Any] | bool] = {row["queue_job_id"]: dict(row) for row in rows}
     return [began.get(one.context.job.id, False) for one in attempts]
