@@ -46,7 +46,7 @@ class Finding:
     """Something that whoever asked should know first."""
 
     check: str
-    """overlap, worker, gate, upstream, connections, disk, failures or duration."""
+    """overlap, worker, gate, upstream, catalogue, connections, disk, failures or duration."""
 
     asset: str
     text: str
@@ -89,6 +89,18 @@ class Preflight:
         return [found for found in self.findings if found.refuses and found.check != "overlap"]
 
 
+Check = Callable[[Connection, AnyPart], Awaitable[list[Finding]]]
+
+ALSO: list[Check] = []
+"""What other rooms look at."""
+
+
+def also(check: Check) -> Check:
+    """Have another room's check be made with every preflight."""
+    ALSO.append(check)
+    return check
+
+
 async def preflight(
     conn: Connection, assets: Assets, selection: Selection, options: Options, *, tenant: str
 ) -> Preflight:
@@ -98,6 +110,8 @@ async def preflight(
     for part in selection.parts:
         for check in look.checks():
             await check(part)
+        for other in ALSO:
+            look.findings += await other(conn, part)
         found = await look.duration(part)
         if found is not None:
             estimates[part.asset.name] = found
