@@ -28,7 +28,7 @@ async def lacking(conn: Connection, part: AnyPart) -> list[Finding]:
         rest = f" and {more} more" if more else ""
         text = (
             f"documents of {scheme.source} refer to what their catalogues lack ({some}{rest}): its rows would"
-            f" point at placeholders; `starforge catalog check {scheme.source}`"
+            f" point at placeholders; `starforge catalog check --source {scheme.source}`"
         )
         told.append(Finding("catalogue", name, text))
     held = len(await held_for(conn, source=scheme.source))
@@ -36,7 +36,7 @@ async def lacking(conn: Connection, part: AnyPart) -> list[Finding]:
         count = f"{held} or more" if held == HOLDS_MAX else str(held)
         text = (
             f"{count} snapshots of {scheme.source} wait for entries of catalogues, and would wait once more;"
-            f" `starforge catalog check {scheme.source}`"
+            f" `starforge catalog check --source {scheme.source}`"
         )
         told.append(Finding("catalogue", name, text))
     return told
