@@ -18,9 +18,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from starforge.backfill.coordinate import coordinate
 from starforge.backfill.declarer import Declarer
-from starforge.backfill.run import partition_types
+from starforge.backfill.run.coordinate import coordinate
+from starforge.backfill.run.run import partition_types
 from starforge.db.pool import Connection, set_tenant
 from starforge.etl.ingest.call import given
 from starforge.etl.ingest.key import PRUNE_BATCH, prune_ingest_keys

@@ -17,10 +17,10 @@ from uuid import UUID
 
 import structlog
 
-from starforge.backfill.blame import Blame, blame
-from starforge.backfill.partition import Partition
-from starforge.backfill.revision import revision_of
-from starforge.backfill.scheme import SnapshotWindow
+from starforge.backfill.asset.revision import revision_of
+from starforge.backfill.partition.blame import Blame, blame
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.scheme import SnapshotWindow
 from starforge.clock import failpoint
 from starforge.db.pool import Connection
 from starforge.etl.document.guard import MB

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from starforge.backfill.asset import Asset, Assets, asset
-from starforge.backfill.coordinate import Coordinator
-from starforge.backfill.partition import QUEUE
-from starforge.backfill.run import partition_types
-from starforge.backfill.scheme import Scheme
-from starforge.backfill.window import Daily
+from starforge.backfill.asset.asset import Asset, Assets, asset
+from starforge.backfill.partition.partition import QUEUE
+from starforge.backfill.run.coordinate import Coordinator
+from starforge.backfill.run.run import partition_types
+from starforge.backfill.scheme.scheme import Scheme
+from starforge.backfill.scheme.window import Daily
 from starforge.db.pool import Pool
 from starforge.queue.handler import JobTypes
 from starforge.worker.registry import Registration, register

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from starforge.backfill.partition import Partition
-from starforge.backfill.scheme import Window
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.scheme import Window
 
 
 class Gates:

@@ -14,10 +14,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from starforge.backfill.errors import PartitionOverError
-from starforge.backfill.keyed import KeyRange
-from starforge.backfill.partition import Cursor, Partition
-from starforge.backfill.scheme import Bounds, KeySpan
-from starforge.backfill.walk import Change, Walked
+from starforge.backfill.partition.partition import Cursor, Partition
+from starforge.backfill.partition.walk import Change, Walked
+from starforge.backfill.scheme.keyed import KeyRange
+from starforge.backfill.scheme.scheme import Bounds, KeySpan
 from starforge.db.pool import Connection, Pool
 from starforge.db.statement import sql
 from starforge.queue.context import Context, Host

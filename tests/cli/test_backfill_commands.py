@@ -18,10 +18,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from starforge.backfill.asset import Assets, asset
-from starforge.backfill.declared import declare
-from starforge.backfill.partition import Partition
-from starforge.backfill.window import Daily
+from starforge.backfill.asset.asset import Assets, asset
+from starforge.backfill.asset.declared import declare
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.window import Daily
 from starforge.db.pool import Connection, connect, set_tenant
 from tests.backfill.rows import a_backfill, a_backfill_worker, now, parts
 from tests.cli.test_main import Starforge, invoke, running, starforge

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from starforge.backfill.asset import Assets
-from starforge.backfill.declared import declare
+from starforge.backfill.asset.asset import Assets
+from starforge.backfill.asset.declared import declare
 from starforge.db.pool import Pool
-from tests.backfill.test_create import made
+from tests.backfill.create.test_create import made
 from tests.cli.test_mappings import run
 from tests.covers import covers
 

@@ -13,8 +13,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from starforge.backfill.partition import Partition
-from starforge.backfill.scheme import Window
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.scheme import Window
 from starforge.db.pool import Connection, Pool, connect
 from starforge.etl.snapshot.latest import last_snapshots
 from starforge.etl.snapshot.listing import held, list_snapshots, whole

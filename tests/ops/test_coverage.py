@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from starforge.backfill.asset import Assets
-from starforge.backfill.choose import choose
-from starforge.backfill.facts import DatabaseFacts
-from starforge.backfill.options import Options
-from starforge.backfill.preflight import Finding, preflight
-from starforge.backfill.select import Request
-from starforge.backfill.snapshot_range import SnapshotRange
-from starforge.backfill.window import Daily
+from starforge.backfill.asset.asset import Assets
+from starforge.backfill.create.choose import choose
+from starforge.backfill.create.facts import DatabaseFacts
+from starforge.backfill.create.options import Options
+from starforge.backfill.create.preflight import Finding, preflight
+from starforge.backfill.scheme.snapshot_range import SnapshotRange
+from starforge.backfill.scheme.window import Daily
+from starforge.backfill.select.select import Request
 from starforge.db.pool import Connection
 from starforge.ops import registry
-from tests.backfill.test_create import made
+from tests.backfill.create.test_create import made
 from tests.covers import covers
 
 ASSETS = Assets([made("again", SnapshotRange("fhir", every=Daily("2024-01-01"))), made("orders")])

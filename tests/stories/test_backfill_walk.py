@@ -7,7 +7,7 @@ import os
 import signal
 
 from starforge.db.pool import Pool
-from tests.backfill.test_reprocess import hero, ingest, on
+from tests.backfill.run.test_reprocess import hero, ingest, on
 from tests.cli.test_main import Starforge, invoke
 from tests.covers import covers
 from tests.worker.processes import a_worker, until

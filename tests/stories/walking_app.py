@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from starforge.app import StarForge
-from starforge.backfill.keyed import KeyRange
-from starforge.backfill.partition import Partition
-from starforge.backfill.scheme import KeySpan
-from starforge.backfill.snapshot_range import SnapshotRange
-from starforge.backfill.window import Daily
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.keyed import KeyRange
+from starforge.backfill.scheme.scheme import KeySpan
+from starforge.backfill.scheme.snapshot_range import SnapshotRange
+from starforge.backfill.scheme.window import Daily
 from starforge.db.pool import Connection
 from starforge.queue.context import Context
 

@@ -9,16 +9,16 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, Unpack, overload
 
-from starforge.backfill.ask import ask
-from starforge.backfill.asset import Asset, AssetOptions, Assets, asset
-from starforge.backfill.canary import share_of
-from starforge.backfill.create import Created
-from starforge.backfill.create_operations import change_of
+from starforge.backfill.act.create_operations import change_of
+from starforge.backfill.asset.asset import Asset, AssetOptions, Assets, asset
+from starforge.backfill.create.ask import ask
+from starforge.backfill.create.create import Created
+from starforge.backfill.create.options import Options, document
 from starforge.backfill.errors import BackfillOptionError
-from starforge.backfill.options import Options, document
-from starforge.backfill.scheme import Scheme
-from starforge.backfill.select import Request
-from starforge.backfill.snapshot_range import SnapshotRange
+from starforge.backfill.scheme.scheme import Scheme
+from starforge.backfill.scheme.snapshot_range import SnapshotRange
+from starforge.backfill.select.canary import share_of
+from starforge.backfill.select.select import Request
 from starforge.db.pool import Connection, set_tenant
 from starforge.operation import Change
 from starforge.queue.context import current_job
@@ -133,7 +133,7 @@ class Declarer(ABC):
             asset: The asset, or its name.
             tenant: For whom; inside a job that job's, else this process's.
             wanted: What `Wanted` holds: which partitions, and how they are to run.
-        Raises: UnknownAssetError, PartitionKeyError and what else `starforge.backfill.select` refuses;
+        Raises: UnknownAssetError, PartitionKeyError and what else `starforge.backfill.select.select` refuses;
             BackfillOptionError; OverlapError; PreflightError.
         """
         request, options = _asked_for(asset if isinstance(asset, str) else asset.name, wanted)

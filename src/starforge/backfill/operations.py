@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starforge.backfill import (
+from starforge.backfill.act import (
     bulk_operations,
     clone_operations,
     create_operations,

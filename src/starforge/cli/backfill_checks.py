@@ -16,9 +16,9 @@ from starforge.cli.snapshot_looks import read
 from starforge.cli.work import JsonOption
 
 if TYPE_CHECKING:
-    from starforge.backfill.stale import Staleness
-    from starforge.backfill.status import Status
-    from starforge.backfill.verify import Report
+    from starforge.backfill.show.stale import Staleness
+    from starforge.backfill.show.status import Status
+    from starforge.backfill.show.verify import Report
     from starforge.db.pool import Connection
     from starforge.queue.reads import LiveWorker
 
@@ -36,7 +36,7 @@ def verify(backfill_id: IdArgument, as_json: JsonOption = False) -> None:
 
     What is a moment behind, and made good by the next count, is told and is no fault.
     """
-    from starforge.backfill import verify as room
+    from starforge.backfill.show import verify as room
 
     async def look(conn: Connection, tenant: str) -> Report:
         return await room.verify(conn, backfill_id, tenant)
@@ -51,7 +51,7 @@ def verify(backfill_id: IdArgument, as_json: JsonOption = False) -> None:
 
 
 def _show(found: Report) -> None:
-    from starforge.backfill.backfill import BACKFILL
+    from starforge.backfill.state.backfill import BACKFILL
 
     say(
         f"backfill {found.id} of {found.asset} is {found.state}: {found.total} partitions,"
@@ -82,9 +82,9 @@ def stale(
     as_json: JsonOption = False,
 ) -> None:
     """Find partitions of ASSET that are missing, older than their inputs, or made by another code version."""
-    from starforge.backfill.declared import declared_assets
-    from starforge.backfill.facts import DatabaseFacts
-    from starforge.backfill.stale import stale_partitions
+    from starforge.backfill.asset.declared import declared_assets
+    from starforge.backfill.create.facts import DatabaseFacts
+    from starforge.backfill.show.stale import stale_partitions
 
     async def look(conn: Connection, tenant: str) -> Staleness:
         assets, facts = await declared_assets(conn), DatabaseFacts(conn, registering=False)
@@ -120,7 +120,7 @@ def claimable(
     as_json: JsonOption = False,
 ) -> None:
     """List what waits for a coordinator, in the order in which it is taken, why, and which workers live."""
-    from starforge.backfill.status import unclaimed
+    from starforge.backfill.show.status import unclaimed
     from starforge.cli.backfill_screen import progress
     from starforge.queue.reads import live_workers
 

@@ -17,8 +17,8 @@ from starforge.errors import StarForgeError
 from starforge.ops.registry import find
 
 if TYPE_CHECKING:
-    from starforge.backfill.ask import Rehearsal
-    from starforge.backfill.selection import AnyPart
+    from starforge.backfill.create.ask import Rehearsal
+    from starforge.backfill.select.selection import AnyPart
     from starforge.db.pool import Connection
 
 NAME = "backfill create"
@@ -62,9 +62,9 @@ def _with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
 
 def _dry_run(*, plan: bool, plan_id: object, json: bool, override_preflight: bool, **given: Any) -> None:
     """Show what a backfill would come to; exits with 1 where it would be refused."""
-    from starforge.backfill.ask import rehearse
-    from starforge.backfill.create_operations import asked_for
-    from starforge.backfill.declared import declared_assets
+    from starforge.backfill.act.create_operations import asked_for
+    from starforge.backfill.asset.declared import declared_assets
+    from starforge.backfill.create.ask import rehearse
     from starforge.operation import BadArgumentError
 
     if plan or plan_id is not None:

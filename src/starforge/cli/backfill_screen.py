@@ -10,9 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from starforge.backfill.cause import WHAT_TO_DO
-from starforge.backfill.reads import Failures
-from starforge.backfill.status import Estimate, Status
+from starforge.backfill.show.cause import WHAT_TO_DO
+from starforge.backfill.show.reads import Failures
+from starforge.backfill.show.status import Estimate, Status
 from starforge.cli.history import duration
 from starforge.cli.render import plain
 

@@ -18,8 +18,8 @@ from starforge.cli.render import out, plain, run, say
 from starforge.cli.tasks import print_line
 
 if TYPE_CHECKING:
-    from starforge.backfill.follow import Away
-    from starforge.backfill.status import Status
+    from starforge.backfill.show.follow import Away
+    from starforge.backfill.show.status import Status
     from starforge.db.pool import Pool
 
 TERMINAL_S, PIPED_S = 0.5, 1.0
@@ -45,8 +45,8 @@ def watch(backfill_id: UUID, *, as_json: bool) -> None:
 
 async def _live(pool: Pool, backfill_id: UUID) -> Status | None:
     """Show it on a screen of its own, which a terminal of any size takes; leave its last state behind."""
-    from starforge.backfill.follow import follow
-    from starforge.backfill.status import Status
+    from starforge.backfill.show.follow import follow
+    from starforge.backfill.show.status import Status
     from starforge.settings import HomeSettings
 
     last: Status | None = None
@@ -65,7 +65,7 @@ async def _live(pool: Pool, backfill_id: UUID) -> Status | None:
 
 
 def _shown(look: Status | Away, last: Status | None) -> RenderableType:
-    from starforge.backfill.follow import Away
+    from starforge.backfill.show.follow import Away
 
     if not isinstance(look, Away):
         assert last is not None
@@ -76,7 +76,7 @@ def _shown(look: Status | Away, last: Status | None) -> RenderableType:
 
 
 async def _piped(pool: Pool, backfill_id: UUID, *, as_json: bool) -> Status | None:
-    from starforge.backfill.follow import Away, follow
+    from starforge.backfill.show.follow import Away, follow
     from starforge.settings import HomeSettings
 
     last: Status | None = None

@@ -17,9 +17,9 @@ from starforge.cli.workers import seconds_of
 from starforge.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from starforge.backfill.poison import Poison
-    from starforge.backfill.reads import Failures, Listed, Made
-    from starforge.backfill.status import Status
+    from starforge.backfill.partition.poison import Poison
+    from starforge.backfill.show.reads import Failures, Listed, Made
+    from starforge.backfill.show.status import Status
     from starforge.db.pool import Connection
     from starforge.worker.logbook import Kept
 
@@ -51,7 +51,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List backfills with their progress, what is left, who looks after them, and how they are doing."""
-    from starforge.backfill.reads import list_backfills
+    from starforge.backfill.show.reads import list_backfills
 
     older_s = None if older_than is None else seconds_of(older_than)
     order = sort or ("heartbeat" if health == "stale" else "newest")
@@ -161,7 +161,7 @@ def status(
 
 async def _whole(conn: Connection, backfill_id: UUID) -> tuple[Status, list[Kept], list[Kept]]:
     """Return a backfill, what was logged of it last (B-34), and what its coordinator's worker said last."""
-    from starforge.backfill import status as room
+    from starforge.backfill.show import status as room
     from starforge.worker.logbook import lines
 
     found = await room.status(conn, backfill_id)
@@ -174,7 +174,7 @@ async def _whole(conn: Connection, backfill_id: UUID) -> tuple[Status, list[Kept
 def _partitions(
     backfill_id: UUID, *, state: str | None, after: int | None, limit: int, as_json: bool
 ) -> None:
-    from starforge.backfill.reads import partitions
+    from starforge.backfill.show.reads import partitions
 
     async def look(conn: Connection, _tenant: str) -> list[Made]:
         return await partitions(conn, backfill_id, state=state, after=after, most=limit)
@@ -213,7 +213,7 @@ def failures(
     as_json: JsonOption = False,
 ) -> None:
     """Group the failed partitions of backfill ID by what failed, with the likely cause of each group."""
-    from starforge.backfill.reads import failures as grouped
+    from starforge.backfill.show.reads import failures as grouped
 
     async def look(conn: Connection, _tenant: str) -> list[Failures]:
         return await grouped(conn, backfill_id, most=limit)
@@ -240,8 +240,8 @@ def poison(
     as_json: JsonOption = False,
 ) -> None:
     """List the rows of a table that backfill ID stepped over, with what was wrong with each."""
-    from starforge.backfill.poison import poison_of
-    from starforge.backfill.reads import require
+    from starforge.backfill.partition.poison import poison_of
+    from starforge.backfill.show.reads import require
 
     async def look(conn: Connection, _tenant: str) -> list[Poison]:
         await require(conn, backfill_id)

@@ -5,9 +5,9 @@ A backfill knows nothing of catalogues, and what knows them nothing of backfills
 
 from __future__ import annotations
 
-from starforge.backfill.preflight import Finding, also
-from starforge.backfill.selection import AnyPart
-from starforge.backfill.snapshot_range import SnapshotRange
+from starforge.backfill.create.preflight import Finding, also
+from starforge.backfill.scheme.snapshot_range import SnapshotRange
+from starforge.backfill.select.selection import AnyPart
 from starforge.db.pool import Connection
 from starforge.etl.snapshot.hold import HOLDS_MAX, held_for
 from starforge.etl.source.catalogue import placeholders

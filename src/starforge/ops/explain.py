@@ -15,7 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
-from starforge.backfill.status import explanation
+from starforge.backfill.show.status import explanation
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.ops.errors import UnknownThingError

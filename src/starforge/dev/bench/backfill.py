@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from starforge.backfill.create import create
-from starforge.backfill.options import Options
-from starforge.backfill.reads import list_backfills
-from starforge.backfill.select import Request
-from starforge.backfill.status import status
+from starforge.backfill.create.create import create
+from starforge.backfill.create.options import Options
+from starforge.backfill.select.select import Request
+from starforge.backfill.show.reads import list_backfills
+from starforge.backfill.show.status import status
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection, Pool, set_tenant
 from starforge.db.server import Database

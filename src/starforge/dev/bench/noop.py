@@ -9,9 +9,9 @@ from functools import wraps
 from typing import Any
 
 from starforge.app import StarForge
-from starforge.backfill.hourly import Hourly
-from starforge.backfill.partition import Partition
-from starforge.backfill.scheme import Window
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.hourly import Hourly
+from starforge.backfill.scheme.scheme import Window
 from starforge.dev.bench.features import declared, on
 from starforge.dev.bench.marks import CLAIM, PICKUP, counter, first_start, note, now_s
 from starforge.queue.claim import claim

@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from starforge.backfill import reads
-from starforge.backfill.reads import Failures, Listed, Made
-from starforge.backfill.status import Status, status
+from starforge.backfill.show import reads
+from starforge.backfill.show.reads import Failures, Listed, Made
+from starforge.backfill.show.status import Status, status
 from starforge.db.pool import Connection, Pool, set_tenant
 from starforge.errors import InvalidInputError, StarForgeError
 from starforge.web.doors import REFS, Document
