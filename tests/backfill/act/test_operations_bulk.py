@@ -165,7 +165,7 @@ async def test_an_act_on_many_is_bounded_and_says_that_there_are_more(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, verb: str, state: str
 ) -> None:
     for room in ("lease", "bulk"):
-        monkeypatch.setattr(f"starforge.backfill.{room}_operations.BULK_MAX", 2)
+        monkeypatch.setattr(f"starforge.backfill.act.{room}_operations.BULK_MAX", 2)
     for _ in range(3):
         await _aged(pool, 11, state)
     more = {"everyone": True} if verb == "resume-all" else {}

@@ -89,7 +89,7 @@ async def test_a_stale_version_and_another_tenants_backfill_are_refused(pool: Po
 
 
 async def test_more_than_one_act_may_reopen_is_told(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starforge.backfill.retry_operations.REOPENED_MAX", 2)
+    monkeypatch.setattr("starforge.backfill.act.retry_operations.REOPENED_MAX", 2)
     backfill_id = await made(pool, "running", "failed", "failed", "failed")
     first = await again(pool, backfill_id)
     assert (first.changed, "ask again" in first.summary) == (2, True)

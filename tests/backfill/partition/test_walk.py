@@ -368,7 +368,7 @@ async def test_batches_are_shortened_by_the_pace_of_the_backfill(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row takes 2 ms: batches of 25 rows at full pace, of 2 at the slowest."""
-    monkeypatch.setattr("starforge.backfill.walk.PACE_S", 0.0)
+    monkeypatch.setattr("starforge.backfill.partition.walk.PACE_S", 0.0)
     monkeypatch.setenv("STARFORGE_BACKFILL_BATCH_ROWS_FIRST", "10")
     async with pool.connection() as conn:
         await a_table(conn, 400)

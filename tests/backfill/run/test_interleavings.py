@@ -14,7 +14,7 @@ import pytest
 
 from starforge.backfill.errors import BackfillStateError, NothingFailedError
 from starforge.backfill.partition.partition import Partition
-from starforge.backfill.run import held
+from starforge.backfill.run import known
 from starforge.backfill.scheme.scheme import Window
 from starforge.clock import SEED_ENV
 from starforge.db.pool import Connection, Pool
@@ -108,7 +108,7 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 async def test_whatever_is_done_to_a_backfill_each_partition_is_accepted_once_and_all_is_counted(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, chance: random.Random, ends: str
 ) -> None:
-    monkeypatch.setattr(held, "SILENT_S", 0.3)
+    monkeypatch.setattr(known, "SILENT_S", 0.3)
     monkeypatch.setenv("STARFORGE_BACKFILL_BREAKER_MIN", "100000")
     await ask(pool, "CREATE TABLE made (day text PRIMARY KEY)")
 
