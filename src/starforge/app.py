@@ -18,9 +18,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from starforge.backfill.asset.upstream import Upstream
 from starforge.backfill.declarer import Declarer
+from starforge.backfill.partition.partition import Partition
 from starforge.backfill.run.coordinate import coordinate
 from starforge.backfill.run.run import partition_types
+from starforge.backfill.scheme.hourly import Hourly
+from starforge.backfill.scheme.keyed import KeyRange, Static
+from starforge.backfill.scheme.scheme import KeySpan, Named, SnapshotWindow, Window
+from starforge.backfill.scheme.snapshot_range import SnapshotRange
+from starforge.backfill.scheme.window import Daily, Monthly
 from starforge.db.pool import Connection, set_tenant
 from starforge.etl.ingest.call import given
 from starforge.etl.ingest.key import PRUNE_BATCH, prune_ingest_keys
@@ -73,22 +80,34 @@ from starforge.worker.upkeep import Task, in_batches, unfenced
 __all__ = [
     "Accepted",
     "Context",
+    "Daily",
     "Depends",
     "Discard",
+    "Hourly",
     "JobFunction",
     "JobState",
     "Key",
+    "KeyRange",
+    "KeySpan",
     "Limit",
+    "Monthly",
+    "Named",
     "NewJob",
+    "Partition",
     "PermanentError",
     "Quarantined",
     "Rate",
     "Receipt",
     "Retry",
     "RetryLater",
+    "SnapshotRange",
+    "SnapshotWindow",
     "Snooze",
     "StarForge",
+    "Static",
     "Unique",
+    "Upstream",
+    "Window",
     "app",
     "current_context",
     "current_job",
