@@ -323,7 +323,7 @@ class Supervisor:
     @asynccontextmanager
     async def _briefly(self) -> AsyncIterator[Connection]:
         """Lend the supervisor's connection for so short a time that no heartbeat comes too late."""
-        async with asyncio.timeout(self._settings.lease_s / 6), self._wire.lent() as conn:
+        async with self._wire.lent(self._settings.lease_s / 6) as conn:
             yield conn
 
     def _registered(self) -> UUID | None:
