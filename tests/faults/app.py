@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from starforge.app import StarForge
-from starforge.backfill.partition import Partition
-from starforge.backfill.scheme import Window
-from starforge.backfill.window import Daily
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.scheme import Window
+from starforge.backfill.scheme.window import Daily
 from starforge.db.pool import Connection
 from starforge.queue.handler import Context
 from tests.faults.history import note
