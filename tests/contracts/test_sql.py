@@ -13,7 +13,9 @@ from uuid import UUID
 import httpx
 import pytest
 
+from starforge.backfill.pace.pace import Pace
 from starforge.backfill.partition.partition import Partition
+from starforge.backfill.run.held import Held
 from starforge.backfill.scheme.scheme import Window
 from starforge.db.pool import Connection, Pool, connect
 from starforge.etl.snapshot.latest import last_snapshots
@@ -24,6 +26,7 @@ from starforge.queue.enqueue import enqueue
 from starforge.queue.job import LeasedJob, NewJob
 from starforge.web.auth import make_token
 from tests.backfill.engine import Engine, daily, engine
+from tests.backfill.gates import Gates, day
 from tests.contracts.contract import filled, statements
 from tests.covers import covers
 from tests.etl.load.test_job import offer
@@ -356,6 +359,64 @@ async def test_a_backfill_reclaimed_by_hand_goes_on_under_another_epoch_and_make
         row = await running.over(backfill_id)
     assert (row["state"], row["completed_partitions"]) == ("completed", 200)
     assert set(made.values()) == {1}
+
+
+@shows_effect("B-SQL-1")
+@covers("X-14", "B-17", "B-21")
+async def test_a_backfill_paused_by_hand_ends_what_runs_keeps_its_checkpoint_and_stops(
+    scene: Scene, pool: Pool
+) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("days", gates, concurrency=2)]) as running:
+        backfill_id = await running.create("days", 9)
+        gates.let(day(1), day(2), day(3))
+        await running.until(backfill_id, lambda row: row["completed_partitions"] == 3)
+        await gates.until(lambda seen: seen.came[day(4)] and seen.came[day(5)])
+        version = (await running.row(backfill_id))["version"]
+        await scene.run("B-SQL-1", job_id=backfill_id)
+        gates.let(day(4), day(5))
+        row = await running.until(backfill_id, lambda row: row["worker_id"] is None)
+        assert (row["state"], row["completed_partitions"]) == ("paused", 5)
+        assert (row["checkpoint_partition_key"], row["version"]) == (day(5), version + 1)
+        gates.let()
+        await scene.operator.execute("UPDATE backfill_jobs SET state = 'resuming' WHERE id = $1", backfill_id)
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 9)
+    assert gates.came == {day(n): 1 for n in range(1, 10)}
+
+
+@shows_effect("B-SQL-7")
+@covers("X-14", "D-11", "D-12", "D-13")
+async def test_a_backfill_aged_by_hand_goes_on_elsewhere_and_its_old_coordinator_writes_nothing(
+    scene: Scene, pool: Pool
+) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("days", gates, concurrency=1)]) as running:
+        backfill_id = await running.create("days", 5)
+        gates.let(day(1), day(2))
+        before = await running.until(backfill_id, lambda row: row["completed_partitions"] == 2)
+        running.stop.set()  # it lets go: this hold of its row is the one that nobody has told
+        await asyncio.gather(*running.coordinating)
+        old = Held(backfill_id, running.worker_id, before["lease_epoch"], before["heartbeat_at"], "running")  # type: ignore[arg-type]
+        await scene.engine.execute(
+            "UPDATE backfill_jobs SET worker_id = $2, heartbeat_at = $3 WHERE id = $1",
+            backfill_id, running.worker_id, before["heartbeat_at"],
+        )  # fmt: skip
+        async with pool.connection() as conn:
+            assert await old.tick(conn, Pace(1.0, 0.5, ""))
+        await scene.run("B-SQL-7", job_id=backfill_id)
+        seen = await running.row(backfill_id)
+        async with pool.connection() as conn:
+            assert not await old.tick(conn, Pace(1.0, 0.5, ""))
+        assert await running.row(backfill_id) == seen
+        running.stop.clear()
+        running.coordinate(await running.enter())
+        row = await running.until(backfill_id, lambda row: row["lease_epoch"] > before["lease_epoch"])
+        assert (row["checkpoint_partition_key"], row["worker_id"] == running.worker_id) == (day(2), False)
+        gates.let()
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 5)
+    assert gates.came == {day(n): 1 for n in range(1, 6)}
 
 
 async def test_rows_made_by_hand_take_the_tenant_of_what_they_name(database: str) -> None:

@@ -22,7 +22,7 @@ from starforge.backfill.run.planned import Planned
 from starforge.backfill.state.ages import AgeSettings
 from starforge.clock import failpoint, monotonic_s, randomness
 from starforge.db.leader import TROUBLE, Lend
-from starforge.db.pool import Connection
+from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
 from starforge.errors import told
 from starforge.loop import backoff_s, wait
@@ -112,9 +112,9 @@ class Coordinator:
         """Do what is due for one; whatever it meets is its own matter, and the others go on."""
         try:
             goes_on = await held.tick(conn, self._pace)
+        except DATABASE_AWAY:
+            raise
         except Exception as error:
-            if conn.is_closed():
-                raise
             held.failures += 1
             rest_s = backoff_s(held.failures, first_s=FAILED_S, most_s=FAILED_S_MAX)
             held.rests_until_s = monotonic_s() + rest_s
