@@ -15,8 +15,8 @@ import structlog
 
 from starforge.backfill.asset.asset import Assets
 from starforge.backfill.asset.declared import DECLARE_S, declare
-from starforge.backfill.pace.pace import Pace, PaceSettings, Throttle
-from starforge.backfill.run.health import HealthReader
+from starforge.backfill.pace.pace import Health, Pace, PaceSettings, Throttle
+from starforge.backfill.run.health import LIVE_S, HealthReader
 from starforge.backfill.run.held import Held
 from starforge.backfill.run.planned import Planned
 from starforge.backfill.state.ages import AgeSettings
@@ -35,6 +35,9 @@ BUSY_TICK_S = 0.05
 
 CLAIM_S = 1.0
 HEALTH_S = 2.0
+STOPPED_S = 2 * LIVE_S
+"""After so long without a start nothing that live jobs wait for is a backfill's."""
+
 HELD_MAX = 16
 FAILED_S = 0.2
 FAILED_S_MAX = 5.0
@@ -62,6 +65,7 @@ class Coordinator:
         self._health, self._throttle = HealthReader(), Throttle()
         self._planned = Planned()
         self._read_s = -HEALTH_S
+        self._stopped_s: float | None = None
         self._held: dict[UUID, Held] = {}
         self._claimed_s = 0.0
         self._pace = Pace(1.0, PaceSettings.read().batch_s, "")
@@ -100,13 +104,24 @@ class Coordinator:
         if self._held and monotonic_s() - self._read_s >= HEALTH_S:
             self._read_s = monotonic_s()
             async with self._lend() as conn:
-                self._pace = self._throttle.judge(await self._health.read(conn), self._read_s)
+                health = await self._health.read(conn)
+            self._heed(health, self._read_s)
         for held in list(self._held.values()):
             if monotonic_s() >= held.rests_until_s:
                 async with self._lend() as conn:
                     goes_on = await self._tick(held, conn)
                 if not goes_on:
                     del self._held[held.id]
+
+    def _heed(self, health: Health, now_s: float) -> None:
+        """Set the pace; how long live jobs wait although nothing was started for a while is their normal."""
+        self._pace = self._throttle.judge(health, now_s)
+        if self._pace.share > 0:
+            self._stopped_s = None
+        elif self._stopped_s is None:
+            self._stopped_s = now_s
+        elif now_s - self._stopped_s >= STOPPED_S and health.live_p95_ms is not None:
+            self._health.learn(health.live_p95_ms)
 
     async def _tick(self, held: Held, conn: Connection) -> bool:
         """Do what is due for one; whatever it meets is its own matter, and the others go on."""

@@ -24,6 +24,10 @@ class HealthReader:
     _normal_ms: float | None = None
     _normal_at_s: float = -NORMAL_S
 
+    def learn(self, live_p95_ms: float) -> None:
+        """Take this as what is normal for live jobs: no backfill has started anything for a while."""
+        self._normal_ms = live_p95_ms
+
     async def read(self, conn: Connection) -> Health:
         """Return how the database fares now; raise asyncpg's errors."""
         row = await conn.fetchrow(sql("backfill", "health"), LIVE_S)

@@ -1,6 +1,7 @@
 -- health: what beside the connections says how the database fares.                                               (Q-59, B-69)
 -- takes   seconds of the live queues' jobs to look back at float8
--- gives   one row (at_s, lock_waits, wal_bytes, replication_lag_s or null, live_p95_ms or null: no live job began lately)
+-- gives   one row (at_s, lock_waits, wal_bytes, replication_lag_s or null, live_p95_ms or null: no live job ended lately);
+--         jobs of types with a limit or a rate wait for that, and say nothing
 -- index   job_history_completed of today's partition; pg_locks tells of locks whatever role asks
 SELECT extract(epoch FROM clock_timestamp())::float8 AS at_s,
        (SELECT count(DISTINCT l.pid) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
@@ -10,4 +11,5 @@ SELECT extract(epoch FROM clock_timestamp())::float8 AS at_s,
        (SELECT percentile_cont(0.95) WITHIN GROUP (
             ORDER BY greatest(0, extract(epoch FROM h.started_at - h.run_after))::float8 * 1000)
         FROM job_history AS h
-        WHERE h.completed_at > sf_now() - $1 * interval '1 second' AND h.queue <> 'backfill') AS live_p95_ms
+        WHERE h.completed_at > sf_now() - $1 * interval '1 second' AND h.queue <> 'backfill'
+          AND h.type NOT IN (SELECT t.name FROM job_types AS t WHERE t.limits <> '{}')) AS live_p95_ms
