@@ -51,7 +51,6 @@ class Killer:
         ("resume", "paused", "resuming"),
         ("cancel", "running", "cancelled"),
         ("retry-failed", "running", "running"),
-        ("set", "running", "running"),
     ],
 )
 @covers("G8", "G10", "X-05", "X-06", "B-28")
