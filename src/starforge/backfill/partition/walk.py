@@ -98,7 +98,8 @@ async def cut(conn: Connection, ahead: KeySpan, rows: int) -> Cut:
     found = await conn.fetchrow(_cut_statement(ahead.table, ahead.key), ahead.first, ahead.end, rows)
     assert found is not None  # it counts
     end = ahead.end if found["rows"] < rows else found["last"] + 1
-    return Cut(found["rows"], found["first"] or ahead.first, _between(ahead, ahead.first, end))
+    first = ahead.first if found["first"] is None else found["first"]
+    return Cut(found["rows"], first, _between(ahead, ahead.first, end))
 
 
 class _Walk:
