@@ -13,7 +13,7 @@ import pytest
 
 from starforge.backfill.errors import PartitionOverError, WalkError
 from starforge.backfill.partition.poison import poison_of
-from starforge.backfill.partition.walk import Walked, cut, quoted
+from starforge.backfill.partition.walk import Walked, cut
 from starforge.backfill.scheme.keyed import KeyRange
 from starforge.backfill.scheme.scheme import KeySpan, Named
 from starforge.db.pool import DATABASE_AWAY, Connection, Pool
@@ -433,7 +433,3 @@ async def test_a_batch_is_cut_by_an_index_whatever_the_keys_type(conn: Connectio
     assert (found.rows, found.first, found.keys.end) == (25, 101, 126)
     rest = await cut(conn, KeySpan(3_990, 4_000, 'Odd "T', "Key-1"), 25)
     assert (rest.rows, rest.keys.end) == (10, 4_000)
-
-
-def test_a_quoted_name_is_one_name() -> None:
-    assert quoted("shop", 'a"; DROP TABLE t; --') == '"shop"."a""; DROP TABLE t; --"'
