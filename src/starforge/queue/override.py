@@ -229,6 +229,12 @@ async def reset(conn: Connection, scope: OverrideScope, name: str, setting: str)
     return Override(**row)
 
 
+async def reset_keys(conn: Connection, names: Iterable[str], setting: str) -> None:
+    """Let a setting of limit keys be again what it is without overrides, where there are any."""
+    if await conn.fetch(sql("queue", "reset_keys"), list(names), setting):
+        await announce(conn)
+
+
 async def lives(conn: Connection, worker_id: UUID) -> bool:
     """Tell whether a worker holds its lease."""
     return await conn.fetchval(sql("queue", "lives"), worker_id) is not None

@@ -13,7 +13,7 @@ import pytest
 
 from starforge.backfill.errors import PartitionOverError, WalkError
 from starforge.backfill.partition.poison import poison_of
-from starforge.backfill.partition.walk import Walked, cut, quoted
+from starforge.backfill.partition.walk import Walked, cut
 from starforge.backfill.scheme.keyed import KeyRange
 from starforge.backfill.scheme.scheme import KeySpan, Named
 from starforge.db.pool import DATABASE_AWAY, Connection, Pool
@@ -237,6 +237,17 @@ async def test_rows_at_fault_are_found_by_halving_and_kept_and_all_others_are_ch
         assert [one.row_key for one in await poison_of(conn, backfill_id, after=17, most=1)] == [18]
 
 
+async def test_the_row_with_key_0_is_a_row_like_any_other(pool: Pool) -> None:
+    async with pool.connection() as conn:
+        await a_table(conn, 0)
+        await conn.execute("INSERT INTO t (id) SELECT generate_series(-50, 50, 10)")
+        backfill_id = await a_backfill(conn, "-100..50")
+    assert await walked(pool, backfill_id, failing_at(0)) == Walked(rows=10, poison=1)
+    assert await times(pool) == {0: 1, 1: 10}
+    async with pool.connection() as conn:
+        assert [one.row_key for one in await poison_of(conn, backfill_id)] == [0]
+
+
 async def test_an_error_of_the_handlers_own_code_is_its_rows_too(pool: Pool) -> None:
     async with pool.connection() as conn:
         await a_table(conn, 200)
@@ -422,7 +433,3 @@ async def test_a_batch_is_cut_by_an_index_whatever_the_keys_type(conn: Connectio
     assert (found.rows, found.first, found.keys.end) == (25, 101, 126)
     rest = await cut(conn, KeySpan(3_990, 4_000, 'Odd "T', "Key-1"), 25)
     assert (rest.rows, rest.keys.end) == (10, 4_000)
-
-
-def test_a_quoted_name_is_one_name() -> None:
-    assert quoted("shop", 'a"; DROP TABLE t; --') == '"shop"."a""; DROP TABLE t; --"'

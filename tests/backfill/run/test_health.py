@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from starforge.backfill.pace.pace import Health
 from starforge.backfill.run.coordinate import STOPPED_S, Coordinator
 from starforge.backfill.run.health import HealthReader
 from starforge.db.pool import Connection, Pool
+from tests.backfill.rows import a_backfill, now
 from tests.covers import covers
 
 LIVE = """
@@ -14,6 +19,15 @@ INSERT INTO job_history (id, tenant_id, queue, type, payload, priority, status, 
 SELECT gen_random_uuid(), 'default', $1, $2, '{}', 0, 'completed', 0, 5, sf_now() - $3 * interval '1 ms', 1,
        sf_now(), sf_now(), sf_now(), 1
 FROM generate_series(1, 100)
+"""
+
+
+WAITED = """
+INSERT INTO job_history (id, tenant_id, queue, type, payload, priority, status, attempts, max_attempts,
+                         run_after, started_at, lease_epoch, created_at, completed_at, ran_ms)
+SELECT gen_random_uuid(), 'default', 'mail', 'send', '{}', 0, 'completed', 0, 5,
+       sf_now() - make_interval(secs => $1::float8 + $2), sf_now() - make_interval(secs => $1::float8), 1,
+       sf_now(), sf_now() - make_interval(secs => $1::float8), 1
 """
 
 
@@ -57,3 +71,30 @@ async def test_a_stop_that_changes_nothing_for_live_jobs_ends(pool: Pool) -> Non
     assert coordinator._health._normal_ms is None
     coordinator._heed(slow, STOPPED_S)
     assert coordinator._health._normal_ms == 500
+
+
+async def normal_ms(conn: Connection) -> Any:
+    """Read what is normal for live jobs, as somebody does who has not read it before."""
+    return (await HealthReader().read(conn)).live_normal_ms
+
+
+@covers("Q-59", "B-69")
+async def test_what_is_normal_is_seen_where_no_backfill_was_at_work(conn: Connection) -> None:
+    assert await normal_ms(conn) is None
+    await conn.execute(WAITED, 300, 0.004)
+    await conn.execute(WAITED, 60, 2.0)
+    times = {"started_at": await now(conn, -100), "closed_at": await now(conn, -30)}
+    await a_backfill(conn, state="completed", **times)
+    assert await normal_ms(conn) == pytest.approx(4)
+
+
+@covers("Q-59", "B-69", "B-19")
+async def test_a_backfill_that_was_paused_and_resumed_is_at_work(conn: Connection) -> None:
+    """The time of its pause stays in its row: what live jobs suffer since its resume is not normal."""
+    await conn.execute(WAITED, 595, 0.004)
+    await conn.execute(WAITED, 60, 2.0)
+    times = {"started_at": await now(conn, -400), "paused_at": await now(conn, -200)}
+    backfill_id = await a_backfill(conn, state="running", **times)
+    assert await normal_ms(conn) == pytest.approx(4)
+    await conn.execute("UPDATE backfill_jobs SET state = 'paused' WHERE id = $1", backfill_id)
+    assert await normal_ms(conn) == pytest.approx(1900.2), "since its pause it does nothing"

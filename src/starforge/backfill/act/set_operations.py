@@ -13,15 +13,12 @@ from starforge.backfill.asset.asset import CONCURRENCY_MAX
 from starforge.backfill.create.moment import moment
 from starforge.backfill.create.options import FAILED_MAX
 from starforge.backfill.partition.partition import QUEUE
+from starforge.backfill.state.slots import set_slots
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 from starforge.operation import Caller, Change, operation
 from starforge.queue.adjust import allow_attempts, reprioritize
 from starforge.queue.entry import ATTEMPTS_MAX, PRIORITY_MAX
-from starforge.queue.override import override
-
-OVERRIDE_MINUTES = 10 * 366 * 24 * 60
-"""How long a concurrency holds: longer than any backfill. A cancel takes it away, and so does its expiry."""
 
 NO_SLA = "none"
 
@@ -137,16 +134,7 @@ async def _write(
     notes = ""
     if "concurrency" in new:
         why = reason or f"backfill set {row.id}"
-        await override(
-            conn,
-            "key",
-            key,
-            "limit",
-            now.concurrency,
-            owner=caller.actor,
-            reason=why,
-            minutes=OVERRIDE_MINUTES,
-        )
+        await set_slots(conn, row.id, now.concurrency, owner=caller.actor, reason=why)
     if "priority" in new:
         moved = await reprioritize(conn, QUEUE, row.job_type, caller.tenant, key, now.priority)
         notes += f", {moved} waiting jobs moved with it" if moved else ""

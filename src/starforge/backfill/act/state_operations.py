@@ -10,10 +10,10 @@ from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Locked, Versio
 from starforge.backfill.create.moment import moment, shown
 from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.integrity import require_integrity
+from starforge.backfill.state.slots import forget_slots
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 from starforge.operation import Caller, Change, operation
-from starforge.queue import override
 
 WAITING_MAX = 10_000
 """Most backfills that one cancel takes with it: an upstream has no more that wait for it."""
@@ -164,9 +164,7 @@ async def end_only(caller: Caller, ids: list[UUID], reason: str, message: str, o
     """Cancel backfills that are locked, and forget what concurrency was set for them."""
     conn = caller.conn
     await conn.fetch(sql("backfill", "cancel"), ids, caller.tenant, caller.actor, reason, message, operation)
-    for gone in ids:
-        if await override.overridden(conn, "key", str(gone), "limit") is not None:
-            await override.reset(conn, "key", str(gone), "limit")
+    await forget_slots(conn, ids)
 
 
 async def _planned_anew(caller: Caller, row: Locked, until: datetime | None) -> Change:

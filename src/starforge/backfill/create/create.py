@@ -23,17 +23,15 @@ from starforge.backfill.create.overlap import overlaps, ranges, refusal
 from starforge.backfill.errors import NothingSelectedError, OverlapError, PartitionsRunError
 from starforge.backfill.select.select import Request, check_frozen
 from starforge.backfill.select.selection import AnyPart, Frozen, Listed, Selection, counted
+from starforge.backfill.state.slots import set_slots
 from starforge.clock import failpoint, new_id
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.queue.override import override
 
 BATCH = 10_000
 """Partitions that one statement writes, and so many of them are in memory at a time."""
 
 OVERLAP = "backfill_jobs_overlap"
-OVERRIDE_MINUTES = 10 * 366 * 24 * 60
-"""How long a concurrency holds that was asked for: longer than any backfill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,16 +258,8 @@ class _Maker:
         # Assets that share a job type share its limit, whatever each of them declares.
         if wanted == asset.slots and asset.job_type != SNAPSHOT_JOB_TYPE:
             return
-        await override(
-            self.conn,
-            "key",
-            str(made.id),
-            "limit",
-            wanted,
-            owner=self.actor,
-            reason=f"backfill {made.id} of {made.asset} was created with concurrency {wanted}",
-            minutes=OVERRIDE_MINUTES,
-        )
+        reason = f"backfill {made.id} of {made.asset} was created with concurrency {wanted}"
+        await set_slots(self.conn, made.id, wanted, owner=self.actor, reason=reason)
 
 
 def batches(partitions: Iterator[Listed]) -> Iterator[list[Listed]]:

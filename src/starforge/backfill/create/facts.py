@@ -10,7 +10,7 @@ import asyncpg
 from starforge.backfill.errors import KeyTableError
 from starforge.backfill.scheme.keyed import KeyRange
 from starforge.db.pool import Connection
-from starforge.db.statement import sql
+from starforge.db.statement import quoted, sql
 from starforge.errors import told
 
 WHOLE_NUMBERS = ("smallint", "integer", "bigint")
@@ -35,7 +35,7 @@ class DatabaseFacts:
 
     async def keys(self, scheme: KeyRange) -> tuple[int, int] | None:
         """Return the lowest and the highest key that a table holds; raise KeyTableError."""
-        table, key = ".".join(map(quoted, scheme.table_parts)), quoted(scheme.key)
+        table, key = quoted(*scheme.table_parts), quoted(scheme.key)
         try:
             async with self._conn.transaction():
                 await self._check(scheme, table)
@@ -79,8 +79,3 @@ class DatabaseFacts:
             raise KeyTableError(
                 f"column {scheme.key} of {scheme.table} is {row['type']}, and a key range walks whole numbers"
             )
-
-
-def quoted(identifier: str) -> str:
-    """Return a name as SQL takes it whatever is in it."""
-    return '"' + identifier.replace('"', '""') + '"'

@@ -17,6 +17,7 @@ from starforge.backfill.create.facts import DatabaseFacts
 from starforge.backfill.create.options import Options
 from starforge.backfill.create.overlap import overlaps, ranges, refusal
 from starforge.backfill.errors import MapsElsewhereError
+from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.scheme.keyed import Static
 from starforge.backfill.scheme.scheme import Span, merged
 from starforge.backfill.select.select import command
@@ -28,7 +29,6 @@ from starforge.queue.gate import closed_gates, held
 from starforge.queue.known import workers_knowing
 from starforge.settings import HomeSettings
 
-QUEUE = "backfill"
 BACKFILLS_PAST = 5
 PARTITIONS_PAST = 2000
 FAILED_SHARE_WARNS = 0.05

@@ -23,7 +23,7 @@ from starforge.backfill.partition.poison import drop, keep
 from starforge.backfill.scheme.scheme import KeySpan
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection
-from starforge.db.statement import sql
+from starforge.db.statement import quoted, sql
 from starforge.loop import backoff_s
 from starforge.queue.context import Context
 from starforge.queue.outcome import PermanentError
@@ -98,7 +98,8 @@ async def cut(conn: Connection, ahead: KeySpan, rows: int) -> Cut:
     found = await conn.fetchrow(_cut_statement(ahead.table, ahead.key), ahead.first, ahead.end, rows)
     assert found is not None  # it counts
     end = ahead.end if found["rows"] < rows else found["last"] + 1
-    return Cut(found["rows"], found["first"] or ahead.first, _between(ahead, ahead.first, end))
+    first = ahead.first if found["first"] is None else found["first"]
+    return Cut(found["rows"], first, _between(ahead, ahead.first, end))
 
 
 class _Walk:
@@ -277,11 +278,6 @@ def _cut_statement(table: str, key: str) -> str:
         f"SELECT {column} AS key FROM {name} WHERE {column} >= $1::bigint AND {column} < $2::bigint"
         f" ORDER BY {column} LIMIT $3) AS ahead"
     )
-
-
-def quoted(*parts: str) -> str:
-    """Return a name as SQL has it, whatever characters it is written with."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
 def _between(keys: KeySpan, first: int, end: int) -> KeySpan:

@@ -10,12 +10,12 @@ from starforge.backfill.pace.pace import Pace
 from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.run.caps import capped
 from starforge.backfill.run.known import BEFORE_ALL, Known, Row
+from starforge.backfill.state.slots import set_slots, slots_of
 from starforge.clock import failpoint, monotonic_s, new_id
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.queue.enqueue import enqueue_all
 from starforge.queue.job import NewJob
-from starforge.queue.override import overridden, override
 
 log = structlog.get_logger("backfill")
 
@@ -25,7 +25,6 @@ AHEAD = 4
 AHEAD_S = 0.5
 FED_MAX = 2_000
 DROPPED_MAX = 5_000
-OVERRIDE_MINUTES = 10 * 366 * 24 * 60
 
 
 async def drive(conn: Connection, known: Known, row: Row, pace: Pace) -> None:
@@ -45,25 +44,16 @@ async def drive(conn: Connection, known: Known, row: Row, pace: Pace) -> None:
 
 async def _throttle(conn: Connection, known: Known, row: Row, pace: Pace) -> None:
     """Work out how many may run at once, and have workers heed it: what is with the queue already too."""
-    name, concurrency = str(known.id), row["concurrency"]
+    concurrency = row["concurrency"]
     slots, known.reason, known.cause = await capped(
         conn, pace, tenant=row["tenant_id"], concurrency=concurrency
     )
     if slots == known.slots:
         return
-    now = await overridden(conn, "key", name, "limit")
-    if slots < concurrency or (now is not None and now.value != slots):
+    now = await slots_of(conn, known.id)
+    if slots < concurrency or (now is not None and now != slots):
         reason = known.reason or "its own concurrency"
-        await override(
-            conn,
-            "key",
-            name,
-            "limit",
-            slots,
-            owner="coordinator",
-            reason=reason,
-            minutes=OVERRIDE_MINUTES,
-        )
+        await set_slots(conn, known.id, slots, owner="coordinator", reason=reason)
     known.slots, known.fresh = slots, True
 
 

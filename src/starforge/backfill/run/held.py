@@ -20,10 +20,10 @@ from starforge.backfill.pace.pace import Pace
 from starforge.backfill.run.feed import drive, drop
 from starforge.backfill.run.known import ENDED, Known, Row
 from starforge.backfill.state.ages import AgeSettings
+from starforge.backfill.state.slots import forget_slots
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection, set_tenant
 from starforge.db.statement import sql
-from starforge.queue.override import overridden, reset
 
 log = structlog.get_logger("backfill")
 
@@ -157,7 +157,7 @@ async def _finish(conn: Connection, mind: Known, over: Mapping[str, int]) -> boo
     if state is None:
         return False
     log.info(f"backfill.{state}", job_id=str(mind.id), **over)
-    await _unlimit(conn, mind.id)
+    await forget_slots(conn, [mind.id])
     if state != "completed":
         await _cascade(conn, mind.id)
     return True
@@ -168,15 +168,9 @@ async def _close(conn: Connection, mind: Known, state: str) -> bool:
         await _cascade(conn, mind.id)
     closed = await conn.fetchval(sql("backfill", "close"), mind.id) is not None
     if closed:
-        await _unlimit(conn, mind.id)
+        await forget_slots(conn, [mind.id])
         log.info("backfill.closed", job_id=str(mind.id), state=state)
     return closed
-
-
-async def _unlimit(conn: Connection, backfill_id: UUID) -> None:
-    """Forget what it might run at once."""
-    if await overridden(conn, "key", str(backfill_id), "limit") is not None:
-        await reset(conn, "key", str(backfill_id), "limit")
 
 
 async def _cascade(conn: Connection, backfill_id: UUID) -> None:

@@ -12,10 +12,10 @@ from datetime import datetime
 
 import asyncpg
 
+from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.state.ages import AgeSettings
 from starforge.queue.gate import Gate
 
-QUEUE = "backfill"
 BEATS_S = 30.0
 """A coordinator writes every few seconds: one that is silent for longer is in trouble."""
 
