@@ -12,6 +12,7 @@ from starforge.backfill.partition.partition import Partition
 from starforge.backfill.scheme.scheme import Window
 from starforge.backfill.scheme.window import Daily
 from starforge.db.pool import Connection
+from starforge.etl.mapping import Mapping
 
 TABLE = """
 CREATE TABLE observation_days (
@@ -24,6 +25,8 @@ SELECT tenant_id, (effective_at AT TIME ZONE 'UTC')::date, code, count(*), avg(v
 FROM observations WHERE effective_at >= $1 AND effective_at < $2 GROUP BY 1, 2, 3
 """
 DAY_S_ENV = "FHIR_DAY_S"
+
+MAPPING: Mapping = importlib.import_module("examples.fhir.app").MAPPING
 
 app = StarForge("fhir-days", mappings=[MAPPING])
 
