@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
-
-from examples.fhir.app import MAPPING
 
 from starforge.app import StarForge
 from starforge.backfill.partition.partition import Partition
