@@ -179,32 +179,6 @@ async def test_a_child_killed_at_any_statement_of_a_partitions_path_makes_each_p
         assert part in steps
 
 
-@covers("D-12", "D-14", "B-37", "G3", "G5", "G7")
-async def test_a_supervisor_killed_at_any_commit_of_its_coordinating_is_followed_by_another(
-    server: TestServer, tmp_path: Path, seed: int
-) -> None:
-    """Before it and after it; with STARFORGE_TORTURE=1 at every statement, in a transaction or not."""
-    killed_at: set[Step] = set()
-
-    async def life(scene: Scene) -> bool:
-        backfill_id, fired = await a_backfill(scene), False
-        async with watched(scene, backfill_id):
-            while not await scene.conn.fetchval(CLOSED, backfill_id):
-                killer = BackfillKiller("starforge supervisor", kill, killed_at, commits_only=not EVERY)
-                scene.proxy.rule = killer
-                async with scene.worker(**SHORT) as worker:
-                    await closed(scene, worker, backfill_id)
-                fired = fired or killer.fired
-        await check(scene, backfill_id)
-        return fired
-
-    steps = texts(await lived(server, tmp_path, life, killed_at))
-    assert "FROM next WHERE b.id = next.id" in steps
-    behind = "\n".join(step[0] for step in killed_at)
-    assert "checkpoint_ordinal = $5" in behind
-    assert len({step[0] for step in killed_at if step[1].startswith("COMMIT")}) >= 3, "feed, fold, end"
-
-
 async def lived(
     server: TestServer, folder: Path, life: Callable[[Scene], Any], killed_at: set[Step]
 ) -> set[Step]:
@@ -266,7 +240,33 @@ async def test_the_answer_to_any_commit_of_an_engine_is_lost_and_each_partition_
         assert part in behind
 
 
-# ---- row 5: frozen
+# ---- row 3 again, and row 5: the coordinator is killed, workers are frozen
+
+
+@covers("D-12", "D-14", "B-37", "G3", "G5", "G7")
+async def test_a_supervisor_killed_at_any_commit_of_its_coordinating_is_followed_by_another(
+    server: TestServer, tmp_path: Path, seed: int
+) -> None:
+    """Before it and after it; with STARFORGE_TORTURE=1 at every statement, in a transaction or not."""
+    killed_at: set[Step] = set()
+
+    async def life(scene: Scene) -> bool:
+        backfill_id, fired = await a_backfill(scene), False
+        async with watched(scene, backfill_id):
+            while not await scene.conn.fetchval(CLOSED, backfill_id):
+                killer = BackfillKiller("starforge supervisor", kill, killed_at, commits_only=not EVERY)
+                scene.proxy.rule = killer
+                async with scene.worker(**SHORT) as worker:
+                    await closed(scene, worker, backfill_id)
+                fired = fired or killer.fired
+        await check(scene, backfill_id)
+        return fired
+
+    steps = texts(await lived(server, tmp_path, life, killed_at))
+    assert "FROM next WHERE b.id = next.id" in steps
+    behind = "\n".join(step[0] for step in killed_at)
+    assert "checkpoint_ordinal = $5" in behind
+    assert len({step[0] for step in killed_at if step[1].startswith("COMMIT")}) >= 3, "feed, fold, end"
 
 
 async def frozen(scene: Scene, stop: Callable[[], None], go_on: Callable[[], None]) -> None:
