@@ -6,7 +6,10 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from starforge.backfill.partition.partition import QUEUE, Partition
+from starforge.backfill.run import feed
 from starforge.backfill.run.run import partition_types
 from starforge.backfill.scheme.scheme import Window
 from starforge.db.pool import Connection, Pool
@@ -15,7 +18,7 @@ from starforge.queue.handler import JobTypes
 from starforge.queue.job import NewJob
 from starforge.worker.tell import tell_one
 from tests.backfill.engine import daily, engine
-from tests.backfill.gates import Gates
+from tests.backfill.gates import Gates, day
 from tests.covers import covers
 
 
@@ -51,6 +54,22 @@ async def test_what_a_handler_writes_is_there_with_the_partition_or_not_at_all(p
             assert await conn.fetchval("SELECT count(*) FROM made") == 5
             assert await conn.fetchval("SELECT sum(attempt_count) FROM backfill_partitions") == 6
     assert (row["state"], row["completed_partitions"]) == ("completed", 5)
+
+
+@covers("B-01")
+async def test_partitions_that_wait_for_another_attempt_hold_up_none_of_the_others(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them wait than are fed ahead, and for longer than the test lasts."""
+    monkeypatch.setenv("STARFORGE_BACKOFF_BASE_S", "600")
+    monkeypatch.setattr(feed, "AHEAD_S", 0.0)
+    gates = Gates(open=True)
+    gates.fails = {day(number) for number in range(11, 17)}
+    async with engine(pool, [daily("days", gates, concurrency=1)]) as running:
+        backfill_id = await running.create("days", 60)
+        row = await running.until(backfill_id, lambda row: row["completed_partitions"] == 54)
+    assert (row["state"], row["failed_partitions"]) == ("running", 0)
+    assert set(gates.came.values()) == {1}
 
 
 GUILTY = """

@@ -24,6 +24,9 @@ AHEAD = 4
 
 AHEAD_S = 0.5
 FED_MAX = 2_000
+RETRIED_MAX = 1_000
+"""So many that wait for their next attempt take no place of those that could run meanwhile."""
+
 DROPPED_MAX = 5_000
 
 
@@ -66,9 +69,10 @@ def _ahead(known: Known, concurrency: int, slots: int) -> int:
 
 
 async def _feed(conn: Connection, known: Known, row: Row, ahead: int, *, canary: bool) -> None:
-    room = min(ahead - len(known.in_flight), FED_MAX)
+    ready = len(known.in_flight) - min(len(known.retried), RETRIED_MAX)
+    room = min(ahead - ready, FED_MAX)
     # A few at a time cost as much as many.
-    if room <= 0 or (room < ahead / 4 and len(known.in_flight) > row["concurrency"]):
+    if room <= 0 or (room < ahead / 4 and ready > row["concurrency"]):
         return
     statement = sql("backfill", "feed_canary" if canary else "feed")
     rows = await conn.fetch(statement, known.id, known.fed_upto, room + len(known.in_flight))
@@ -146,6 +150,7 @@ async def drop(conn: Connection, known: Known) -> int:
         for ordinal in dropped:
             known.look.end(known.place(ordinal), "cancelled")
         known.in_flight.difference_update(dropped)
+        known.retried.difference_update(dropped)
     return len(dropped)
 
 

@@ -75,7 +75,9 @@ class Known:
     paused_s: float | None = None
     looked_s: float = 0.0
     runs: int = 0
-    retried: bool = False
+    retried: set[int] = field(default_factory=set)
+    """Of those in hand, which wait for their next attempt."""
+
     eta: Eta | NoEta = UNKNOWN
     fresh: bool = True
     """There is something to be written beside counters."""
@@ -138,7 +140,7 @@ class Known:
             breaker=before.breaker if before and not resumed else FailureBreaker(),
             in_flight=running | {each["ordinal"] for each in waiting},
             runs=len(running),
-            retried=any(each["retry_in_s"] is not None for each in waiting),
+            retried=_retried(waiting),
             paused_s=row["paused_s"] if resumed else None,
         )
 
@@ -160,12 +162,13 @@ class Known:
                 mark = row["fingerprint"] or ""
                 self.look.fail(row["partition_key"], mark, row["error_message"] or "", row["ended_at"])
             if outcome == "retried":
-                self.retried = True
+                self.retried.add(ordinal)
                 continue
             over.append(ordinal)
             counted[outcome] += 1
             self.look.end(self.place(ordinal), outcome)
             self.in_flight.discard(ordinal)
+        self.retried &= self.in_flight
         self.frontier.fold(over)
         counted["ended"] = len(rows)
         bad = counted["failed"] + len(rows) - len(over)
@@ -241,8 +244,8 @@ class Known:
         retry_in_s = 0.0
         if self.retried and state == "running":
             waits = await conn.fetch(sql("backfill", "waiting"), row["job_type"], str(self.id))
-            delays = [each["retry_in_s"] for each in waits if each["retry_in_s"] is not None]
-            self.retried, retry_in_s = bool(delays), max(delays, default=0.0)
+            self.retried = _retried(waits)
+            retry_in_s = max((each["retry_in_s"] or 0.0 for each in waits), default=0.0)
         self.eta = self.estimator.look(
             Pulse(
                 now_s=now_s,
@@ -268,7 +271,12 @@ class Known:
         self.runs = len(running)
         if gone := self.in_flight - here:
             self.in_flight = here
+            self.retried &= here
             self.fed_upto = min([self.fed_upto, *(ordinal - 1 for ordinal in gone)])
+
+
+def _retried(waiting: Sequence[Row]) -> set[int]:
+    return {each["ordinal"] for each in waiting if each["retry_in_s"] is not None}
 
 
 async def _ordinals(conn: Connection, backfill_id: UUID) -> Sequence[int]:
