@@ -40,6 +40,9 @@ EVERY = os.environ.get("STARFORGE_TORTURE") == "1"
 LANES = 2
 STEPS_MAX = 100
 KILLS_PER_WORKER = 3
+OTHERS = ("job_kills", "typeinfo_tree", "'jit'", "SAVEPOINT")
+"""Parts of statements by which the ends of processes are told, and of the driver's own."""
+
 SHORT = {"STARFORGE_LEASE_S": "1", "WORKER_CONCURRENCY": "2"}
 BY_HAND = {entry["id"]: entry["sql"] for entry in statements() if entry["id"].startswith("B-SQL-")}
 
@@ -142,6 +145,8 @@ class BackfillKiller(Killer):
             return None
         if "backfill" in statement.text:
             self.inside.add(statement.session)
+        if any(part in statement.text for part in OTHERS):
+            self.inside.discard(statement.session)
         ours = statement.session in self.inside
         if statement.commits:
             self.inside.discard(statement.session)
