@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from starforge.app import StarForge
 from starforge.backfill.asset.declared import declare
 from starforge.cli.main import app as command_line
 from starforge.db.pool import Connection, Pool
 from starforge.telemetry.metrics import CATALOGUE
+from tests.backfill.engine import engine
 from tests.cli.test_main import Starforge, invoke
 from tests.worker.processes import a_worker, until
 
@@ -28,6 +30,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "backfills.md").read_text("utf-8")
 ON_CALL = (DOCS / "backfill-operations.md").read_text("utf-8")
 BOTH = PAGE + ON_CALL
+README = (DOCS.parent / "README.md").read_text("utf-8")
 
 SHOP = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "app.asset(" in block]
 [CALL] = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "app.backfill(" in block]
@@ -114,6 +117,21 @@ async def test_the_app_of_the_page_is_backfilled_by_its_commands(
             await until(conn, OPEN, 0)
             assert await conn.fetchval("SELECT count(*) FROM orders WHERE net IS DISTINCT FROM 100") == 0
             assert await conn.fetchval("SELECT count(*) FROM backfill_jobs WHERE state <> 'completed'") == 0
+
+
+async def test_the_asset_of_the_readme_is_made_and_made_again(pool: Pool) -> None:
+    [block] = [one for one in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "@app.asset(" in one]
+    page: dict[str, Any] = {"app": StarForge("shop")}
+    exec(block, page)
+    async with pool.connection() as conn:
+        await conn.execute(TABLES)
+    async with engine(pool, page["app"].assets) as running:
+        for _ in range(2):
+            made = await running.create("orders_by_day", 2)
+            assert (await running.over(made))["state"] == "completed"
+    async with pool.connection() as conn:
+        counted = await conn.fetch("SELECT day::text, orders FROM orders_by_day ORDER BY day")
+        assert [tuple(row) for row in counted] == [("2024-01-01", FIRST_DAY), ("2024-01-02", 24)]
 
 
 @pytest.fixture
