@@ -298,3 +298,33 @@ async def test_the_commands_show_nothing_of_another_tenant(invoke: Starforge, db
     assert (await invoke("backfill", "list", "--json")).document == []
     seen = await invoke("backfill", "status", str(backfill_id), "--json", TENANT_ID="theirs")
     assert seen.document["tenant"] == "theirs"
+
+
+async def test_a_status_names_commands_that_work_as_they_stand(invoke: Starforge, db: Connection) -> None:
+    """What needs a reason says so, and a clone of one that was cancelled makes what is left."""
+    cancelled = await a_backfill(db, state="cancelled", state_by="ann", completed_at=await now(db))
+    done = await invoke("backfill", "status", str(cancelled))
+    assert f"→ starforge backfill clone {cancelled} --unfinished --reason TEXT" in done.out
+
+
+async def test_a_sample_that_did_not_pass_is_not_said_to_have_passed(
+    invoke: Starforge, db: Connection
+) -> None:
+    at = await now(db)
+    paused = {"state": "paused", "paused_at": at, "state_by": "canary", "state_reason": "2 failed"}
+    failed = await a_backfill(db, canary_partitions=3, canary_judged_at=at, **paused)
+    shown = (await invoke("backfill", "status", str(failed))).out
+    assert "it did not pass, judged at" in shown
+    assert f"→ starforge backfill failures {failed}" in shown
+
+
+@covers("B-25")
+async def test_a_status_tells_of_rows_that_were_stepped_over(invoke: Starforge, db: Connection) -> None:
+    backfill_id = await a_backfill(db, state="completed", completed_at=await now(db))
+    await db.execute(
+        "INSERT INTO backfill_poison (backfill_job_id, row_key, tenant_id, asset_name, ordinal, error_type,"
+        " error_message) SELECT $1, k, 'default', 'days', 0, 'E', 'm' FROM generate_series(1, 3) AS k",
+        backfill_id,
+    )
+    shown = (await invoke("backfill", "status", str(backfill_id))).out
+    assert f"3 rows: starforge backfill poison {backfill_id}" in shown

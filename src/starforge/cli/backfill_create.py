@@ -103,7 +103,10 @@ def _show(found: Rehearsal, *, overridden: bool, refused: bool) -> None:
         word = "refused" if one.refuses else "warning"
         if one.refuses and overridden and one.check != "overlap":
             word = "overridden"
-        say(f"{word}: {one.check}: asset {one.asset}: {one.text}", style="bold" if word == "refused" else "")
+        say(
+            f"{word}: {one.check}: asset {one.asset}: {one.text.removeprefix(f'asset {one.asset}: ')}",
+            style="bold" if word == "refused" else "",
+        )
     if refused:
         say("It would be refused; nothing was written.")
     else:

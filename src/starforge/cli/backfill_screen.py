@@ -12,7 +12,7 @@ from rich.text import Text
 
 from starforge.backfill.show.cause import WHAT_TO_DO
 from starforge.backfill.show.reads import Failures
-from starforge.backfill.show.status import Estimate, Status
+from starforge.backfill.show.status import POISON_MAX, Estimate, Status
 from starforge.cli.history import duration
 from starforge.cli.render import plain
 
@@ -121,11 +121,11 @@ def _facts(one: Status) -> Iterator[tuple[str, Text | str]]:
         yield "moved by", one.moves
     yield "checkpoint", one.checkpoint or "none: its first partition has not ended"
     if one.state == "running":
-        took = f" · {_took(one.average_ms)} each" if one.average_ms is not None else ""
-        yield "rate", f"{rate(one.rate_per_s) or 'not known yet'}{took}"
+        each = f" · {took(one.average_ms)} each" if one.average_ms is not None else ""
+        yield "rate", f"{rate(one.rate_per_s) or 'not known yet'}{each}"
         yield "ends", _ends(one.eta)
     elif one.average_ms is not None:
-        yield "took", f"{_took(one.average_ms)} each"
+        yield "took", f"{took(one.average_ms)} each"
     if one.in_flight:
         yield "with the queue", str(one.in_flight)
     if one.closed_at is None and (one.executor is not None or one.state not in ("pending", "paused")):
@@ -133,8 +133,11 @@ def _facts(one: Status) -> Iterator[tuple[str, Text | str]]:
     if one.state == "running":
         yield "slots", throttled(one)
     if one.canary:
-        judged = f"passed at {at(one.canary_judged_at)}" if one.canary_judged_at else "not judged yet"
+        judged = _judged(one)
         yield "sample", f"{one.canary} partitions first: {judged}"
+    if one.poison:
+        rows = f"{one.poison} rows" if one.poison < POISON_MAX else f"{POISON_MAX} rows or more"
+        yield "stepped over", Text(f"{rows}: starforge backfill poison {one.id}", style="yellow")
     if one.sla is not None:
         danger = one.sla.verdict in ("at-risk", "late", "missed")
         text = plain(f"{at(one.sla.at)}: {one.sla.verdict.replace('-', ' ')}, {one.sla.told}")
@@ -158,6 +161,14 @@ def _facts(one: Status) -> Iterator[tuple[str, Text | str]]:
     yield "created", f"{at(one.created_at)}{by}"
 
 
+def _judged(one: Status) -> str:
+    if one.canary_judged_at is None:
+        return "not judged yet"
+    # That it did not pass is known while its pause lasts; who resumed it since may have known better.
+    passed = "it did not pass, " if one.state == "paused" and one.state_by == "canary" else ""
+    return f"{passed}judged at {at(one.canary_judged_at)}"
+
+
 def _ends(eta: Estimate) -> str:
     if eta.at is None:
         return f"not known: {eta.basis}"
@@ -171,7 +182,8 @@ def _coordinator(one: Status) -> str:
     return f"{one.executor.told}{sign}"
 
 
-def _took(average_ms: float) -> str:
+def took(average_ms: float) -> str:
+    """Return how long a partition took."""
     return f"{average_ms:.3g} ms" if average_ms < 1000 else f"{average_ms / 1000:.3g} s"
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 IdArgument = Annotated[UUID, typer.Argument(metavar="ID", help="The backfill's id.")]
 LOG_LINES_MAX = 50
 LOG_LINES = 5
-ERROR_CHARS = 60
+ERROR_CHARS_MAX = 200
 
 
 def add(app: typer.Typer) -> None:
@@ -179,6 +179,8 @@ def _partitions(
     async def look(conn: Connection, _tenant: str) -> list[Made]:
         return await partitions(conn, backfill_id, state=state, after=after, most=limit)
 
+    from starforge.cli.backfill_screen import took
+
     found = read(look)
     if as_json:
         print_json([asdict(one) for one in found])
@@ -194,9 +196,9 @@ def _partitions(
                 one.ordinal,
                 one.state,
                 one.attempts,
-                None if one.duration_ms is None else f"{one.duration_ms:.3g} ms",
+                None if one.duration_ms is None else took(one.duration_ms),
                 None if one.completed_at is None else f"{one.completed_at:%m-%d %H:%M:%S}",
-                one.error,
+                one.error and one.error[:ERROR_CHARS_MAX],
             )
             for one in found
         ],
@@ -256,7 +258,10 @@ def poison(
         return
     as_table(
         ("row key", "partition", "error", "message"),
-        [(one.row_key, one.partition_key, one.error_type, one.error_message[:ERROR_CHARS]) for one in found],
+        [
+            (one.row_key, one.partition_key, one.error_type, one.error_message[:ERROR_CHARS_MAX])
+            for one in found
+        ],
         reason_last=True,
     )
     if len(found) == limit:

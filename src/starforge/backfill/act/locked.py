@@ -150,8 +150,15 @@ def _changed_by(found: Locked) -> str:
     """Say who changed it last: an operation leaves its name; a version without one was made by hand."""
     last = found.changed or {}
     if last.get("version") == found.version:
-        return f"{last.get('by')} changed it last, by {last.get('operation')} at {last.get('at')}"
+        return f"{last.get('by')} changed it last, by {last.get('operation')} at {_when(last.get('at'))}"
     if last:
         after = f"{last.get('by')} did, by {last.get('operation')}"
         return f"a statement by hand, or the engine, changed it after {after}"
     return "no operation changed it, so a statement by hand or the engine did"
+
+
+def _when(at: object) -> str:
+    try:
+        return f"{datetime.fromisoformat(str(at)):%Y-%m-%d %H:%M:%S} UTC"
+    except ValueError:
+        return str(at)

@@ -206,7 +206,8 @@ class _Look:
             self._found("connections", part.asset, text, refuses=True)
         elif budget.workers and wanted > budget.shares:
             text = (
-                f"concurrency {wanted} is more than the connections of the live workers: {budget.remainder()}"
+                f"concurrency {wanted} is more than the {budget.shares} connections that the live workers"
+                f" have, so no more run at once; the server has {budget.free} left for more workers"
             )
             self._found("connections", part.asset, text)
 

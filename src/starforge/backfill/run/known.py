@@ -40,6 +40,9 @@ SAID_S = 10.0
 SAID_MAX = 20
 """Of so many partitions that ended since the last tick each is said; of more, how it goes every SAID_S."""
 
+ERROR_CHARS_MAX = 300
+"""Of an error, in the log; the partition's row has more of it."""
+
 SILENT_S = 30.0
 """After so long without an end it is looked whether the jobs in hand are still there."""
 
@@ -202,14 +205,14 @@ class Known:
             say = log.warning
             if outcome == "completed":
                 say = log.info if len(told) <= SAID_MAX else log.debug
+            why = {"error": row["error_message"][:ERROR_CHARS_MAX]} if row["error_message"] else {}
             say(
                 f"partition.{outcome}",
                 job_id=str(self.id),
-                ordinal=row["ordinal"],
                 key=row["partition_key"],
                 attempt=row["attempt_count"],
                 seconds=round(seconds, 3),
-                error=row["error_message"],
+                **why,
             )
             if outcome != "retried":
                 PARTITIONS_ENDED.labels(status=outcome).inc()

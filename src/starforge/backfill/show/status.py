@@ -26,6 +26,8 @@ from starforge.db.statement import sql
 from starforge.queue.gate import closed_gates
 
 STRIP_MAX = 60
+POISON_MAX = 1000
+"""So far poison rows are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,9 @@ class Status:
     strip: list[list[int]]
     """Partitions by their place: completed, failed, cancelled and all of each part of the whole."""
 
+    poison: int
+    """Rows of a table that were stepped over, counted up to `POISON_MAX`."""
+
     waits_for: list[Awaited]
     parent_id: UUID | None
     priority: int
@@ -219,6 +224,7 @@ async def status(conn: Connection, backfill_id: UUID) -> Status:
         sla=_sla(row, eta),
         failures=_failures(look.get("failures") or ()),
         strip=[list(part) for part in (look.get("strip") or ())[:STRIP_MAX]],
+        poison=row["poison"],
         waits_for=[Awaited(**{**one, "id": UUID(one["id"])}) for one in row["waits"]],
         parent_id=row["parent_id"],
         priority=row["priority"],
@@ -254,7 +260,9 @@ async def unclaimed(conn: Connection, *, most: int = 50) -> list[Status]:
 
 
 async def _row(conn: Connection, backfill_id: UUID) -> asyncpg.Record:
-    row = await conn.fetchrow(sql("backfill", "status"), backfill_id, AgeSettings.read().reclaimable_s)
+    row = await conn.fetchrow(
+        sql("backfill", "status"), backfill_id, AgeSettings.read().reclaimable_s, POISON_MAX
+    )
     if row is None:
         raise UnknownBackfillError(backfill_id)
     return row

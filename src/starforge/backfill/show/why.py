@@ -23,6 +23,8 @@ QUIET_S, QUIET_TIMES = 60.0, 5.0
 """Without an ended partition for this long, and so many mean durations, a running one makes no progress."""
 
 REASON_CHARS_MAX = 300
+ITSELF = ("breaker", "canary")
+"""What pauses a backfill because it fails."""
 
 Row = asyncpg.Record
 
@@ -78,7 +80,7 @@ def _waits(row: Row) -> Why | None:
         return Why(
             f"it waits for backfill {gone[0]}, which there is no more",
             "nothing: cancel it and create it anew",
-            f"starforge backfill cancel {row['id']}",
+            f"starforge backfill cancel {row['id']} --reason TEXT",
         )
     open_ = [one for one in row["waits"] if one["state"] != "completed"]
     if not open_:
@@ -214,6 +216,8 @@ def _paused(row: Row, _gates: list[Gate]) -> Why:
     reason = f": {row['state_reason'][:REASON_CHARS_MAX]}" if row["state_reason"] else ""
     told = f"{by} paused it at {_at(row['paused_at'])}{reason}; {_progress(row)}"
     resume = f"starforge backfill resume {row['id']}"
+    if row["state_by"] in ITSELF:
+        return Why(told, "a resume, once the cause is mended", f"starforge backfill failures {row['id']}")
     if row["resume_at"] is None:
         return Why(told, "a resume", resume)
     if row["resume_at"] > row["now"]:
@@ -252,7 +256,7 @@ def _failed(row: Row, _gates: list[Gate]) -> Why:
     return Why(
         f"{told[:REASON_CHARS_MAX]}{_closing(row)}",
         "a new backfill of what failed, once its cause is mended",
-        f"starforge backfill {'failures' if failed else 'clone'} {row['id']}",
+        f"starforge backfill failures {row['id']}" if failed else _clone(row),
     )
 
 
@@ -261,7 +265,11 @@ def _cancelled(row: Row, _gates: list[Gate]) -> Why:
     when = f" at {_at(row['completed_at'])}" if row["completed_at"] else ""
     reason = row["state_reason"] or row["error_message"]
     told = f"{by}{when}{f': {reason[:REASON_CHARS_MAX]}' if reason else ''}; {_progress(row)}{_closing(row)}"
-    return Why(told, "nothing: a clone makes what is left", f"starforge backfill clone {row['id']}")
+    return Why(told, "nothing: a clone makes what is left", _clone(row))
+
+
+def _clone(row: Row) -> str:
+    return f"starforge backfill clone {row['id']} --unfinished --reason TEXT"
 
 
 def _closing(row: Row) -> str:

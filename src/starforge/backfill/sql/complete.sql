@@ -11,9 +11,9 @@ WITH done AS (
         AS a (backfill_job_id, ordinal, queue_job_id, attempt_count, code_version, duration_ms)
     WHERE p.backfill_job_id = a.backfill_job_id AND p.ordinal = a.ordinal
       AND p.state = 'running' AND p.queue_job_id = a.queue_job_id AND p.attempt_count = a.attempt_count
-    RETURNING p.backfill_job_id, p.ordinal, p.tenant_id, p.attempt_count, p.duration_ms, p.queue_job_id
+    RETURNING p.backfill_job_id, p.ordinal, p.tenant_id, p.attempt_count, p.duration_ms, p.queue_job_id, p.partition_key
 ), ended AS (
-    INSERT INTO backfill_ended (backfill_job_id, ordinal, tenant_id, outcome, attempt_count, duration_ms)
-    SELECT backfill_job_id, ordinal, tenant_id, 'completed', attempt_count, duration_ms FROM done
+    INSERT INTO backfill_ended (backfill_job_id, ordinal, tenant_id, outcome, attempt_count, duration_ms, partition_key)
+    SELECT backfill_job_id, ordinal, tenant_id, 'completed', attempt_count, duration_ms, partition_key FROM done
 )
 SELECT queue_job_id FROM done

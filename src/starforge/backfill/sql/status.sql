@@ -1,8 +1,8 @@
 -- status: one backfill of the caller's tenant, and what decides whether it goes on.       (B-16, B-26, B-36, B-39, B-70)
--- takes   id uuid, stale_s float8 (as claim.sql)
+-- takes   id uuid, stale_s float8 (as claim.sql), most poison rows that are counted
 -- gives   one row: its columns, its coordinator, the backfills that it waits for, and how many live workers serve its
 --         queue and know its job type; none where the tenant has no such backfill
--- index   backfill_jobs_pkey, workers_live; no partition is read
+-- index   backfill_jobs_pkey, workers_live, backfill_poison_pkey; no partition is read
 SELECT b.*, sf_now() AS now,
        extract(epoch FROM sf_now() - b.heartbeat_at)::float8 AS heartbeat_age_s,
        extract(epoch FROM sf_now() - b.updated_at)::float8 AS updated_age_s,
@@ -23,6 +23,7 @@ SELECT b.*, sf_now() AS now,
           AND b.job_type = ANY (l.types)) AS knowing,
        (SELECT count(*) FROM workers l WHERE l.state = 'running' AND l.lease_expires_at > sf_now()
           AND b.job_type = ANY (l.types) AND 'backfill' = ANY (l.queues)) AS making,
+       (SELECT count(*)::int FROM (SELECT FROM backfill_poison AS p WHERE p.backfill_job_id = b.id LIMIT $3::int) AS few) AS poison,
        (SELECT a.code_version FROM backfill_assets AS a WHERE a.name = b.asset_name) AS code_now
 FROM backfill_jobs AS b
 LEFT JOIN workers AS w ON w.id = b.worker_id
