@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -314,3 +316,34 @@ async def test_no_reclaim_age_keeps_what_is_aged_or_resumed_by_hand_from_going_o
         row = await running.over(backfill_id)
     assert (row["state"], row["completed_partitions"]) == ("completed", 3)
     assert set(gates.came.values()) == {1}
+
+
+@covers("D-12", "B-37")
+async def test_a_backfill_that_takes_too_long_at_each_look_stops_none_of_the_others(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection is lent for a short time: who needs more is cut off, and the others are looked after."""
+    gates, does = Gates(open=True), held.Held.tick
+    assets = [daily("large", gates), daily("small", gates)]
+    async with engine(pool, assets, coordinators=0) as running:
+        large = await running.create("large", 3, priority=9)
+        small = await running.create("small", 3)
+
+        async def tick(hold: held.Held, conn: Connection, pace: Pace) -> bool:
+            if hold.id == large:
+                await asyncio.Event().wait()
+            return await does(hold, conn, pace)
+
+        @asynccontextmanager
+        async def lend() -> AsyncIterator[Connection]:
+            async with asyncio.timeout(0.5), pool.connection() as conn:
+                yield conn
+
+        monkeypatch.setattr(held.Held, "tick", tick)
+        made = Coordinator(lend, lambda: running.worker_id)
+        running.coordinating.append(asyncio.create_task(made.run(running.stop)))
+        assert (await running.over(small))["state"] == "completed"
+        row = await running.row(large)
+        assert (row["state"], row["completed_partitions"]) == ("running", 0)
+        monkeypatch.setattr(held.Held, "tick", does)
+        assert (await running.over(large))["state"] == "completed"

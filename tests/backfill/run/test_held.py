@@ -9,12 +9,13 @@ from uuid import UUID
 
 import pytest
 
-from starforge.backfill.run import known
+from starforge.backfill.run import feed, known
 from starforge.db.pool import Pool
+from starforge.db.statement import sql
 from starforge.queue.declare import Retry
 from tests.backfill.engine import daily, engine
 from tests.backfill.gates import Gates, day
-from tests.backfill.run.test_coordinate import act, ask
+from tests.backfill.run.test_coordinate import act, ask, held_by, tick
 from tests.covers import covers
 
 pytestmark = pytest.mark.usefixtures("sound")
@@ -271,3 +272,36 @@ async def test_a_partition_that_fails_is_tried_again_as_often_as_its_backfill_al
         row = await running.over(backfill_id)
     assert (row["state"], row["failed_partitions"], gates.came[day(2)]) == ("failed", 1, 2)
     assert await ask(pool, "SELECT attempt_count FROM backfill_partitions WHERE state = 'failed'") == 2
+
+
+@covers("B-28")
+async def test_what_waits_of_an_ended_backfill_is_not_looked_for_at_every_tick(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing waits a look reads all of its partitions, while one of them may run for hours."""
+    gates, asked = Gates(), []
+
+    def counting(room: str, name: str) -> str:
+        asked.append(name)
+        return sql(room, name)
+
+    async with engine(pool, [daily("days", gates, concurrency=1)], coordinators=0) as running:
+        backfill_id = await running.create("days", 5)
+        _, hold = await held_by(pool, running)
+        assert await tick(pool, hold)
+        await gates.until(lambda seen: seen.came)
+        await act(pool, "cancel", backfill_id, reason="no use")
+        assert await tick(pool, hold)
+        assert await tick(pool, hold)
+        assert (await running.row(backfill_id))["cancelled_partitions"] == 4
+        monkeypatch.setattr(feed, "sql", counting)
+        assert await tick(pool, hold)
+        assert asked == []
+        assert hold.mind is not None
+        hold.mind.swept_s -= feed.SWEEP_S
+        assert await tick(pool, hold)
+        assert asked == ["drop_pending"]
+        gates.let()
+        async with asyncio.timeout(20):
+            while await tick(pool, hold):
+                await asyncio.sleep(0.02)

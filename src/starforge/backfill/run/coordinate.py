@@ -99,19 +99,15 @@ class Coordinator:
         if monotonic_s() - self._claimed_s >= CLAIM_S * 0.8:
             self._claimed_s = monotonic_s()
             await self._claim()
-            async with self._lend() as conn:
-                await self._planned.resume_due(conn)
+            await self._resume_due()
         if self._held and monotonic_s() - self._read_s >= HEALTH_S:
             self._read_s = monotonic_s()
             async with self._lend() as conn:
                 health = await self._health.read(conn)
             self._heed(health, self._read_s)
         for held in list(self._held.values()):
-            if monotonic_s() >= held.rests_until_s:
-                async with self._lend() as conn:
-                    goes_on = await self._tick(held, conn)
-                if not goes_on:
-                    del self._held[held.id]
+            if monotonic_s() >= held.rests_until_s and not await self._look_after(held):
+                del self._held[held.id]
 
     def _heed(self, health: Health, now_s: float) -> None:
         """Set the pace; how long live jobs wait although nothing was started for a while is their normal."""
@@ -123,27 +119,33 @@ class Coordinator:
         elif now_s - self._stopped_s >= STOPPED_S and health.live_p95_ms is not None:
             self._health.learn(health.live_p95_ms)
 
-    async def _tick(self, held: Held, conn: Connection) -> bool:
+    async def _look_after(self, held: Held) -> bool:
         """Do what is due for one; whatever it meets is its own matter, and the others go on."""
+        try:
+            async with self._lend() as conn:
+                return await self._tick(held, conn)
+        except TimeoutError as error:  # it took longer than a connection is lent for
+            _rest(held, error)
+            return True
+
+    async def _tick(self, held: Held, conn: Connection) -> bool:
         try:
             goes_on = await held.tick(conn, self._pace)
         except DATABASE_AWAY:
             raise
         except Exception as error:
-            held.failures += 1
-            rest_s = backoff_s(held.failures, first_s=FAILED_S, most_s=FAILED_S_MAX)
-            held.rests_until_s = monotonic_s() + rest_s
-            ours = not isinstance(error, TROUBLE)
-            log.error(
-                "backfill.trouble",
-                job_id=str(held.id),
-                failures=held.failures,
-                error=repr(error) if ours else told(error),
-                exc_info=ours,
-            )
+            _rest(held, error)
             return True
         held.failures = 0
         return goes_on
+
+    async def _resume_due(self) -> None:
+        """Resume what was paused until now; that it takes too long stops none of those that run."""
+        try:
+            async with self._lend() as conn:
+                await self._planned.resume_due(conn)
+        except TimeoutError as error:
+            log.error("backfill.unresumed", error=told(error))
 
     async def _claim(self) -> None:
         worker_id = self._worker()
@@ -171,3 +173,18 @@ class Coordinator:
         except TROUBLE as error:
             log.warning("backfill.unreleased", error=told(error))
         self._held.clear()
+
+
+def _rest(held: Held, error: Exception) -> None:
+    """Say what one met, and leave it alone for a while that grows."""
+    held.failures += 1
+    rest_s = backoff_s(held.failures, first_s=FAILED_S, most_s=FAILED_S_MAX)
+    held.rests_until_s = monotonic_s() + rest_s
+    ours = not isinstance(error, TROUBLE)
+    log.error(
+        "backfill.trouble",
+        job_id=str(held.id),
+        failures=held.failures,
+        error=repr(error) if ours else told(error),
+        exc_info=ours,
+    )

@@ -28,6 +28,8 @@ RETRIED_MAX = 1_000
 """So many that wait for their next attempt take no place of those that could run meanwhile."""
 
 DROPPED_MAX = 5_000
+SWEEP_S = 10.0
+"""How often it is looked whether more of an ended backfill waits, once nothing did: that reads all of it."""
 
 
 async def drive(conn: Connection, known: Known, row: Row, pace: Pace) -> None:
@@ -139,8 +141,12 @@ async def _judge(conn: Connection, known: Known) -> bool:
 
 async def drop(conn: Connection, known: Known) -> int:
     """Cancel some of what waits of a backfill that was ended; return how many."""
+    if monotonic_s() - known.swept_s < SWEEP_S:
+        return 0
     rows = await conn.fetch(sql("backfill", "drop_pending"), known.id, known.fed_upto, DROPPED_MAX)
-    if not rows and known.fed_upto != BEFORE_ALL:
+    if not rows and known.fed_upto == BEFORE_ALL:
+        known.swept_s = monotonic_s()
+    elif not rows:
         known.fed_upto = BEFORE_ALL  # once more from the beginning: what was given back
         return await drop(conn, known)
     dropped = sorted(row["ordinal"] for row in rows)

@@ -48,6 +48,7 @@ SILENT_S = 30.0
 
 UNKNOWN = NoEta("no partition has completed yet; one is needed for an estimate")
 BEFORE_ALL = -(1 << 63)
+NEVER_S = float("-inf")
 ENDED = ("completed", "failed", "cancelled")
 
 Row = Mapping[str, Any] | Record
@@ -68,6 +69,9 @@ class Known:
     """Ordinals whose jobs are with the queue, or run."""
 
     fed_upto: int = BEFORE_ALL
+    swept_s: float = NEVER_S
+    """When nothing of an ended backfill waited any more; NEVER_S: some may."""
+
     ended: list[tuple[float, int]] = field(default_factory=list)
     """When lately how many attempts ended."""
 
@@ -166,6 +170,7 @@ class Known:
                 self.look.fail(row["partition_key"], mark, row["error_message"] or "", row["ended_at"])
             if outcome == "retried":
                 self.retried.add(ordinal)
+                self.swept_s = NEVER_S
                 continue
             over.append(ordinal)
             counted[outcome] += 1
@@ -270,6 +275,8 @@ class Known:
         lost = await conn.fetch(sql("backfill", "orphans"), self.id, sorted(running))
         waiting = await conn.fetch(sql("backfill", "waiting"), row["job_type"], str(self.id))
         running.difference_update(each["ordinal"] for each in lost)
+        if lost:
+            self.swept_s = NEVER_S
         here = running | {each["ordinal"] for each in waiting}
         self.runs = len(running)
         if gone := self.in_flight - here:

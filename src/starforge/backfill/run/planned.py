@@ -20,6 +20,10 @@ from starforge.db.statement import sql
 log = structlog.get_logger("backfill")
 
 AT_ONCE = 10
+SPENT_S_MAX = 0.5
+"""After so long the others wait for the next look: a comparison reads all of a backfill's partitions, and
+those that run wait for this process meanwhile."""
+
 AGAIN_S = 300.0
 """One that is not fit to go on is looked at again after so long: it takes a read of all its partitions."""
 
@@ -41,10 +45,13 @@ class Planned:
         self.unfit = {one: seen_s for one, seen_s in self.unfit.items() if now_s - seen_s < AGAIN_S}
         resumed = []
         async with conn.transaction():
-            for row in await conn.fetch(sql("backfill", "lock_due"), AT_ONCE, list(self.unfit)):
+            due = await conn.fetch(sql("backfill", "lock_due"), AT_ONCE, list(self.unfit))
+            for place, row in enumerate(due):
+                if place and monotonic_s() - now_s > SPENT_S_MAX:
+                    break
+                self.unfit[row["id"]] = now_s  # also where it takes longer than there is time for
                 found = await blocking(conn, row["id"], row["tenant_id"])
                 if found:
-                    self.unfit[row["id"]] = now_s
                     log.warning("backfill.unfit", job_id=str(row["id"]), asset=row["asset"], why=found[0])
                     continue
                 await conn.fetch(
@@ -56,6 +63,7 @@ class Planned:
                     AgeSettings.read().aged_s,
                     "planned resume",
                 )
+                del self.unfit[row["id"]]
                 resumed.append(row["id"])
         for one in resumed:
             log.info("backfill.resumed", job_id=str(one), by="plan")
