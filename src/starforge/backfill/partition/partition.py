@@ -20,11 +20,12 @@ PARTITION = Machine.of(
     [
         # verb       from                        to
         ("plan", "", "pending"),
-        ("start", "pending failed", "running"),
+        ("start", "pending", "running"),
         ("complete", "running", "completed"),
         ("fail", "running", "failed"),
         ("return", "running", "pending"),
-        ("cancel", "pending running failed", "cancelled"),
+        ("reopen", "failed", "pending"),
+        ("cancel", "pending", "cancelled"),
     ],
 )
 

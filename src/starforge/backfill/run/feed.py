@@ -157,6 +157,7 @@ async def drop(conn: Connection, known: Known) -> int:
             known.look.end(known.place(ordinal), "cancelled")
         known.in_flight.difference_update(dropped)
         known.retried.difference_update(dropped)
+        known.cancelled += len(dropped)
     return len(dropped)
 
 

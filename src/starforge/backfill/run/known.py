@@ -79,6 +79,9 @@ class Known:
     told: list[Row] = field(default_factory=list)
     """Attempts that ended and are counted, to be measured and said once that is committed."""
 
+    cancelled: int = 0
+    """Partitions that were cancelled, to be measured as well."""
+
     paused_s: float | None = None
     looked_s: float = 0.0
     runs: int = 0
@@ -204,6 +207,9 @@ class Known:
         if self.paused_s is not None:
             PAUSE_DURATION.observe(self.paused_s)
             self.paused_s = None
+        if self.cancelled:
+            PARTITIONS_ENDED.labels(status="cancelled").inc(self.cancelled)
+            self.cancelled = 0
         told, self.told = self.told, []
         for row in told:
             outcome, seconds = row["outcome"], (row["duration_ms"] or 0.0) / 1000

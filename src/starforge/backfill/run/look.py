@@ -98,10 +98,20 @@ class Look:
         recent = [count for at_s, count in self.ended if now_s - at_s <= RATE_S]
         return sum(recent) / min(max(now_s - self.began_s, 1.0), RATE_S) if recent else 0.0
 
-    def document(self, now_s: float, in_flight: int, throttle: str = "") -> dict[str, Any]:
-        """Return it as the row has it; `throttle` says in a word what slows it down."""
+    def document(
+        self, now_s: float, in_flight: int, throttle: str = "", slots: int | None = None
+    ) -> dict[str, Any]:
+        """Return it as the row has it.
+
+        Args:
+            now_s: Now.
+            in_flight: How many are with the queue, or run.
+            throttle: What slows it down, in a word.
+            slots: How many may run at once now.
+        """
         return {
             "throttle": throttle or None,
+            "slots": slots,
             "strip": self.strip,
             "rate_per_s": round(self.rate_per_s(now_s), 3),
             "in_flight": in_flight,

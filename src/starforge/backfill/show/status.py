@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from starforge.backfill.errors import UnknownBackfillError
+from starforge.backfill.pace.pace import slots_of
 from starforge.backfill.show.cause import likely_cause
 from starforge.backfill.show.reads import Failures
 from starforge.backfill.show.why import Why, not_resumable, why
@@ -315,7 +316,9 @@ def _executor(row: asyncpg.Record) -> Executor | None:
 
 def _throttle(row: asyncpg.Record) -> Throttle:
     pace, concurrency = row["pace"], row["concurrency"]
-    slots = max(round(pace * concurrency), 1) if pace > 0 else 0
+    slots = (row["look"] or {}).get("slots") if row["state"] == "running" else None
+    if slots is None:
+        slots = slots_of(concurrency, pace)
     return Throttle(pace, concurrency, min(slots, concurrency), row["pace_reason"])
 
 

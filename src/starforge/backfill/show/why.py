@@ -212,8 +212,11 @@ def _silent(row: Row) -> Why | None:
 
 
 def _paused(row: Row, _gates: list[Gate]) -> Why:
-    by = row["state_by"] or "somebody who left no name, as SQL does"
-    reason = f": {row['state_reason'][:REASON_CHARS_MAX]}" if row["state_reason"] else ""
+    # What a statement by hand pauses still has the name of who resumed it.
+    by_hand = (row["changed"] or {}).get("operation", "").startswith("backfill resume")
+    named = row["state_by"] is not None and (row["state_by"] in ITSELF or not by_hand)
+    by = row["state_by"] if named else "somebody who left no name, as SQL does,"
+    reason = f": {row['state_reason'][:REASON_CHARS_MAX]}" if named and row["state_reason"] else ""
     told = f"{by} paused it at {_at(row['paused_at'])}{reason}; {_progress(row)}"
     resume = f"starforge backfill resume {row['id']}"
     if row["state_by"] in ITSELF:

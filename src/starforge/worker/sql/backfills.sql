@@ -6,8 +6,8 @@ WITH live AS (
     SELECT state, heartbeat_at, progress_at, started_at, updated_at, eta_high_at, pace, look
     FROM backfill_jobs WHERE state IN ('pending', 'running', 'paused', 'resuming')
 ), slowed AS (
-    SELECT coalesce(look ->> 'throttle', 'unknown') AS reason, count(*) AS backfills
-    FROM live WHERE state = 'running' AND pace < 1 GROUP BY 1
+    SELECT look ->> 'throttle' AS reason, count(*) AS backfills
+    FROM live WHERE state = 'running' AND look ->> 'throttle' IS NOT NULL GROUP BY 1
 )
 SELECT (SELECT coalesce(jsonb_object_agg(state, backfills), '{}')
         FROM (SELECT state, count(*) AS backfills FROM live GROUP BY state) AS by_state) AS states,
