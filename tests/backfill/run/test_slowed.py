@@ -8,11 +8,17 @@ from contextlib import AsyncExitStack
 import pytest
 
 from starforge.backfill.run import coordinate
-from starforge.db.pool import Pool, connect
+from starforge.db.pool import Connection, Pool, connect
 from starforge.worker.state import read_state
 from tests.backfill.engine import daily, engine
 from tests.backfill.gates import Gates
 from tests.covers import covers
+
+
+async def passing(conn: Connection) -> None:
+    """Wait for the lock, in whatever turn, and let the next one have it."""
+    await conn.execute("SELECT pg_advisory_lock(1)")
+    await conn.execute("SELECT pg_advisory_unlock(1)")
 
 
 @covers("B-69", "Q-59")
@@ -32,7 +38,7 @@ async def test_while_sessions_wait_for_locks_less_runs_and_it_is_said_why(
         async with engine(pool, [daily("days", gates, concurrency=4)]) as running:
             backfill_id = await running.create("days", 40)
             await gates.until(lambda all_: len(all_.came) == 4)
-            asked = [asyncio.create_task(conn.execute("SELECT pg_advisory_lock(1)")) for conn in waiting]
+            asked = [asyncio.create_task(passing(conn)) for conn in waiting]
             row = await running.until(backfill_id, lambda row: row["pace"] < 1)
             assert "3 sessions wait for locks (limit 2)" in row["pace_reason"]
             assert row["look"]["throttle"] == "locks"
@@ -41,9 +47,7 @@ async def test_while_sessions_wait_for_locks_less_runs_and_it_is_said_why(
                 assert await own.fetchval(limit, str(backfill_id)) == 2
                 assert (await read_state(own)).backfills_throttled == {("locks",): 1}
             await holder.execute("SELECT pg_advisory_unlock(1)")
-            for task, conn in zip(asked, waiting, strict=True):
-                await task  # one after the other
-                await conn.execute("SELECT pg_advisory_unlock(1)")
+            await asyncio.gather(*asked)
             await running.until(backfill_id, lambda row: row["pace"] == 1 and row["pace_reason"] is None)
             gates.let()
             assert (await running.over(backfill_id))["state"] == "completed"
