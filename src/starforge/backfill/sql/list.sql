@@ -30,7 +30,7 @@ SELECT j.id, j.tenant_id AS tenant, j.asset_name AS asset, j.state, j.health, j.
             THEN greatest(extract(epoch FROM j.eta_high_at - sf_now()), 0)::float8 END AS eta_high_s,
        j.avg_partition_duration_ms AS average_ms, j.sla_at, j.heartbeat_at,
        CASE WHEN j.heartbeat_at IS NOT NULL AND j.closed_at IS NULL THEN j.silent_s END AS heartbeat_age_s,
-       j.pace, j.pace_reason, j.created_by, j.state_by, j.state_reason, j.created_at, j.completed_at, j.closed_at,
+       j.pace, j.pace_reason, j.created_by, j.state_by, j.state_reason, j.version, j.changed, j.created_at, j.completed_at, j.closed_at,
        w.host || ':' || w.pid AS worker
 FROM judged AS j
 LEFT JOIN workers AS w ON w.id = j.worker_id
