@@ -101,7 +101,10 @@ def interval(low_s: float | None, high_s: float | None) -> str:
 
 def rate(per_s: float | None) -> str | None:
     """Return how many partitions end: per second, and per minute."""
-    return None if per_s is None else f"{per_s:.3g}/s, {per_s * 60:.0f}/min"
+    if per_s is None:
+        return None
+    each = f"{per_s:.3g}" if per_s < 1000 else f"{per_s:.0f}"
+    return f"{each}/s, {per_s * 60:.0f}/min"
 
 
 def throttled(one: Status) -> str:

@@ -72,7 +72,7 @@ def _pending(row: Row, gates: list[Gate]) -> Why:
 def _resuming(row: Row, gates: list[Gate]) -> Why:
     who, _ = author(row)
     by = f" by {who}" if who else ""
-    return _unclaimed(row, gates, f"its resume was asked for{by} {_ago(row['updated_age_s'])}")
+    return _waits(row) or _unclaimed(row, gates, f"its resume was asked for{by} {_ago(row['updated_age_s'])}")
 
 
 def _waits(row: Row) -> Why | None:

@@ -12,7 +12,10 @@ WITH fitting AS (
 ), judged AS (
     SELECT *, CASE
         WHEN closed_at IS NULL AND state NOT IN ('pending', 'paused')
-             AND silent_s > CASE state WHEN 'resuming' THEN $6::float8 ELSE $5::float8 END THEN 'stale'
+             AND silent_s > CASE state WHEN 'resuming' THEN $6::float8 ELSE $5::float8 END
+             AND NOT (state = 'resuming' AND EXISTS (SELECT FROM backfill_jobs AS u
+                                                     WHERE u.id = ANY (fitting.waits_for) AND u.state <> 'completed'))
+             THEN 'stale'
         WHEN state = 'running' AND avg_partition_duration_ms IS NOT NULL
              AND quiet_s > greatest($7::float8, $8::float8 * avg_partition_duration_ms / 1000) THEN 'no-progress'
         ELSE 'ok' END AS health
