@@ -313,6 +313,7 @@ async def test_a_sample_that_did_not_pass_is_not_said_to_have_passed(
     at = await now(db)
     paused = {"state": "paused", "paused_at": at, "state_by": "canary", "state_reason": "2 failed"}
     failed = await a_backfill(db, canary_partitions=3, canary_judged_at=at, **paused)
+    await parts(db, failed, failed=2, pending=1)
     shown = (await invoke("backfill", "status", str(failed))).out
     assert "it did not pass, judged at" in shown
     assert f"→ starforge backfill failures {failed}" in shown
