@@ -68,7 +68,7 @@ async def test_the_list_shows_progress_end_sign_and_who(invoke: Starforge, db: C
     assert done.code == 0
     for words in (
         str(backfill_id),
-        "4/10 50 %",
+        "4/10 40 %",
         "20–40 min",
         "ann",
         "1 failed",
@@ -213,9 +213,9 @@ async def test_watch_writes_a_line_for_each_change_and_ends_with_the_backfill(
     backfill_id = await a_running_one(db)
     told: list[str] = []
     async with running("backfill", "status", str(backfill_id), "--watch", DATABASE_URL=database) as process:
-        await _said(process, "running   4/10 50 %", told)
+        await _said(process, "running   4/10 40 %", told)
         await db.execute("UPDATE backfill_jobs SET completed_partitions = 9")
-        await _said(process, "running   9/10 100 %", told)
+        await _said(process, "running   9/10 90 %", told)
         await db.execute("UPDATE backfill_jobs SET state = $1, completed_at = sf_now()", ending)
         await _said(process, ending, told)
         await db.execute("UPDATE backfill_jobs SET closed_at = sf_now()")
@@ -313,6 +313,7 @@ async def test_a_sample_that_did_not_pass_is_not_said_to_have_passed(
     at = await now(db)
     paused = {"state": "paused", "paused_at": at, "state_by": "canary", "state_reason": "2 failed"}
     failed = await a_backfill(db, canary_partitions=3, canary_judged_at=at, **paused)
+    await parts(db, failed, failed=2, pending=1)
     shown = (await invoke("backfill", "status", str(failed))).out
     assert "it did not pass, judged at" in shown
     assert f"→ starforge backfill failures {failed}" in shown

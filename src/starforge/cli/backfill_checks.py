@@ -143,7 +143,7 @@ def claimable(
                     one.id,
                     one.asset,
                     one.state,
-                    progress(one.completed, one.failed, one.cancelled, one.total),
+                    progress(one.completed, one.total),
                     "yes" if one.claimable else "no",
                     one.why,
                 )

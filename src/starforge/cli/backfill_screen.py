@@ -69,17 +69,17 @@ def line(one: Status) -> str:
 
 
 def share(one: Status) -> str:
-    """Return how much of it is over: 12/50 24 %."""
-    return progress(one.completed, one.failed, one.cancelled, one.total)
+    """Return how much of it is completed: 12/50 24 %."""
+    return progress(one.completed, one.total)
 
 
-def progress(completed: int, failed: int, cancelled: int, total: int) -> str:
-    """Return how many of all partitions are completed, and the share of those that are over."""
-    return f"{completed}/{total} {percent(completed + failed + cancelled, total)}"
+def progress(completed: int, total: int) -> str:
+    """Return how many of all partitions are completed, and their share."""
+    return f"{completed}/{total} {percent(completed, total)}"
 
 
 def percent(part: int, total: int) -> str:
-    """Return a share, rounded down: 100 % is said of what is over, and of nothing else."""
+    """Return a share, rounded down: 100 % is said of the whole, and of nothing else."""
     return f"{part * 1000 // total / 10 if total else 0:g} %"
 
 
@@ -101,7 +101,10 @@ def interval(low_s: float | None, high_s: float | None) -> str:
 
 def rate(per_s: float | None) -> str | None:
     """Return how many partitions end: per second, and per minute."""
-    return None if per_s is None else f"{per_s:.3g}/s, {per_s * 60:.0f}/min"
+    if per_s is None:
+        return None
+    each = f"{per_s:.3g}" if per_s < 1000 else f"{per_s:.0f}"
+    return f"{each}/s, {per_s * 60:.0f}/min"
 
 
 def throttled(one: Status) -> str:

@@ -84,7 +84,7 @@ def _row(one: Listed) -> tuple[object, ...]:
         one.id,
         one.asset,
         one.state,
-        progress(one.completed, one.failed, one.cancelled, one.total),
+        progress(one.completed, one.total),
         None if one.eta_low_s is None else interval(one.eta_low_s, one.eta_high_s),
         None if one.heartbeat_age_s is None else duration(one.heartbeat_age_s),
         f"{one.pace:.0%}" if one.state == "running" else None,

@@ -122,6 +122,22 @@ async def test_what_waits_for_an_upstream_begins_when_that_is_completed(pool: Po
     assert rows[0]["closed_at"] <= rows[1]["started_at"]
 
 
+@covers("B-27", "B-22", "B-23")
+async def test_a_pause_and_a_resume_do_not_end_the_wait_for_an_upstream(pool: Pool) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("up", gates), daily("down", gates)], coordinators=0) as running:
+        up = await running.create("up", 2)
+        down = await running.create("down", 2, waits_for=[up], priority=9)
+        await act(pool, "pause", down)
+        await act(pool, "resume", down)
+        running.coordinate()
+        await gates.until(lambda seen: seen.came)
+        gates.let()
+        rows = [await running.over(each) for each in (up, down)]
+    assert [row["state"] for row in rows] == ["completed", "completed"]
+    assert rows[0]["closed_at"] <= rows[1]["started_at"]
+
+
 @pytest.mark.parametrize("how", ["fails", "cancelled"])
 @covers("B-27")
 async def test_what_waits_for_an_upstream_that_is_not_completed_is_cancelled_to_the_last(

@@ -145,7 +145,23 @@ async def test_a_paused_one_says_by_whom_why_and_until_when(conn: Connection) ->
     late = await one(conn, asset="c", **base, resume_at=at - timedelta(hours=1))
     assert "it was to resume at" in late.why
     by_hand = await one(conn, asset="d", state="paused", paused_at=at)
-    assert by_hand.why.startswith("somebody who left no name, as SQL does paused it at")
+    assert by_hand.why.startswith("somebody who left no name, as SQL does, paused it at")
+
+
+@covers("B-46")
+async def test_what_was_done_by_hand_is_not_told_of_whoever_did_something_before(conn: Connection) -> None:
+    """The name and the reason of a resume stay in the row when SQL pauses or cancels it afterwards."""
+    at = await now(conn)
+    resumed = {"state_by": "ann", "state_reason": "go on", "version": 4}
+    resumed["changed"] = {"operation": "backfill resume", "by": "ann", "version": 3}
+    paused = await one(conn, asset="a", state="paused", paused_at=at, **resumed)
+    assert paused.why.startswith("somebody who left no name, as SQL does, paused it at")
+    assert (paused.state_by, paused.state_reason) == (None, None)
+    cancelled = await one(
+        conn, asset="b", state="cancelled", completed_at=at, error_message="Bulk cancelled", **resumed
+    )
+    assert "it was cancelled" in cancelled.why
+    assert ": Bulk cancelled" in cancelled.why
 
 
 @covers("B-41")

@@ -7,7 +7,7 @@ other and neither overwrites the other. Whoever gives the version that they saw 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from starforge.backfill.create.moment import shown
 from starforge.backfill.errors import BackfillStateError, StaleVersionError, UnknownBackfillError
+from starforge.backfill.state.author import author
 from starforge.backfill.state.backfill import BACKFILL
 from starforge.db.statement import sql
 from starforge.operation import Caller
@@ -75,8 +76,9 @@ class Locked:
 
     def told(self) -> str:
         """Say in words what it is, since when, by whom and why: what goes after "it is"."""
-        why = f": {self.state_reason}" if self.state_reason else ""
-        by = self.state_by or "somebody"
+        who, reason = author(asdict(self))
+        why = f": {reason}" if reason else ""
+        by = who or "somebody"
         said = f": {self.error_message}" if self.error_message else ""
         done = f"{self.completed} of {self.total} partitions completed and {self.failed} failed"
         ended = f"{self.state} since {shown(self.completed_at)}"

@@ -99,9 +99,10 @@ async def resume(
     if findings:
         after["findings"] = findings
     noted = f"; {'; '.join(findings)}" if findings else ""
+    left = row.total - row.completed - row.failed
     return Change(
         summary=f"{row.named} goes on as soon as a coordinator takes it,"
-        f" {row.total - row.completed - row.failed} partitions are left{noted}",
+        f" {left} partition{' is' if left == 1 else 's are'} left{noted}",
         matched=1,
         changed=1,
         sample=(str(row.id),),

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import asyncpg
+
 from starforge.backfill.errors import UnknownBackfillError
 from starforge.backfill.partition.partition import PARTITION
 from starforge.backfill.show.cause import likely_cause
 from starforge.backfill.show.why import QUIET_S, QUIET_TIMES
 from starforge.backfill.state.ages import AgeSettings
+from starforge.backfill.state.author import author
 from starforge.backfill.state.backfill import BACKFILL
 from starforge.db.pool import Connection
 from starforge.db.probing import plan_by_probes
@@ -136,7 +139,13 @@ async def list_backfills(
     ages = AgeSettings.read()
     bounds = (ages.suspect_s, ages.bulk_recovery_s, QUIET_S, QUIET_TIMES)
     rows = await conn.fetch(sql("backfill", "list"), state, asset, older_s, health, *bounds, sort, most)
-    return [Listed(**row) for row in rows]
+    return [_listed(row) for row in rows]
+
+
+def _listed(row: asyncpg.Record) -> Listed:
+    by, reason = author(row)
+    told = {name: row[name] for name in row.keys() if name not in ("version", "changed")}  # noqa: SIM118
+    return Listed(**{**told, "state_by": by, "state_reason": reason})
 
 
 async def partitions(

@@ -21,6 +21,7 @@ from starforge.backfill.show.cause import likely_cause
 from starforge.backfill.show.reads import Failures
 from starforge.backfill.show.why import Why, not_resumable, why
 from starforge.backfill.state.ages import AgeSettings
+from starforge.backfill.state.author import author
 from starforge.backfill.state.backfill import BACKFILL
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
@@ -188,6 +189,7 @@ async def status(conn: Connection, backfill_id: UUID) -> Status:
     executor = _executor(row)
     told = why(row, await closed_gates(conn))
     look: Mapping[str, Any] = row["look"] if isinstance(row["look"], dict) else {}
+    by, reason = author(row)
     rate = look.get("rate_per_s") if row["state"] == "running" else None
     ended = row["completed_partitions"] + row["failed_partitions"] + row["cancelled_partitions"]
     return Status(
@@ -232,8 +234,8 @@ async def status(conn: Connection, backfill_id: UUID) -> Status:
         attempts_max=row["attempts_max"],
         code_version=row["code_version"],
         created_by=row["created_by"],
-        state_by=row["state_by"],
-        state_reason=row["state_reason"],
+        state_by=by,
+        state_reason=reason,
         error_message=row["error_message"],
         created_at=row["created_at"],
         started_at=row["started_at"],

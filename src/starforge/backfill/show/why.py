@@ -14,6 +14,7 @@ import asyncpg
 
 from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.state.ages import AgeSettings
+from starforge.backfill.state.author import author
 from starforge.queue.gate import Gate
 
 BEATS_S = 30.0
@@ -23,7 +24,7 @@ QUIET_S, QUIET_TIMES = 60.0, 5.0
 """Without an ended partition for this long, and so many mean durations, a running one makes no progress."""
 
 REASON_CHARS_MAX = 300
-ITSELF = ("breaker", "canary")
+FAILING = ("breaker", "canary")
 """What pauses a backfill because it fails."""
 
 Row = asyncpg.Record
@@ -69,8 +70,9 @@ def _pending(row: Row, gates: list[Gate]) -> Why:
 
 
 def _resuming(row: Row, gates: list[Gate]) -> Why:
-    by = f" by {row['state_by']}" if row["state_by"] else ""
-    return _unclaimed(row, gates, f"its resume was asked for{by} {_ago(row['updated_age_s'])}")
+    who, _ = author(row)
+    by = f" by {who}" if who else ""
+    return _waits(row) or _unclaimed(row, gates, f"its resume was asked for{by} {_ago(row['updated_age_s'])}")
 
 
 def _waits(row: Row) -> Why | None:
@@ -212,14 +214,12 @@ def _silent(row: Row) -> Why | None:
 
 
 def _paused(row: Row, _gates: list[Gate]) -> Why:
-    # What a statement by hand pauses still has the name of who resumed it.
-    by_hand = (row["changed"] or {}).get("operation", "").startswith("backfill resume")
-    named = row["state_by"] is not None and (row["state_by"] in ITSELF or not by_hand)
-    by = row["state_by"] if named else "somebody who left no name, as SQL does,"
-    reason = f": {row['state_reason'][:REASON_CHARS_MAX]}" if named and row["state_reason"] else ""
-    told = f"{by} paused it at {_at(row['paused_at'])}{reason}; {_progress(row)}"
+    by, why_so = author(row)
+    reason = f": {why_so[:REASON_CHARS_MAX]}" if why_so else ""
+    who = by or "somebody who left no name, as SQL does,"
+    told = f"{who} paused it at {_at(row['paused_at'])}{reason}; {_progress(row)}"
     resume = f"starforge backfill resume {row['id']}"
-    if row["state_by"] in ITSELF:
+    if by in FAILING and row["failed_partitions"]:
         return Why(told, "a resume, once the cause is mended", f"starforge backfill failures {row['id']}")
     if row["resume_at"] is None:
         return Why(told, "a resume", resume)
@@ -264,9 +264,10 @@ def _failed(row: Row, _gates: list[Gate]) -> Why:
 
 
 def _cancelled(row: Row, _gates: list[Gate]) -> Why:
-    by = f"{row['state_by']} cancelled it" if row["state_by"] else "it was cancelled"
+    who, why_so = author(row)
+    by = f"{who} cancelled it" if who else "it was cancelled"
     when = f" at {_at(row['completed_at'])}" if row["completed_at"] else ""
-    reason = row["state_reason"] or row["error_message"]
+    reason = why_so or row["error_message"]
     told = f"{by}{when}{f': {reason[:REASON_CHARS_MAX]}' if reason else ''}; {_progress(row)}{_closing(row)}"
     return Why(told, "nothing: a clone makes what is left", _clone(row))
 

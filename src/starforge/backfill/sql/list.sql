@@ -12,7 +12,10 @@ WITH fitting AS (
 ), judged AS (
     SELECT *, CASE
         WHEN closed_at IS NULL AND state NOT IN ('pending', 'paused')
-             AND silent_s > CASE state WHEN 'resuming' THEN $6::float8 ELSE $5::float8 END THEN 'stale'
+             AND silent_s > CASE state WHEN 'resuming' THEN $6::float8 ELSE $5::float8 END
+             AND NOT (state = 'resuming' AND EXISTS (SELECT FROM backfill_jobs AS u
+                                                     WHERE u.id = ANY (fitting.waits_for) AND u.state <> 'completed'))
+             THEN 'stale'
         WHEN state = 'running' AND avg_partition_duration_ms IS NOT NULL
              AND quiet_s > greatest($7::float8, $8::float8 * avg_partition_duration_ms / 1000) THEN 'no-progress'
         ELSE 'ok' END AS health
@@ -30,7 +33,7 @@ SELECT j.id, j.tenant_id AS tenant, j.asset_name AS asset, j.state, j.health, j.
             THEN greatest(extract(epoch FROM j.eta_high_at - sf_now()), 0)::float8 END AS eta_high_s,
        j.avg_partition_duration_ms AS average_ms, j.sla_at, j.heartbeat_at,
        CASE WHEN j.heartbeat_at IS NOT NULL AND j.closed_at IS NULL THEN j.silent_s END AS heartbeat_age_s,
-       j.pace, j.pace_reason, j.created_by, j.state_by, j.state_reason, j.created_at, j.completed_at, j.closed_at,
+       j.pace, j.pace_reason, j.created_by, j.state_by, j.state_reason, j.version, j.changed, j.created_at, j.completed_at, j.closed_at,
        w.host || ':' || w.pid AS worker
 FROM judged AS j
 LEFT JOIN workers AS w ON w.id = j.worker_id
