@@ -1,4 +1,4 @@
-"""An app for tests: a job that ends well, one that fails, and an asset with partitions that do so or neither."""
+"""An app for tests: a job that ends well, one that fails, and an asset whose partitions do so, or neither."""
 
 from __future__ import annotations
 
