@@ -230,6 +230,26 @@ async def tick(pool: Pool, hold: held.Held) -> bool:
         return await hold.tick(conn, PACE)
 
 
+@covers("B-37")
+async def test_a_partition_that_writes_poison_rows_for_long_does_not_keep_its_backfill_from_a_coordinator(
+    pool: Pool,
+) -> None:
+    """A row that refers to a backfill holds it against deletion, and against nothing else."""
+    poison = (
+        "INSERT INTO backfill_poison (backfill_job_id, row_key, tenant_id, asset_name, ordinal, error_type,"
+        " error_message) VALUES ($1, 1, 'default', 'days', 1, 'ValueError', 'no')"
+    )
+    async with engine(pool, [daily("days", Gates(open=True))], coordinators=0) as running:
+        backfill_id = await running.create("days", 1)
+        async with pool.connection() as writes, writes.transaction():
+            await writes.execute(poison, backfill_id)
+            _, hold = await held_by(pool, running)
+        assert hold.id == backfill_id
+        running.coordinate()
+        await ask(pool, "UPDATE workers SET state = 'dead' WHERE id = $1", hold.worker_id)
+        await running.over(backfill_id)
+
+
 @pytest.mark.parametrize("how", ["epoch", "heartbeat", "worker"])
 @covers("D-12", "D-11", "B-38", "G7")
 async def test_of_two_coordinators_the_one_that_was_followed_writes_nothing(pool: Pool, how: str) -> None:

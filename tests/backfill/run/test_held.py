@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from starforge.backfill.run import feed, known
 from starforge.db.pool import Pool
@@ -321,3 +323,25 @@ async def test_what_waits_of_an_ended_backfill_is_not_looked_for_at_every_tick(
         async with asyncio.timeout(20):
             while await tick(pool, hold):
                 await asyncio.sleep(0.02)
+
+
+@covers("B-50")
+async def test_each_partitions_end_is_said_once_with_the_backfill_and_what_became_of_it(pool: Pool) -> None:
+    gates = Gates(open=True)
+    gates.fails.add(day(2))
+    with capture_logs() as lines:
+        async with engine(pool, [daily("days", gates, retries=SOON)]) as running:
+            backfill_id = await running.create("days", 3, failed_max=1)
+            await running.over(backfill_id)
+    said = [line for line in lines if line["event"].startswith("partition.")]
+    assert {line["job_id"] for line in said} == {str(backfill_id)}
+    assert Counter(line["event"] for line in said) == {
+        "partition.completed": 2,
+        "partition.retried": 2,
+        "partition.failed": 1,
+    }
+    bad = [line for line in said if line["event"] != "partition.completed"]
+    assert [(line["key"], line["attempt"], line["log_level"]) for line in bad] == [
+        (day(2), number, "warning") for number in (1, 2, 3)
+    ]
+    assert all("is bad" in line["error"] and line["seconds"] >= 0 for line in bad)

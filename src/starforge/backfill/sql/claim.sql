@@ -3,7 +3,7 @@
 -- gives   one row (id, was: the state before, epoch, heartbeat_at), or none. A pending or resumed one needs its upstream
 --         completed, a pending one also a live worker that knows its type; one that ended or is paused is taken while something of it is not counted.
 --         What is this worker's by its row and not in its hands is what it lost, or took and was not told; what is
---         resumed is nobody's, whoever may still count what ended before
+--         resumed is nobody's, whoever may still count what ended before. Who writes rows that refer to it is not in the way
 -- index   backfill_jobs_due, workers_live
 WITH next AS (
     SELECT d.id, d.state FROM backfill_jobs AS d
@@ -19,7 +19,7 @@ WITH next AS (
           WHEN d.state = 'paused' THEN EXISTS (SELECT FROM backfill_ended AS e WHERE e.backfill_job_id = d.id)
           ELSE true END
     ORDER BY d.priority DESC, d.state = 'pending', d.created_at
-    LIMIT 1 FOR UPDATE OF d SKIP LOCKED
+    LIMIT 1 FOR NO KEY UPDATE OF d SKIP LOCKED
 )
 UPDATE backfill_jobs AS b
 SET state = CASE WHEN next.state IN ('pending', 'resuming') THEN 'running' ELSE next.state END,
