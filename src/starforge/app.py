@@ -18,6 +18,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from starforge.backfill.asset.upstream import Upstream
+from starforge.backfill.declarer import Declarer
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.run.coordinate import coordinate
+from starforge.backfill.run.run import partition_types
+from starforge.backfill.scheme.hourly import Hourly
+from starforge.backfill.scheme.keyed import KeyRange, Static
+from starforge.backfill.scheme.scheme import KeySpan, Named, SnapshotWindow, Window
+from starforge.backfill.scheme.snapshot_range import SnapshotRange
+from starforge.backfill.scheme.window import Daily, Monthly
 from starforge.db.pool import Connection, set_tenant
 from starforge.etl.ingest.call import given
 from starforge.etl.ingest.key import PRUNE_BATCH, prune_ingest_keys
@@ -31,6 +41,9 @@ from starforge.etl.snapshot.quarantine import resume_released
 from starforge.etl.source.catalogue import LOOK_S, settle
 from starforge.etl.source.fit import FIT_S, report
 from starforge.heroes.mapping import HERO
+from starforge.operation import Change
+from starforge.ops import coverage as _coverage  # noqa: F401 - its check is made with every preflight
+from starforge.ops.audit import Entry, record
 from starforge.ops.plan import prune_plans
 from starforge.queue.call import plan
 from starforge.queue.caller import is_asyncpg
@@ -56,31 +69,45 @@ from starforge.queue.producer import Producer
 from starforge.queue.results import JobState
 from starforge.queue.schedule import Missed, Schedule, Schedules
 from starforge.queue.signature import Signature
+from starforge.reprocess import snapshot_range_handler, version_of
 from starforge.settings import HomeSettings
 from starforge.worker.child import load_app
 from starforge.worker.duties import HOURLY_S, PRUNE_S, duties
 from starforge.worker.errors import AppNotFoundError
+from starforge.worker.supervise import Service
 from starforge.worker.upkeep import Task, in_batches, unfenced
 
 __all__ = [
     "Accepted",
     "Context",
+    "Daily",
     "Depends",
     "Discard",
+    "Hourly",
     "JobFunction",
     "JobState",
     "Key",
+    "KeyRange",
+    "KeySpan",
     "Limit",
+    "Monthly",
+    "Named",
     "NewJob",
+    "Partition",
     "PermanentError",
     "Quarantined",
     "Rate",
     "Receipt",
     "Retry",
     "RetryLater",
+    "SnapshotRange",
+    "SnapshotWindow",
     "Snooze",
     "StarForge",
+    "Static",
     "Unique",
+    "Upstream",
+    "Window",
     "app",
     "current_context",
     "current_job",
@@ -107,8 +134,8 @@ class Register(Protocol):
     def __call__(self, handler: Callable[P, R], /) -> JobFunction[P, R]: ...
 
 
-class StarForge(Producer):
-    """An app: the job types that a worker runs and the mappings that the ETL knows."""
+class StarForge(Producer, Declarer):
+    """An app: the job types that a worker runs, assets, and the mappings that the ETL knows."""
 
     def __init__(self, name: str = "starforge", *, mappings: Iterable[SourceMapping] = ()) -> None:
         self.name = name
@@ -116,7 +143,8 @@ class StarForge(Producer):
         types = JobTypes(
             [process_snapshot_type(self.mappings), process_snapshot_highmem_type(self.mappings), PROBE]
         )
-        super().__init__(types, application=f"starforge app {name}")
+        Producer.__init__(self, types, application=f"starforge app {name}")
+        Declarer.__init__(self)
         self._schedules = Schedules()
 
     @overload
@@ -310,9 +338,36 @@ class StarForge(Producer):
             Task("orphans", HOURLY_S, unfenced(sweep_objects)),
         ]
 
+    def services(self) -> list[Service]:
+        """Return what a worker of this app does beside its jobs: it looks after backfills."""
+        return [partial(coordinate, self.assets)]
+
     def job_types(self) -> JobTypes:
-        """Return the job types, for a worker."""
+        """Return the job types, for a worker: also those that make the partitions of assets.
+
+        Raises: AssetDeclarationError where the assets do not fit one another.
+        """
+        self.assets.bind()
+        for job_type in partition_types(self.assets):
+            if self._types.declared(job_type.name) is None:
+                self._types.add(job_type)
         return self._types
+
+    def _reprocessing(self, source: str) -> tuple[Callable[..., Any], str]:
+        return snapshot_range_handler(self.mappings), version_of(self.mappings.get(source))
+
+    async def _record(
+        self,
+        conn: Connection,
+        operation: str,
+        arguments: Mapping[str, Any],
+        reason: str,
+        tenant: str,
+        change: Change,
+    ) -> None:
+        actor = f"app {self.name}"
+        entry = Entry(tenant, actor, "operator", operation, arguments, reason or None, change=change)
+        await record(conn, entry)
 
 
 def load(reference: str) -> StarForge:

@@ -109,6 +109,14 @@ class Parameter:
     hidden: bool = False
     """Its value is kept nowhere, only a hash of it."""
 
+    python_name: str = ""
+    """What the function calls it, where that is not its name: `from_` for `from`, a word of Python's own."""
+
+    @property
+    def called(self) -> str:
+        """What the function, and a command made from it, call the parameter."""
+        return self.python_name or self.name
+
     @property
     def type_name(self) -> str:
         """The type in words: text, number, yes/no, id …"""
@@ -181,6 +189,11 @@ class Operation:
     def needs_reason(self) -> bool:
         """Destructive and bulk acts are refused without one; a `reason` without default says so too."""
         return self.risk == "destructive" or any(p.name == "reason" and p.required for p in self.parameters)
+
+    def run(self, caller: Caller, arguments: Mapping[str, Any]) -> Awaitable[Change]:
+        """Call the function with bound arguments."""
+        called = {parameter.name: parameter.called for parameter in self.parameters}
+        return self.act(caller, **{called[name]: value for name, value in arguments.items()})
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Convert text or JSON arguments to the signature's types; raise BadArgumentError otherwise."""
@@ -257,7 +270,8 @@ def _parameters(act: Act) -> tuple[Parameter, ...]:
         required = parameter.default is parameter.empty
         found.append(
             Parameter(
-                name=parameter.name,
+                name=parameter.name.removesuffix("_"),
+                python_name=parameter.name,
                 type=_without_bounds(annotation),
                 bounded=annotation,
                 required=required,

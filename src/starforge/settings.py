@@ -75,7 +75,10 @@ class Settings(BaseSettings):
 def _refused(group: type[Settings], error: ValidationError) -> InvalidSettingError:
     first = error.errors()[0]
     env = str(first["loc"][0])
-    allowed = first["msg"][0].lower() + first["msg"][1:]
+    if env in group.model_fields:  # its default was refused, beside another setting's value
+        env = str(group.model_fields[env].validation_alias)
+    said = first["msg"].removeprefix("Value error, ")
+    allowed = said[0].lower() + said[1:]
     for field in group.model_fields.values():
         if field.validation_alias == env:
             allowed = f"{allowed} ({field.description} Default {field.default!r} {_unit(field)})"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from starforge.backfill.state.backfill import BACKFILL
 from starforge.etl.snapshot.snapshot import SNAPSHOT
 from starforge.machine import Machine
 from starforge.queue.job import JOB
@@ -18,7 +19,7 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
-@pytest.mark.parametrize("machine", [JOB, SNAPSHOT, WORKER], ids=lambda machine: machine.noun)
+@pytest.mark.parametrize("machine", [BACKFILL, JOB, SNAPSHOT, WORKER], ids=lambda machine: machine.noun)
 def test_a_diagram_of_the_architecture_page_is_drawn_from_the_state_table(machine: Machine) -> None:
     assert machine.mermaid() in (ROOT / "docs" / "architecture.md").read_text("utf-8")
 

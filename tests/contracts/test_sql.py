@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -12,6 +13,10 @@ from uuid import UUID
 import httpx
 import pytest
 
+from starforge.backfill.pace.pace import Pace
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.run.held import Held
+from starforge.backfill.scheme.scheme import Window
 from starforge.db.pool import Connection, Pool, connect
 from starforge.etl.snapshot.latest import last_snapshots
 from starforge.etl.snapshot.listing import held, list_snapshots, whole
@@ -20,6 +25,8 @@ from starforge.queue.complete import complete
 from starforge.queue.enqueue import enqueue
 from starforge.queue.job import LeasedJob, NewJob
 from starforge.web.auth import make_token
+from tests.backfill.engine import Engine, daily, engine
+from tests.backfill.gates import Gates, day
 from tests.contracts.contract import filled, statements
 from tests.covers import covers
 from tests.etl.load.test_job import offer
@@ -33,7 +40,7 @@ pytestmark = pytest.mark.shared
 ENTRIES = {entry["id"]: entry for entry in statements()}
 EFFECTS = {name for name, entry in ENTRIES.items() if "effect" in entry}
 
-NOT_YET = ("Q-SQL-5", "Q-SQL-7", "B-SQL-1", "B-SQL-7")
+NOT_YET = ("Q-SQL-5", "Q-SQL-7")
 """Effects whose behaviour is not built yet; whoever builds one writes its test and takes it out here."""
 
 SHOWN: dict[str, str] = {}
@@ -299,6 +306,117 @@ async def test_a_high_memory_job_made_by_hand_runs_on_a_high_memory_worker_thoug
         await scene.operator.fetchval("SELECT count(*) FROM snapshot_quarantine WHERE released_at IS NULL")
         == 1
     )
+
+
+@asynccontextmanager
+async def a_backfill_at_work(pool: Pool) -> AsyncIterator[tuple[Engine, UUID, Counter[str]]]:
+    """A backfill of 200 days in the middle of its work, and how often each day was made."""
+    made: Counter[str] = Counter()
+
+    async def make(day: Partition[Window]) -> None:
+        await asyncio.sleep(0.01)
+        made[day.key] += 1
+
+    async with engine(pool, [daily("days", make)], coordinators=2) as running:
+        backfill_id = await running.create("days", 200, concurrency=4)
+        await running.until(backfill_id, lambda row: row["completed_partitions"] >= 20)
+        yield running, backfill_id, made
+
+
+@shows_effect("B-SQL-1")
+@covers("X-14", "B-21", "B-18", "G7")
+async def test_a_backfill_paused_by_hand_stops_at_the_boundary_and_keeps_its_checkpoint(
+    scene: Scene, pool: Pool
+) -> None:
+    async with a_backfill_at_work(pool) as (running, backfill_id, made):
+        await scene.run("B-SQL-1", job_id=backfill_id)
+        row = await running.until(backfill_id, lambda row: row["worker_id"] is None)
+        assert (row["state"], row["completed_partitions"]) == ("paused", len(made))
+        assert row["paused_at"] is not None
+        assert 20 <= len(made) < 200
+        found = await scene.run("B-SQL-6", job_id=backfill_id)
+        assert [each["pending_partitions"] for each in found] == [200 - len(made)]
+        assert found[0]["job_checkpoint"] <= found[0]["last_completed_partition"]
+        who: dict[str, Any] = {"actor": "ann", "role": "operator", "tenant": "default"}
+        await perform(pool, "backfill resume", {"job_id": str(backfill_id)}, **who)
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 200)
+    assert set(made.values()) == {1}
+
+
+@shows_effect("B-SQL-7")
+@covers("X-14", "B-38", "D-12", "G7")
+async def test_a_backfill_reclaimed_by_hand_goes_on_under_another_epoch_and_makes_nothing_twice(
+    scene: Scene, pool: Pool
+) -> None:
+    async with a_backfill_at_work(pool) as (running, backfill_id, made):
+        before = await running.row(backfill_id)
+        await scene.run("B-SQL-7", job_id=backfill_id)
+        row = await running.until(
+            backfill_id, lambda row: row["lease_epoch"] > before["lease_epoch"], within_s=5
+        )
+        assert row["version"] == before["version"] + 1
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 200)
+    assert set(made.values()) == {1}
+
+
+@shows_effect("B-SQL-1")
+@covers("X-14", "B-17", "B-21")
+async def test_a_backfill_paused_by_hand_ends_what_runs_keeps_its_checkpoint_and_stops(
+    scene: Scene, pool: Pool
+) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("days", gates, concurrency=2)]) as running:
+        backfill_id = await running.create("days", 9)
+        gates.let(day(1), day(2), day(3))
+        await running.until(backfill_id, lambda row: row["completed_partitions"] == 3)
+        await gates.until(lambda seen: seen.came[day(4)] and seen.came[day(5)])
+        version = (await running.row(backfill_id))["version"]
+        await scene.run("B-SQL-1", job_id=backfill_id)
+        gates.let(day(4), day(5))
+        row = await running.until(backfill_id, lambda row: row["worker_id"] is None)
+        assert (row["state"], row["completed_partitions"]) == ("paused", 5)
+        assert (row["checkpoint_partition_key"], row["version"]) == (day(5), version + 1)
+        gates.let()
+        await scene.operator.execute("UPDATE backfill_jobs SET state = 'resuming' WHERE id = $1", backfill_id)
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 9)
+    assert gates.came == {day(n): 1 for n in range(1, 10)}
+
+
+@shows_effect("B-SQL-7")
+@covers("X-14", "D-11", "D-12", "D-13")
+async def test_a_backfill_aged_by_hand_goes_on_elsewhere_and_its_old_coordinator_writes_nothing(
+    scene: Scene, pool: Pool
+) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("days", gates, concurrency=1)]) as running:
+        backfill_id = await running.create("days", 5)
+        gates.let(day(1), day(2))
+        before = await running.until(backfill_id, lambda row: row["completed_partitions"] == 2)
+        running.stop.set()  # it lets go: this hold of its row is the one that nobody has told
+        await asyncio.gather(*running.coordinating)
+        old = Held(backfill_id, running.worker_id, before["lease_epoch"], before["heartbeat_at"], "running")  # type: ignore[arg-type]
+        await scene.engine.execute(
+            "UPDATE backfill_jobs SET worker_id = $2, heartbeat_at = $3 WHERE id = $1",
+            backfill_id, running.worker_id, before["heartbeat_at"],
+        )  # fmt: skip
+        async with pool.connection() as conn:
+            assert await old.tick(conn, Pace(1.0, 0.5, ""))
+        await scene.run("B-SQL-7", job_id=backfill_id)
+        seen = await running.row(backfill_id)
+        async with pool.connection() as conn:
+            assert not await old.tick(conn, Pace(1.0, 0.5, ""))
+        assert await running.row(backfill_id) == seen
+        running.stop.clear()
+        running.coordinate(await running.enter())
+        row = await running.until(backfill_id, lambda row: row["lease_epoch"] > before["lease_epoch"])
+        assert (row["checkpoint_partition_key"], row["worker_id"] == running.worker_id) == (day(2), False)
+        gates.let()
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"]) == ("completed", 5)
+    assert gates.came == {day(n): 1 for n in range(1, 6)}
 
 
 async def test_rows_made_by_hand_take_the_tenant_of_what_they_name(database: str) -> None:

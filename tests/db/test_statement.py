@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from starforge.db.pool import Connection
-from starforge.db.statement import body, statements
+from starforge.db.statement import body, quoted, statements
 
 STATEMENTS = dict(statements())
 
@@ -24,3 +24,7 @@ def test_each_statement_file_is_one_statement_with_a_header(name: str) -> None:
     for word in ("takes", "gives", "index"):
         assert any(line.startswith(f"-- {word}") for line in lines), f"{name} does not say what it {word}"
     assert ";" not in body(text).rstrip(";")
+
+
+def test_a_quoted_name_is_one_name() -> None:
+    assert quoted("shop", 'a"; DROP TABLE t; --') == '"shop"."a""; DROP TABLE t; --"'

@@ -7,14 +7,21 @@ import os
 from pathlib import Path
 
 from starforge.app import StarForge
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.scheme import Window
+from starforge.backfill.scheme.window import Daily
+from starforge.db.pool import Connection
 from starforge.queue.handler import Context
 from tests.faults.history import note
 
 TABLE = """
 CREATE TABLE effects (job_id uuid, lease_epoch bigint, at timestamptz DEFAULT clock_timestamp());
 GRANT ALL ON effects TO PUBLIC;
+CREATE TABLE made (backfill_id text, day text, attempt integer);
+GRANT ALL ON made TO PUBLIC;
 """
 EFFECT = "INSERT INTO effects (job_id, lease_epoch) VALUES ($1, $2)"
+MADE = "INSERT INTO made (backfill_id, day, attempt) VALUES ($1, $2, $3)"
 EFFECT_S_ENV = "FAULTS_EFFECT_S"
 
 app = StarForge("faults")
@@ -98,3 +105,11 @@ async def spill(ctx: Context, folder: str, size_bytes: int) -> None:
     finally:
         path.unlink(missing_ok=True)
     _note(ctx, "ended")
+
+
+@app.asset("faults.days", partitions=Daily("2024-01-01"), concurrency=2)
+async def days(day: Partition[Window], ctx: Context, conn: Connection) -> None:
+    """Write an effect in the transaction that completes the partition."""
+    await conn.execute(MADE, ctx.job.payload["backfill_id"], day.key, day.attempt)
+    note("making", day=day.key, attempt=day.attempt, pid=os.getpid())
+    await asyncio.sleep(float(os.environ.get(EFFECT_S_ENV, "0")))

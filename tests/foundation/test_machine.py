@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starforge.backfill.backfill import BACKFILL
-from starforge.backfill.partition import PARTITION
+from starforge.backfill.partition.partition import PARTITION
+from starforge.backfill.state.backfill import BACKFILL
 from starforge.db.pool import Connection
 from starforge.errors import IllegalMoveError
 from starforge.etl.snapshot.snapshot import SNAPSHOT

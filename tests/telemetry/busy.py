@@ -1,8 +1,10 @@
-"""An app for tests: one job that ends well and one that fails."""
+"""An app for tests: a job that ends well, one that fails, and an asset whose partitions do so, or neither."""
 
 from __future__ import annotations
 
-from starforge.app import StarForge
+import asyncio
+
+from starforge.app import Named, Partition, StarForge, Static
 
 app = StarForge("busy")
 
@@ -14,3 +16,11 @@ async def work(n: int) -> None: ...
 @app.job("busy.fail", retry=1)
 async def fail() -> None:
     raise OSError("no route")
+
+
+@app.asset("busy.parts", partitions=Static("one", "two", "three", "bad", "endless"), retries=0, concurrency=5)
+async def make(part: Partition[Named]) -> None:
+    if part.key == "bad":
+        raise OSError("no route")
+    if part.key == "endless":
+        await asyncio.Event().wait()

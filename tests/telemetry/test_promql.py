@@ -12,18 +12,23 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from uuid import uuid4
 
 import httpx
 import pytest
 import yaml
 
-from starforge.db.pool import Connection, connect
+from starforge.db.pool import Connection, Pool, connect
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.job import NewJob
 from starforge.telemetry.metrics import CATALOGUE
+from tests.backfill.engine import planned
+from tests.backfill.rows import a_backfill, now
+from tests.backfill.run.test_coordinate import act, ask
 from tests.contracts.contract import CONTRACT
 from tests.covers import covers
+from tests.telemetry.busy import app
 from tests.worker.test_supervise import until
 
 pytestmark = [pytest.mark.system("prometheus"), pytest.mark.shared]
@@ -47,11 +52,13 @@ def exposed(expression: str) -> bool:
 
 
 def asked() -> list[dict[str, Any]]:
-    """Those of the queue and of jobs, and of the other runbooks what is exposed already."""
+    """Those of the queue and of jobs, and of the other runbooks what is exposed already; not of backfills."""
     return [
         entry
         for entry in expressions()
-        if entry["data"] is True and (entry["id"][0] in "QJ" or exposed(entry["expr"]))
+        if entry["data"] is True
+        and entry["id"][0] != "B"
+        and (entry["id"][0] in "QJ" or exposed(entry["expr"]))
     ]
 
 
@@ -110,8 +117,10 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def watched(database: str, folder: Path) -> AsyncIterator[Prometheus]:
-    """A server and a worker on this database, scraped until the block ends."""
+async def watched(
+    database: str, folder: Path, *only: Literal["server", "worker"]
+) -> AsyncIterator[Prometheus]:
+    """A server and a worker on this database, or only one of them, scraped until the block ends."""
     worker, server, own = a_port(), a_port(), a_port()
     config = {
         "global": {"scrape_interval": f"{int(SCRAPE_S * 1000)}ms", "scrape_timeout": "250ms"},
@@ -140,6 +149,8 @@ async def watched(database: str, folder: Path) -> AsyncIterator[Prometheus]:
     }
     async with AsyncExitStack() as stack:
         for name, words in programs.items():
+            if only and name not in (*only, "prometheus"):
+                continue
             await stack.enter_async_context(process(*words, log=folder / f"{name}.log", **told))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{own}"))
         yield Prometheus(client)
@@ -181,6 +192,78 @@ async def test_every_expression_of_the_queue_and_of_jobs_has_samples(database: s
         await prometheus.until('max(starforge_queue_jobs_dlq_total{type="busy.fail",reason="OSError"}) == 5')
         await prometheus.until(f'max(starforge_queue_jobs_waiting_total{{type="nobody.knows"}}) == {BACKLOG}')
     await conn.close()
+
+
+B_62 = (
+    'sum(rate(servo_backfill_partition_completion_total{status="failed"}[5m]))'
+    " / sum(rate(servo_backfill_partition_completion_total[5m]))"
+)
+B_61 = "histogram_quantile(0.95, sum by (le) (rate(servo_backfill_partition_duration_seconds_bucket[10m])))"
+
+
+@covers("X-15", "B-53", "B-54", "B-55", "B-56", "B-57", "B-59", "B-60", "B-61", "B-62", "D-17")
+async def test_every_expression_of_backfills_has_samples_of_one_that_ran(
+    database: str, pool: Pool, tmp_path: Path
+) -> None:
+    known = app.assets.get("busy.parts")
+    listed = [(name, place) for place, name in enumerate(known.partitions.names)]  # type: ignore[attr-defined]
+    backfill_id = await planned(pool, known, listed, state="paused", failed_max=1)
+    await ask(pool, "UPDATE backfill_jobs SET paused_at = sf_now() - interval '100 seconds'")
+    async with watched(database, tmp_path) as prometheus:
+        for status in ("completed", "failed"):  # they are 0 before the first, or no rate would know it
+            ended = f'servo_backfill_partition_completion_total{{status="{status}",job="worker"}}'
+            await prometheus.until(f"{ended} == 0")
+        await prometheus.until('servo_backfill_jobs_active{state="paused",job="worker"} == 1')
+        await act(pool, "resume", backfill_id)
+        for status, count in (("completed", 3), ("failed", 1)):
+            for name in ("partition_completion_total", "partition_duration_seconds_count"):
+                await prometheus.until(f'servo_backfill_{name}{{status="{status}",job="worker"}} == {count}')
+        for entry in (each for each in expressions() if each["id"].startswith("B-")):
+            if entry["data"] is True:
+                assert await prometheus.until(entry["expr"]), entry["id"]
+            else:
+                await prometheus.query(entry["expr"])
+        # They say what happened: one runs still, a quarter of what ended failed, and nothing took long.
+        await prometheus.until('max(servo_backfill_jobs_active{state="running"}) == 1')
+        await prometheus.until('max(servo_backfill_jobs_active{state="paused"}) == 0')
+        await prometheus.until(f"abs({B_62} - 0.25) < 0.001")
+        await prometheus.until(f"{B_61} > 0 and {B_61} < 1")
+        await prometheus.until("servo_backfill_pause_duration_seconds_count == 1")
+        await prometheus.until("servo_backfill_pause_duration_seconds_sum > 100 < 160")
+        await prometheus.until("servo_backfill_eta_distribution_seconds_count > 0")
+
+
+@covers("B-60", "B-63", "D-15", "D-16", "B-06")
+async def test_one_backfill_that_is_stuck_or_late_shows_beside_one_that_does_well(
+    database: str, pool: Pool, tmp_path: Path
+) -> None:
+    """The oldest and the latest of all that run: another's completions hide nothing, and it recovers."""
+    async with pool.connection() as conn:
+        for minutes in (0, 10):
+            await a_backfill(
+                conn,
+                state="running",
+                worker_id=uuid4(),
+                heartbeat_at=await now(conn, -60 * minutes),
+                progress_at=await now(conn, -120 * minutes),
+                eta_high_at=await now(conn, 60 + 720 * minutes),
+                asset=f"asset{minutes}",
+            )
+    heartbeat, progress, eta = (
+        f'max(starforge_backfill_{name}{{job="server"}})'
+        for name in ("oldest_heartbeat_age_seconds", "oldest_progress_age_seconds", "eta_seconds")
+    )
+    async with watched(database, tmp_path, "server") as prometheus:
+        await prometheus.until(f"{heartbeat} > 300")
+        await prometheus.until(f"{progress} > 1100")
+        await prometheus.until(f"{eta} > 3600")
+        await ask(
+            pool,
+            "UPDATE backfill_jobs SET heartbeat_at = sf_now(), progress_at = sf_now(),"
+            " eta_high_at = sf_now() + interval '1 minute'",
+        )
+        for shown, most in ((heartbeat, 60), (progress, 60), (eta, 61)):
+            await prometheus.until(f"{shown} < {most}")
 
 
 @covers("Q-07", "Q-08")

@@ -201,3 +201,13 @@ async def test_an_operation_that_takes_too_long_is_answered_as_unknown(
     async with client_of(pool) as client:
         answer = await client.post("/api/v1/lamp/wait", json={}, headers=await bearer())
     assert (answer.status_code, answer.json()["code"]) == (503, "SF610")
+
+
+async def test_an_argument_may_be_named_by_a_word_of_python_s_own(
+    client: httpx.AsyncClient, bearer: Bearer
+) -> None:
+    body = {"asset": "nothing", "from": "2024-01-01"}
+    refused = await client.post("/api/v1/backfill/create", json=body, headers=await bearer())
+    assert (refused.status_code, refused.json()["code"]) == (404, "SF502")
+    api = (await client.get("/api/v1/openapi.json")).json()
+    assert "from" in api["components"]["schemas"]["BackfillCreate"]["properties"]

@@ -171,6 +171,11 @@ ONE_OF_EACH = metrics.State(
     retrying={("mail", "send"): 1},
     archived={("send",): 1},
     upkeep_age_s={("rescue",): 0.5},
+    backfills={("running",): 1},
+    backfill_eta_s={(): 60.0},
+    backfill_heartbeat_s={(): 1.0},
+    backfill_progress_s={(): 1.0},
+    backfills_throttled={("wal",): 1},
     at_s={(): 1.0},
 )
 

@@ -115,6 +115,32 @@ def etl(
     _run(measure, role=role, postgres=postgres, as_json=as_json)
 
 
+@bench.command("backfill")
+def backfill(
+    partitions: Annotated[int, typer.Option(min=100, help="Partitions of the small backfill.")] = 10_000,
+    large: Annotated[
+        int, typer.Option(min=0, max=500_000, help="Partitions of the large backfill; 0: none.")
+    ] = 500_000,
+    rounds: Rounds = 1,
+    live_rounds: Annotated[
+        int, typer.Option(min=1, max=100, help="How often live traffic is measured, alone and beside one.")
+    ] = 5,
+    role: Role = "engine",
+    postgres: Postgres = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what backfills cost beside their work, how soon they obey, and what live jobs notice."""
+    from starforge.dev.bench.backfill import bench_backfill
+
+    def measure(server: Database) -> Awaitable[dict[str, Any]]:
+        return bench_backfill(
+            server, small=partitions, large=large, rounds=rounds, live_rounds=live_rounds, role=role,
+            report=progress,
+        )  # fmt: skip
+
+    _run(measure, role=role, postgres=postgres, as_json=as_json)
+
+
 @bench.command("ingest")
 def ingest(
     seconds: Annotated[

@@ -43,6 +43,7 @@ NOUNS = {
     "source": "Sources of snapshots: how they are read, what they send, how they fail.",
     "catalog": "Catalogues that snapshots refer to: what lacks, new entries, what waits for them.",
     "etl": "Failures of snapshots: what fails alike, and the snapshots behind it.",
+    "backfill": "Backfills of assets: list, look into, follow, verify; create, pause, resume, cancel.",
     "retention": "How long snapshots, captures, quarantine and errors are kept.",
     "ingest": "Taking snapshots in: pause and resume it for every server and command.",
     "subject": "One subject of a source: erase what is kept of it.",
@@ -66,7 +67,7 @@ def add_doors(app: typer.Typer, run: Run[Any]) -> None:
         noun, verb = registry.command(operation)
         found = group(app, noun)
         if verb not in [known.name for known in found.registered_commands]:  # it has a door of its own
-            found.command(verb, help=operation.help)(_command(operation, run))
+            found.command(verb, help=operation.help)(door(operation, run))
     group(app, "ops").command("list")(list_operations)
 
 
@@ -92,7 +93,9 @@ def list_operations(*, json: AsJson = False) -> None:
     )
 
 
-def _command(operation: Operation, run: Run[Any]) -> Callable[..., None]:
+def door(operation: Operation, run: Run[Any]) -> Callable[..., None]:
+    """Make the command of an operation: a function of its parameters, by name, and of the doors' own."""
+
     def command(**given: Any) -> None:
         as_json, key, plan_id = given.pop("json"), given.pop("key"), given.pop("plan_id")
         only_plan = given.pop("plan")
@@ -156,7 +159,7 @@ def _word_or_option(parameter: Parameter) -> inspect.Parameter:
         names = [registry.option_name(parameter)] if shown is not bool or not parameter.default else []
         kind = typer.Option(*names, help=parameter.help, show_default=parameter.default not in (None, ""))
     return inspect.Parameter(
-        parameter.name,
+        parameter.called,
         inspect.Parameter.KEYWORD_ONLY,
         annotation=Annotated[shown if parameter.required else shown | None, kind],
         default=inspect.Parameter.empty if parameter.required else _as_default(parameter, shown),
@@ -174,7 +177,7 @@ def _arguments(operation: Operation, given: Mapping[str, Any]) -> dict[str, Any]
     """Return the arguments that were given; text for a list or an object is JSON."""
     arguments: dict[str, Any] = {}
     for parameter in operation.parameters:
-        value = given[parameter.name]
+        value = given[parameter.called]
         if value is None:
             continue
         if isinstance(value, str) and parameter.type_name not in ("text", "id") and value[:1] in ("[", "{"):

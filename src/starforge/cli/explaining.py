@@ -1,4 +1,4 @@
-"""`starforge explain`: why a job, a queue or a worker is as it is."""
+"""`starforge explain`: why a job, a queue, a worker or a backfill is as it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from uuid import UUID
 
 import typer
 
+from starforge.cli.doors import group
 from starforge.cli.render import print_json, run, say
 from starforge.cli.work import JsonOption
 
@@ -24,6 +25,7 @@ explain = typer.Typer(
 def add(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(explain, name="explain")
+    group(app, "backfill").command("explain")(backfill)
 
 
 @explain.command("job")
@@ -56,6 +58,17 @@ def worker(
     from starforge.ops.explain import explain_worker
 
     _explain(lambda conn: explain_worker(conn, worker_id), as_json=as_json)
+
+
+@explain.command("backfill")
+def backfill(
+    backfill_id: Annotated[UUID, typer.Argument(metavar="ID", help="The backfill's id.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Explain backfill ID: why it is in its state, and whether a resume would be done."""
+    from starforge.ops.explain import explain_backfill
+
+    _explain(lambda conn: explain_backfill(conn, backfill_id), as_json=as_json)
 
 
 def _explain(ask: Callable[[Connection], Awaitable[Explanation]], *, as_json: bool) -> None:

@@ -10,6 +10,9 @@ import typer
 
 from starforge import __version__
 from starforge.cli import (
+    backfill_checks,
+    backfill_create,
+    backfills,
     benches,
     capacity,
     database,
@@ -74,6 +77,9 @@ sources.add(app)
 snapshot_looks.add(app)
 snapshot_tries.add(app)
 retention.add(app)
+backfills.add(app)
+backfill_checks.add(app)
+backfill_create.add(app)
 explaining.add(app)
 history.add(app)
 development.add(app)

@@ -240,16 +240,16 @@ def report(
     say(f"read in pieces: {100 * (streamed or 0):.1f} % of the bytes (what is above {size(threshold)})")
 
 
-def read(look: Callable[[Connection, str], Awaitable[T]]) -> T:
-    """Look at one picture of the database, for this process's tenant."""
+def read(look: Callable[[Connection, str], Awaitable[T]], *, tenant: str | None = None) -> T:
+    """Look at one picture of the database, for a tenant: this process's where none is given."""
     from starforge.db.pool import set_tenant
     from starforge.settings import HomeSettings
 
     async def work(pool: Pool) -> T:
-        tenant = HomeSettings.read().tenant
+        whose = HomeSettings.read().tenant if tenant is None else tenant
         async with pool.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
-            await set_tenant(conn, tenant)
-            return await look(conn, tenant)
+            await set_tenant(conn, whose)
+            return await look(conn, whose)
 
     found: T = run(work)
     return found

@@ -114,7 +114,9 @@ def run_one(
             memory_limit_bytes=limit.bytes if limit else None,
         )
         upkeep = tuple(loaded.upkeep())
-        _work(WorkerOrders("", app, registration, log_level, limit, chosen, reload, upkeep), types.names())
+        services = () if chosen else tuple(loaded.services())
+        orders = WorkerOrders("", app, registration, log_level, limit, chosen, reload, upkeep, services)
+        _work(orders, types.names())
 
 
 def _work(orders: WorkerOrders, types: Sequence[str]) -> None:
@@ -273,7 +275,7 @@ def logs(
         found = await read(pool, worker_id, 0)
         last = 0
         while follow:
-            _show(found)
+            show_lines(found)
             last = found[-1].id if found else last
             await asyncio.sleep(FOLLOW_S)
             found = await read(pool, worker_id, last)
@@ -286,10 +288,11 @@ def logs(
     if as_json:
         print_json([asdict(line) for line in shown])
     else:
-        _show(shown)
+        show_lines(shown)
 
 
-def _show(lines: Sequence[Kept]) -> None:
+def show_lines(lines: Sequence[Kept]) -> None:
+    """Print lines of the logbook."""
     for line in lines:
         say(f"{line.at:%Y-%m-%d %H:%M:%S} {line.level:<8} {_told(line)}", style=STYLES.get(line.level, ""))
 

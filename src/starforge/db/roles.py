@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from starforge.db.statement import quoted
+
 if TYPE_CHECKING:
     from starforge.db.pool import Connection
 
@@ -38,13 +40,13 @@ def grants_script(database: str, *, schema: str = "public") -> str:
     owner = role_name("owner")
     lines += [
         f"GRANT {owner} TO CURRENT_USER;",
-        f"GRANT CREATE, TEMPORARY ON DATABASE {_quoted(database)} TO {owner};",
-        f"GRANT USAGE, CREATE ON SCHEMA {_quoted(schema)} TO {owner};",
+        f"GRANT CREATE, TEMPORARY ON DATABASE {quoted(database)} TO {owner};",
+        f"GRANT USAGE, CREATE ON SCHEMA {quoted(schema)} TO {owner};",
     ]
     for role in ("engine", "app", "operator"):
         lines += [
-            f"GRANT CONNECT, TEMPORARY ON DATABASE {_quoted(database)} TO {role_name(role)};",
-            f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {role_name(role)};",
+            f"GRANT CONNECT, TEMPORARY ON DATABASE {quoted(database)} TO {role_name(role)};",
+            f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role_name(role)};",
         ]
     # The time limits of each role: a page may not hang, a worker's batch may take longer.
     for role, statement_s, idle_s in (("engine", 120, 120), ("app", 15, 15), ("operator", 300, 300)):
@@ -83,9 +85,5 @@ async def create_roles(conn: Connection, passwords: Mapping[str, str]) -> None:
     for role in ROLES:
         password = passwords.get(role)
         if password:
-            quoted = await conn.fetchval("SELECT quote_literal($1)", password)
-            await conn.execute(f"ALTER ROLE {role_name(role)} PASSWORD {quoted}")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+            literal = await conn.fetchval("SELECT quote_literal($1)", password)
+            await conn.execute(f"ALTER ROLE {role_name(role)} PASSWORD {literal}")

@@ -18,6 +18,11 @@ def body(text: str) -> str:
     return "\n".join(lines).strip()
 
 
+def quoted(*parts: str) -> str:
+    """Return a name as SQL has it, whatever characters it is written with."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
 def statements() -> list[tuple[str, str]]:
     """List every statement of every room as ("queue/claim", text), sorted."""
     found = []

@@ -1,4 +1,4 @@
-"""Explain: why a job, a queue or a worker is as it is, and which operation would move it. (X-19)
+"""Explain: why a job, a queue, a worker or a backfill is as it is, and which operation would move it. (X-19)
 
 It reads and changes nothing. The first sentence that is true of the rows is the answer: what stands nearest
 to the job comes first (its own status), then what withholds it (gates), then who could take it (workers),
@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
+from starforge.backfill.show.status import explanation
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from starforge.ops.errors import UnknownThingError
@@ -247,6 +248,13 @@ async def explain_worker(conn: Connection, start: str) -> Explanation:
             subject, "stopping", f"it was told to stop; {works}", "the end of its running jobs"
         )
     return Explanation(subject, "running", works, "nothing: it works")
+
+
+async def explain_backfill(conn: Connection, backfill_id: UUID) -> Explanation:
+    """Explain one backfill; raise UnknownBackfillError where the caller's tenant has none of this id."""
+    asset, state, told, not_resumable = await explanation(conn, backfill_id)
+    why = f"{told.why}; a resume would be refused, for {not_resumable}" if not_resumable else told.why
+    return Explanation(f"backfill {backfill_id} of {asset}", state, why, told.moves, told.command)
 
 
 def _reason(row: asyncpg.Record) -> str:

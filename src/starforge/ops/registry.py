@@ -23,6 +23,7 @@ def load() -> None:
     for room in sorted(entry.name for entry in root.iterdir() if entry.is_dir()):
         if root.joinpath(room, "operations.py").is_file():
             importlib.import_module(f"starforge.{room}.operations")
+    importlib.import_module("starforge.ops.coverage")  # what one room looks at for another's operations
 
 
 def find(name: str) -> Operation:

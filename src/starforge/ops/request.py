@@ -59,7 +59,7 @@ class Request:
             self.request_id,
             [] if committed is None else committed,
         )
-        return await self.operation.act(caller, **self.arguments)
+        return await self.operation.run(caller, self.arguments)
 
     def entry(self, change: Change, *, plan_id: UUID | None, key: str | None) -> Entry:
         """Return what the audit log keeps of this request."""

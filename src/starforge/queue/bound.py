@@ -95,8 +95,12 @@ class Bounds:
             of_type = limit.total
         if of_type is not None:
             yield Slots(Limited("type", key.type), of_type)
-        if limit is not None and limit.per_key is not None and key.limit_key:
-            yield Slots(Limited("type", key.type, key.limit_key), limit.per_key)
+        if key.limit_key:
+            of_key = self._overrides.limit.get(("key", key.limit_key))
+            if of_key is None and limit is not None:
+                of_key = limit.per_key
+            if of_key is not None:
+                yield Slots(Limited("type", key.type, key.limit_key), of_key)
         if limit is not None and limit.per_worker is not None:
             yield Share(Limited("worker", key.type), limit.per_worker)
         if (jobs := self._overrides.batches.get(key.type)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -173,12 +173,8 @@ class Context(msgspec.Struct, eq=False):
             self.written = True
 
     async def _complete(self, conn: Connection) -> None:
-        result = None if self.outcome is None else encode_result(self.outcome)
-        ran_ms = (monotonic_s() - self.started_s) * 1000
         await conn.execute(plan_by_probes(local=True))
-        if not await complete(conn, [self.job], [ran_ms], worker_id=self.host.worker_id, results=[result]):
-            raise LeaseLostError(self.job.id, self.job.lease_epoch)
-        await forget(conn, [self.job.id])
+        await complete_together(conn, [self])
 
     def complete(self, result: Any) -> None:
         """Say inside `transaction()` what the job's result is."""
@@ -197,6 +193,27 @@ class Context(msgspec.Struct, eq=False):
             what.close()
             raise NotInThreadError("ctx.wait(…) was called in a coroutine")
         return asyncio.run_coroutine_threadsafe(what, self.host.loop).result()
+
+
+async def complete_together(conn: Connection, contexts: Sequence[Context]) -> None:
+    """Complete the jobs of these attempts in the caller's transaction: all of them, or it must not commit.
+
+    Whoever commits says so by `written`.
+    Raises: LeaseLostError for the first that is no longer this worker's.
+    """
+    host, now_s = contexts[0].host, monotonic_s()
+    accepted = await complete(
+        conn,
+        [each.job for each in contexts],
+        [(now_s - each.started_s) * 1000 for each in contexts],
+        worker_id=host.worker_id,
+        results=[None if each.outcome is None else encode_result(each.outcome) for each in contexts],
+    )
+    for each in contexts:
+        if each.job.id not in accepted:
+            raise LeaseLostError(each.job.id, each.job.lease_epoch)
+    if spoke := [each.job.id for each in contexts if each.job.id in host.progress.used]:
+        await forget(conn, spoke)
 
 
 def current_context() -> Context | None:

@@ -45,6 +45,12 @@ async def as_declared(conn: Connection, job: NewJob, *, queue: bool) -> bool:
     return True
 
 
+async def workers_knowing(conn: Connection, queue: str, job_type: str) -> int:
+    """Count the live workers that run jobs of a type in a queue."""
+    found: int = await conn.fetchval(sql("queue", "workers_knowing"), queue, job_type)
+    return found
+
+
 def _limits(job_type: JobType) -> dict[str, float]:
     """Return the limits of a type as `job_types.limits` has them."""
     limit, rate = job_type.limit, job_type.rate

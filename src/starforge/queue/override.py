@@ -19,7 +19,7 @@ from starforge.queue.errors import UnknownOverrideError
 from starforge.queue.gate import announce
 from starforge.queue.handler import JobType, JobTypes
 
-OverrideScope = Literal["all", "queue", "type", "worker"]
+OverrideScope = Literal["all", "queue", "type", "worker", "key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ CATALOGUE: dict[str, Overridable] = {
     "timeout": Overridable(("type",), "timeout of the type", "seconds", "Longest that an attempt may take."),
     "rate": Overridable(("type",), "rate of the type", "starts per second", "Most starts, over all workers."),
     "limit": Overridable(
-        ("type", "queue"),
-        "limit of the type or queue",
+        ("type", "queue", "key"),
+        "limit of the type, queue or key",
         "jobs",
-        "Most jobs that run at once, over all workers.",
+        "Most jobs that run at once, over all workers; of a key: those with this limit key.",
     ),
     "breaker": Overridable(("type",), "STARFORGE_BREAKER_RATIO", "yes/no", "Whether the type has a breaker."),
 }
@@ -119,7 +119,7 @@ class Overrides:
     timeout_s: dict[str, float] = field(default_factory=dict)
     rate: dict[str, Rate] = field(default_factory=dict)
     limit: dict[tuple[str, str], int] = field(default_factory=dict)
-    """By scope (queue or type) and name."""
+    """By scope (queue, type or key) and name."""
 
     @classmethod
     def of(cls, rows: Iterable[Override]) -> Overrides:
@@ -227,6 +227,12 @@ async def reset(conn: Connection, scope: OverrideScope, name: str, setting: str)
         raise UnknownOverrideError(f"{setting} of {whose} is not overridden")
     await announce(conn)
     return Override(**row)
+
+
+async def reset_keys(conn: Connection, names: Iterable[str], setting: str) -> None:
+    """Let a setting of limit keys be again what it is without overrides, where there are any."""
+    if await conn.fetch(sql("queue", "reset_keys"), list(names), setting):
+        await announce(conn)
 
 
 async def lives(conn: Connection, worker_id: UUID) -> bool:

@@ -119,6 +119,33 @@ CATALOGUE: dict[str, Named] = {
             ("result",),
             "Ticks of schedules: run as jobs, held by a unique key, skipped as missed or paused.",
         ),
+        Named(
+            "servo_backfill_partition_completion_total",
+            "counter",
+            ("status",),
+            "Partitions of backfills that are over, by how they ended.",
+        ),
+        Named(
+            "servo_backfill_partition_duration_seconds",
+            "histogram",
+            ("status",),
+            "Time that the last attempt at a partition took, by how it ended.",
+            (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14_400),
+        ),
+        Named(
+            "servo_backfill_pause_duration_seconds",
+            "histogram",
+            (),
+            "Time that a backfill was paused before it was resumed.",
+            (1, 10, 60, 300, 900, 3600, 14_400, 86_400, 604_800),
+        ),
+        Named(
+            "servo_backfill_eta_distribution_seconds",
+            "histogram",
+            (),
+            "Time left of running backfills, as each of their looks estimated it.",
+            (1, 10, 60, 300, 900, 3600, 14_400, 86_400, 604_800),
+        ),
         DATABASE_UP,
         *STATE_GAUGES.values(),
         Named(
@@ -146,6 +173,7 @@ QUARANTINE_CAUSES = ("size", "poison", "malformed")
 JOB_STATUSES = ("completed", "failed", "quarantined", "cancelled")
 RESTART_CAUSES = ("exit", "signal", "oom", "stalled", "unknown")
 TICK_RESULTS = ("run", "held", "skipped")
+PARTITION_STATUSES = ("completed", "failed", "cancelled")
 
 disable_created_metrics()
 _REGISTRY = CollectorRegistry()
@@ -177,6 +205,10 @@ JOB_DURATION = _histogram("job_duration_seconds")
 WORKER_RESTARTS = _counter("starforge_worker_restarts_total")
 UPKEEP_RUNS = _counter("starforge_upkeep_runs_total")
 SCHEDULE_TICKS = _counter("starforge_schedule_ticks_total")
+PARTITIONS_ENDED = _counter("servo_backfill_partition_completion_total")
+PARTITION_DURATION = _histogram("servo_backfill_partition_duration_seconds")
+PAUSE_DURATION = _histogram("servo_backfill_pause_duration_seconds")
+ETA_DISTRIBUTION = _histogram("servo_backfill_eta_distribution_seconds")
 MEMORY_USAGE = _gauge_of("memory_usage_bytes")
 HEAP_USED = _gauge_of("heap_used_bytes")
 MEMORY_LIMIT = _gauge_of("memory_limit_bytes")
@@ -198,6 +230,9 @@ def start_at_zero(
         SNAPSHOTS_FAILED.labels(error_type=error_type, env=LABELS.env, service=LABELS.service)
     for cause in RESTART_CAUSES:
         WORKER_RESTARTS.labels(cause=cause)
+    for status in PARTITION_STATUSES:
+        PARTITIONS_ENDED.labels(status=status)
+        PARTITION_DURATION.labels(status=status)
     for outcome in TICK_RESULTS:
         SCHEDULE_TICKS.labels(result=outcome)
     for task in tasks:

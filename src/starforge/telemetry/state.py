@@ -60,6 +60,36 @@ STATE_GAUGES: dict[str, Named] = {
         ("type",),
         "Dead letters whose job has left the queue.",
     ),
+    "backfills": Named(
+        "servo_backfill_jobs_active",
+        "gauge",
+        ("state",),
+        "Backfills that are not over, by state.",
+    ),
+    "backfill_eta_s": Named(
+        "starforge_backfill_eta_seconds",
+        "gauge",
+        (),
+        "Time left of the running backfill that takes longest; 0 where none has an estimate.",
+    ),
+    "backfill_heartbeat_s": Named(
+        "starforge_backfill_oldest_heartbeat_age_seconds",
+        "gauge",
+        (),
+        "Age of the oldest heartbeat of a running backfill.",
+    ),
+    "backfill_progress_s": Named(
+        "starforge_backfill_oldest_progress_age_seconds",
+        "gauge",
+        (),
+        "Time since the running backfill that stands still longest ended a partition.",
+    ),
+    "backfills_throttled": Named(
+        "starforge_backfill_throttled",
+        "gauge",
+        ("reason",),
+        "Running backfills that may not use all of their concurrency, by what the database suffers from.",
+    ),
     "upkeep_age_s": Named(
         "starforge_upkeep_last_success_age_seconds",
         "gauge",
@@ -87,6 +117,11 @@ class State:
     retrying: Mapping[tuple[str, str], int] = field(default_factory=dict)
     archived: Mapping[tuple[str], int] = field(default_factory=dict)
     upkeep_age_s: Mapping[tuple[str], float] = field(default_factory=dict)
+    backfills: Mapping[tuple[str], int] = field(default_factory=dict)
+    backfill_eta_s: Mapping[tuple[()], float] = field(default_factory=dict)
+    backfill_heartbeat_s: Mapping[tuple[()], float] = field(default_factory=dict)
+    backfill_progress_s: Mapping[tuple[()], float] = field(default_factory=dict)
+    backfills_throttled: Mapping[tuple[str], int] = field(default_factory=dict)
     at_s: Mapping[tuple[()], float] = field(default_factory=dict)
 
 

@@ -35,6 +35,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/healthz", "/readyz")
 STATIC = "/static/"
 SNAPSHOTS = f"{API}/snapshots"
+BACKFILLS = f"{API}/backfills"
 KNOWN_MAX = 1000
 """Tokens that are remembered; one that was revoked works for a second more at most."""
 
@@ -107,8 +108,9 @@ class Guard:
         if not safe:
             require_same_origin(headers)
         path = scope["path"]
-        snapshots = path == SNAPSHOTS or path.startswith(SNAPSHOTS + "/")
-        open_to_all = path in OPEN_PATHS or path.startswith(STATIC) or not (self._exposed or snapshots)
+        snapshots = _under(path, SNAPSHOTS)
+        tenants = snapshots or _under(path, BACKFILLS)  # the token says whose are shown
+        open_to_all = path in OPEN_PATHS or path.startswith(STATIC) or not (self._exposed or tenants)
         identity = None if safe and open_to_all else await self._identify(headers)
         if identity is not None and identity.role == PRODUCER and not snapshots:
             raise RoleDeniedError("this", "viewer", PRODUCER)
@@ -141,6 +143,10 @@ class Guard:
     async def _look(self, token: str) -> Identity | None:
         async with self._pool.connection() as conn:
             return await identify(conn, token)
+
+
+def _under(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
 
 
 def require_host(headers: Headers, names: frozenset[str], server: tuple[str, int | None] | None) -> None:

@@ -25,6 +25,7 @@ from starforge.app import app as built_in
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
 from starforge.ops.registry import API
+from starforge.web.api.backfills import add_backfills
 from starforge.web.api.routes import add_snapshots
 from starforge.web.console.now import add_now
 from starforge.web.doors import add_doors
@@ -115,9 +116,10 @@ def create_app(
     add_now(app, pool, title=title)
     schemas = add_doors(app, pool)
     paths, answers = add_snapshots(app, pool, star)
+    more, shapes = add_backfills(app, pool)
     static = str(resources.files("starforge.web").joinpath("static"))
     app.mount(STATIC.rstrip("/"), StaticFiles(directory=static), name="static")
-    _describe(app, paths, schemas | answers)
+    _describe(app, paths | more, schemas | answers | shapes)
     return app
 
 

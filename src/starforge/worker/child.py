@@ -15,9 +15,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -120,6 +120,8 @@ class App(Protocol):
     def sources(self) -> Iterable[str]: ...
 
     def upkeep(self) -> Iterable[Task]: ...
+
+    def services(self) -> Iterable[Callable[..., Coroutine[Any, Any, None]]]: ...
 
 
 def load_app(reference: str) -> App:

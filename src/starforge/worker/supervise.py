@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import structlog
 
 from starforge.clock import monotonic_s
 from starforge.db.errors import DatabaseUnreachableError
-from starforge.db.leader import LEASE_S
+from starforge.db.leader import LEASE_S, Lend
 from starforge.db.migrate import check_version
 from starforge.db.pool import Connection, connect, require_bound_role
 from starforge.db.url import shown
@@ -61,6 +62,11 @@ CONNECTIONS_FOR_LOG = 8
 """From this many on the log has one of its own; with fewer it shares the supervisor's."""
 
 
+Service = Callable[[Lend, Callable[[], UUID | None], asyncio.Event], Coroutine[Any, Any, None]]
+"""What every supervisor does beside its child until the event is set: it is lent a connection for short
+questions, and may ask as which worker the process is registered now. It waits out a database that is away."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerOrders:
     """What a worker was started for."""
@@ -81,6 +87,8 @@ class WorkerOrders:
     upkeep: tuple[Task, ...] = field(default_factory=lambda: tuple(duties()))
     """What this worker does for all when it leads."""
 
+    services: tuple[Service, ...] = ()
+
 
 class Supervisor:
     """One worker: a lease, a heartbeat and a child."""
@@ -91,6 +99,7 @@ class Supervisor:
         self._wire = Wire(orders.url)
         self._lease = Lease(self._wire, orders.registration, self._settings.lease_s)
         self._life: Life | None = None
+        self._worker_id: UUID | None = None
         self._all_told = True  # that is, how the last child ended
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -120,7 +129,7 @@ class Supervisor:
             sources = Sources(folder_of(orders.app)) if orders.reload else None
             async with kept(self._write_lines) as lines:
                 await self._prepare()
-                async with self._upkeep():
+                async with self._upkeep(), self._services():
                     await self._live(Charge(lines, orders.limit, sources))
         finally:
             self._writer.close()
@@ -193,10 +202,12 @@ class Supervisor:
             await self._look_around()
         life = self._life = Life(worker_id, self._orders.url, charge, self._wire)
         await life.begin(self._child_orders(worker_id, charge, life))
+        self._worker_id = worker_id
         if self._stop.is_set():
             # The stop came while there was no child to tell.
             life.tell(signal.SIGTERM)
         await life.run(self._lease.keep(worker_id, charge, self._renewed), self._stop, self._hurry)
+        self._worker_id = None
         done = bool(self._orders.chosen) and life.status == 0
         await life.bury(in_order=self._stop.is_set() or bool(charge.replaced) or done)
         self._all_told = life.told
@@ -292,6 +303,32 @@ class Supervisor:
             ended=self._gauges.forget,
         )
         await upkeep.run(self._leave)
+
+    @asynccontextmanager
+    async def _services(self) -> AsyncIterator[None]:
+        """Run what this worker does beside its child, for the length of a `with` block."""
+        running = [
+            asyncio.create_task(service(self._briefly, self._registered, self._leave))
+            for service in self._orders.services
+        ]
+        try:
+            yield
+        finally:
+            self._leave.set()
+            if running:
+                await asyncio.wait(running, timeout=UPKEEP_END_S_MAX)
+            for task in running:
+                task.cancel()
+
+    @asynccontextmanager
+    async def _briefly(self) -> AsyncIterator[Connection]:
+        """Lend the supervisor's connection for so short a time that no heartbeat comes too late."""
+        async with self._wire.lent(self._settings.lease_s / 6) as conn:
+            yield conn
+
+    def _registered(self) -> UUID | None:
+        """Return as which worker this process is registered; None while it is not."""
+        return self._worker_id
 
     async def _for_upkeep(self) -> Connection:
         """Open a connection whose statements are planned each time: its tables grow and shrink."""

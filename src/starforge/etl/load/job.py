@@ -133,18 +133,31 @@ def _ids(payload: Mapping[str, Any]) -> tuple[UUID, UUID | None]:
         raise PermanentError(f"the payload names no snapshot: {payload!r:.200}") from None
 
 
+async def note_failure(
+    conn: Connection,
+    error: BaseException,
+    *,
+    snapshot_id: UUID | None,
+    tenant: str,
+    job_id: UUID,
+    final: bool,
+) -> None:
+    """Record what a snapshot failed with, in the caller's transaction; `final` ends it as failed."""
+    found, *others = rejects_of(error)
+    row = None
+    if snapshot_id is not None:
+        last_error = _last_error(found, job_id)
+        row = await conn.fetchrow(sql("etl", "failed"), snapshot_id, last_error, final, tenant)
+    source = row["source"] if row else ""
+    for one in (*others, found):
+        await reject(conn, one, tenant=tenant, source=source, snapshot_id=snapshot_id, job_id=job_id)
+    _count(found)
+
+
 async def _failed(conn: Connection, job: LeasedJob, error: BaseException, final: bool) -> None:
     """Record a failed attempt beside the job's own retry or end, in the same transaction."""
-    found, *others = rejects_of(error)
-    snapshot_id, row = _snapshot_of(job), None
-    if snapshot_id is not None:
-        row = await conn.fetchrow(
-            sql("etl", "failed"), snapshot_id, _last_error(found, job), final, job.tenant
-        )
-    source = row["source"] if row else ""
-    for other in others:
-        await reject(conn, other, tenant=job.tenant, source=source, snapshot_id=snapshot_id, job_id=job.id)
-    await _count(conn, found, job, snapshot_id, source)
+    snapshot_id = _snapshot_of(job)
+    await note_failure(conn, error, snapshot_id=snapshot_id, tenant=job.tenant, job_id=job.id, final=final)
 
 
 async def _lost(conn: Connection, job: LeasedJob, evidence: Mapping[str, Any]) -> None:
@@ -162,7 +175,7 @@ async def _lost(conn: Connection, job: LeasedJob, evidence: Mapping[str, Any]) -
     found = replace(found, details=said)
     snapshot_id, row = _snapshot_of(job), None
     if snapshot_id is not None and evidence.get("verdict") == "guilty":
-        last_error = _last_error(found, job)
+        last_error = _last_error(found, job.id)
         if evidence.get("quarantined"):
             reason = f"its job has killed {evidence.get('kills')} worker processes; the last one: {words}"
             row = await conn.fetchrow(
@@ -172,7 +185,9 @@ async def _lost(conn: Connection, job: LeasedJob, evidence: Mapping[str, Any]) -
                 alert("poison", row["source"], reason, owner=row["owner"], snapshot_id=snapshot_id)
         else:
             row = await conn.fetchrow(sql("etl", "failed"), snapshot_id, last_error, False, job.tenant)
-    await _count(conn, found, job, snapshot_id, row["source"] if row else "")
+    source = row["source"] if row else ""
+    await reject(conn, found, tenant=job.tenant, source=source, snapshot_id=snapshot_id, job_id=job.id)
+    _count(found)
 
 
 def _snapshot_of(job: LeasedJob) -> UUID | None:
@@ -182,13 +197,10 @@ def _snapshot_of(job: LeasedJob) -> UUID | None:
         return None
 
 
-def _last_error(found: Reject, job: LeasedJob) -> dict[str, Any]:
-    return {"reason": found.message, "error_type": found.error_type, "job_id": str(job.id)}
+def _last_error(found: Reject, job_id: UUID) -> dict[str, Any]:
+    return {"reason": found.message, "error_type": found.error_type, "job_id": str(job_id)}
 
 
-async def _count(
-    conn: Connection, found: Reject, job: LeasedJob, snapshot_id: UUID | None, source: str
-) -> None:
-    await reject(conn, found, tenant=job.tenant, source=source, snapshot_id=snapshot_id, job_id=job.id)
+def _count(found: Reject) -> None:
     SNAPSHOTS_PROCESSED.labels(result="failure").inc()
     SNAPSHOTS_FAILED.labels(error_type=found.error_type, env=LABELS.env, service=LABELS.service).inc()

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import asyncpg
 
 from starforge.clock import failpoint
+from starforge.db.group_commit import GroupCommit
 from starforge.db.pool import DATABASE_AWAY, Connection, Pool, set_tenant
 from starforge.db.statement import sql
 from starforge.etl.document.guard import MB, Guard
@@ -29,7 +30,6 @@ from starforge.etl.gears.entities import Entities
 from starforge.etl.gears.limits import ProcessSettings, process_settings
 from starforge.etl.gears.spool import spooled
 from starforge.etl.gears.stream import Streamed
-from starforge.etl.load.group_commit import GroupCommit
 from starforge.etl.load.parts import Written
 from starforge.etl.load.write import Captured, write_all, write_entity
 from starforge.etl.mapping import Mapping

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import traceback
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from starforge.db.fingerprint import fingerprint, place_of
 from starforge.db.pool import DATABASE_AWAY, Connection
 from starforge.db.statement import sql
 from starforge.errors import storable, told
@@ -48,8 +46,6 @@ DETAILS = (
 )  # fmt: skip
 """What an error says of itself that is kept beside its message."""
 
-_VARIABLE = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
-
 
 @dataclass(frozen=True, slots=True)
 class Reject:
@@ -70,7 +66,7 @@ def reject_of(error: BaseException) -> Reject:
     kind, rules = error_type(cause), redaction()
     message = rules.text(told(cause))[:MESSAGE_CHARS_MAX]
     details: dict[str, Any] = {"error": type(cause).__name__}
-    if at := _place(cause):
+    if at := place_of(cause):
         details["at"] = at
     for name in DETAILS:
         value = getattr(cause, name, None)
@@ -81,7 +77,7 @@ def reject_of(error: BaseException) -> Reject:
     if isinstance(cause, MappingError) and cause.value is not None:
         hidden = rules.value(cause.value, tuple(SEGMENT.findall(cause.path)))
         details["value"] = storable(msgspec.json.encode(hidden).decode())[:VALUE_CHARS_MAX]
-    return Reject(kind, message, details, fingerprint(kind, cause))
+    return Reject(kind, message, details, fingerprint(cause, kind))
 
 
 def rejects_of(error: BaseException) -> list[Reject]:
@@ -117,31 +113,6 @@ def error_type(error: BaseException) -> ErrorType:
             return "DB_ERROR"
         case _:
             return "UNKNOWN"
-
-
-def fingerprint(kind: ErrorType, error: BaseException) -> str:
-    """Return what like failures share: class, place in the code, message without its variable parts.
-
-    An error of Postgres is known by its SQLSTATE and the table, column or constraint that it names; its
-    detail holds values of the row.
-    """
-    place = _place(error)
-    said = told(error)
-    if isinstance(error, asyncpg.PostgresError):
-        names = ("sqlstate", "schema_name", "table_name", "column_name", "constraint_name")
-        place = "|".join(str(getattr(error, name, None)) for name in names)
-        said = error.message or said
-    # The path of a mapping error tells failures apart by field; its ids do not.
-    said = _VARIABLE.sub("#", said)
-    return hashlib.sha256(
-        f"{kind}|{type(error).__name__}|{place}|{said}".encode(errors="replace")
-    ).hexdigest()[:16]
-
-
-def _place(error: BaseException) -> str:
-    """Return where in the code an error arose, without the line: that is another with every release."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else ""
 
 
 async def reject(

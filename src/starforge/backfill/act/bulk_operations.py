@@ -1,0 +1,100 @@
+"""Many backfills at once: pause, resume, cancel what has not started (F-24, F-25)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from starforge.backfill.act.lease_operations import BULK_MAX, bulk
+from starforge.backfill.act.locked import Why
+from starforge.backfill.act.state_operations import end
+from starforge.backfill.state.ages import AgeSettings
+from starforge.backfill.state.integrity import blocking
+from starforge.db.statement import sql
+from starforge.operation import Caller, Change, operation
+
+PAUSE_ALL = "backfill pause-all"
+
+Asset = Annotated[
+    Annotated[str, Meta(min_length=1, max_length=200)] | None,
+    "Only backfills of this asset; else of every one.",
+]
+Pausable = Literal["pending", "running", "resuming"]
+PAUSABLE: tuple[Pausable, ...] = ("pending", "running", "resuming")
+
+
+@operation(PAUSE_ALL, role="operator", inverse="backfill resume-all")
+async def pause_all(
+    caller: Caller,
+    *,
+    reason: Annotated[str, "Why; it stays with the backfills."],
+    asset: Asset = None,
+    state: Annotated[Pausable | None, "Only those in this state; else all that are not paused yet."] = None,
+) -> Change:
+    """Pause every backfill of this tenant, or those of one asset or state: `--state pending` is what waits.
+
+    Those that somebody had paused before keep their pause, and `resume-all` leaves them paused.
+    """
+    states = PAUSABLE if state is None else (state,)
+    rows, more = await _live(caller, states, asset)
+    await caller.conn.fetch(
+        sql("backfill", "pause"), _ids(rows), caller.tenant, caller.actor, reason, None, PAUSE_ALL
+    )
+    return bulk(rows, "paused", "paused", more)
+
+
+@operation("backfill resume-all", role="operator", inverse=PAUSE_ALL)
+async def resume_all(
+    caller: Caller,
+    *,
+    reason: Why = "",
+    asset: Asset = None,
+    everyone: Annotated[bool, "Also those that were paused otherwise, one by one or by hand."] = False,
+) -> Change:
+    """Resume every backfill of this tenant that `pause-all` paused, or those of one asset.
+
+    One whose checkpoint does not fit its partitions stays paused, and is told.
+    """
+    found, more = await _live(caller, ("paused",), asset, paused_with=None if everyone else PAUSE_ALL)
+    rows, skipped = [], []
+    for row in found:
+        reasons = await blocking(caller.conn, row["id"], caller.tenant)
+        if reasons:
+            skipped.append(f"{row['id']} stays paused: {reasons[0]}")
+        else:
+            rows.append(row)
+    await caller.conn.fetch(
+        sql("backfill", "resume"),
+        _ids(rows),
+        caller.tenant,
+        caller.actor,
+        reason or None,
+        AgeSettings.read().aged_s,
+        "backfill resume-all",
+    )
+    return bulk(rows, "resuming", "resumed", more, skipped=skipped)
+
+
+@operation("backfill cancel-pending", role="operator", inverse=None, risk="destructive")
+async def cancel_pending(
+    caller: Caller, *, reason: Annotated[str, "Why; it stays with the backfills."], asset: Asset = None
+) -> Change:
+    """Cancel every backfill of this tenant that has not started, or those of one asset."""
+    rows, more = await _live(caller, ("pending",), asset)
+    message = f"cancelled by {caller.actor} with all that were pending: {reason}"
+    too = await end(caller, _ids(rows), reason, message, "backfill cancel-pending")
+    return bulk(rows, "cancelled", "pending: cancelled", more, too=too)
+
+
+async def _live(
+    caller: Caller, states: tuple[str, ...], asset: str | None, *, paused_with: str | None = None
+) -> tuple[list[Any], bool]:
+    rows = await caller.conn.fetch(
+        sql("backfill", "lock_live"), caller.tenant, states, asset, paused_with, BULK_MAX + 1
+    )
+    return rows[:BULK_MAX], len(rows) > BULK_MAX
+
+
+def _ids(rows: list[Any]) -> list[Any]:
+    return [row["id"] for row in rows]

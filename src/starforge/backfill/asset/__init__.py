@@ -1,0 +1,1 @@
+"""Assets: what is declared, and what workers wrote down of it."""

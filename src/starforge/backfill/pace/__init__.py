@@ -1,0 +1,1 @@
+"""How much of its concurrency a backfill may use, and when it is stopped."""

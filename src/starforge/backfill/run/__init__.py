@@ -1,0 +1,1 @@
+"""How a backfill runs: its coordinator, and attempts at its partitions."""

@@ -1,0 +1,1 @@
+"""Schemes: how an asset is cut into partitions."""

@@ -1,0 +1,1 @@
+"""The states of a backfill, and what must hold in them."""
