@@ -225,7 +225,8 @@ def failures(
         print_json([asdict(one) for one in found])
         return
     if not found:
-        say("None of its partitions has failed.")
+        say("None of its partitions has failed. Attempts that failed and are made again are in its status:")
+        say(f"→ starforge backfill status {backfill_id}")
         return
     from starforge.cli.backfill_screen import failed
 
