@@ -104,6 +104,8 @@ class Held:
         dropping = counted["cancelled"] > 0
         self.hungry = dropping or (mind.hungry and state == "running" and left > 0)
         await self._save(conn, row, mind, counted, pace)
+        if mind.recounted:
+            self.mind = None
         if state == "running":
             return left > 0 or not await _finish(conn, mind, over)
         if state in ENDED:

@@ -93,6 +93,9 @@ class Known:
     """There is something to be written beside counters."""
 
     hungry: bool = False
+    recounted: bool = False
+    """Its partitions are others than were known: all of it is to be read again."""
+
     slots: int = -1
     """How many may run at once now; -1: not worked out yet."""
 
