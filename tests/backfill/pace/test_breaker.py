@@ -26,6 +26,19 @@ def test_what_is_older_than_the_window_does_not_count() -> None:
     assert breaker.tripped(300.0) is None
 
 
+def test_another_holder_goes_on_from_what_was_counted() -> None:
+    breaker, another = FailureBreaker(LIMITS), FailureBreaker(LIMITS)
+    breaker.count(100.0, succeeded=300)
+    breaker.count(150.0, failed=22)
+    another.restore(breaker.state(160.0), 9_000.0)
+    another.count(9_000.0, failed=18)
+    assert another.tripped(9_000.0) is None, "40 of 340 attempts failed, and not 18 of 18"
+    later_s = 9_000.0 + LIMITS.breaker_window_s - 50
+    assert another.tripped(later_s), "what succeeded is as old here as it was there"
+    for wrong in (None, 7, [[1, 2]], [["a", 1, 2]]):
+        FailureBreaker(LIMITS).restore(wrong, 0.0)
+
+
 def test_after_a_resume_it_begins_anew() -> None:
     breaker = FailureBreaker(LIMITS)
     breaker.count(0.0, failed=100)

@@ -345,3 +345,23 @@ async def test_each_partitions_end_is_said_once_with_the_backfill_and_what_becam
         (day(2), number, "warning") for number in (1, 2, 3)
     ]
     assert all("is bad" in line["error"] and line["seconds"] >= 0 for line in bad)
+
+
+@covers("B-35", "X-14")
+async def test_a_backfill_of_which_somebody_deleted_partitions_ends_with_those_that_are_left(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "SILENT_S", 0.2)
+    monkeypatch.setattr(known, "LOOK_S", 0.05)
+    gates = Gates()
+    async with engine(pool, [daily("days", gates, concurrency=2)]) as running:
+        backfill_id = await running.create("days", 10)
+        await gates.until(lambda seen: len(seen.came) == 2)
+        await ask(pool, "DELETE FROM backfill_partitions WHERE state = 'pending' AND ordinal % 2 = 0")
+        left = await ask(pool, "SELECT count(*) FROM backfill_partitions")
+        last = await ask(pool, "SELECT max(partition_key) FROM backfill_partitions")
+        gates.let()
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"], row["total_partitions"]) == ("completed", left, left)
+    assert row["checkpoint_partition_key"] == last
+    assert gates.passed.total() == left

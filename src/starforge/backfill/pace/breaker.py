@@ -7,6 +7,7 @@ before somebody looks. Counts are kept by slices of the window, so memory does n
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from starforge.backfill.pace.pace import PaceSettings
 
@@ -45,6 +46,21 @@ class FailureBreaker:
             f"{self._failed} of {ended} attempts failed within {limits.breaker_window_s:g} s;"
             f" from {limits.breaker_ratio:.0%} on a backfill is paused"
         )
+
+    def state(self, now_s: float) -> list[list[int]]:
+        """Return what was counted, as JSON has it: for each slice how many slices ago, succeeded, failed."""
+        self._forget(now_s)
+        now = int(now_s // self._slice_s)
+        return [[now - which, succeeded, failed] for which, succeeded, failed in self._slices]
+
+    def restore(self, state: Any, now_s: float) -> None:
+        """Go on from what another holder counted; what cannot be read is not counted."""
+        try:
+            kept = [(int(ago), int(succeeded), int(failed)) for ago, succeeded, failed in state]
+        except (TypeError, ValueError):
+            return
+        for ago, succeeded, failed in sorted(kept, reverse=True):
+            self.count(now_s - ago * self._slice_s, succeeded=succeeded, failed=failed)
 
     def reset(self) -> None:
         """Begin anew: what failed before a resume no longer counts."""

@@ -97,6 +97,7 @@ async def _begin_again(conn: Connection, known: Known) -> None:
         known.fed_upto = BEFORE_ALL
     elif (counts := await conn.fetchrow(sql("backfill", "count_anew"), known.id)) is not None:
         log.warning("backfill.recounted", job_id=str(known.id), **dict(counts))
+        known.recounted = True
 
 
 def _job(known: Known, row: Row, partition: Row) -> NewJob:

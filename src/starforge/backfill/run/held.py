@@ -104,6 +104,8 @@ class Held:
         dropping = counted["cancelled"] > 0
         self.hungry = dropping or (mind.hungry and state == "running" and left > 0)
         await self._save(conn, row, mind, counted, pace)
+        if mind.recounted:
+            self.mind = None
         if state == "running":
             return left > 0 or not await _finish(conn, mind, over)
         if state in ENDED:
@@ -141,12 +143,15 @@ class Held:
             eta.p90_s if eta else None,
             eta.basis if eta else mind.eta.reason if isinstance(mind.eta, NoEta) else None,
             mind.estimator.state() if mind.fresh else None,
-            mind.look.document(
-                now_s,
-                len(mind.in_flight),
-                mind.cause if runs else "",
-                mind.slots if runs and mind.slots >= 0 else None,
-            ),
+            {
+                **mind.look.document(
+                    now_s,
+                    len(mind.in_flight),
+                    mind.cause if runs else "",
+                    mind.slots if runs and mind.slots >= 0 else None,
+                ),
+                "breaker": mind.breaker.state(now_s),
+            },
             pace.share if runs else 1.0,
             (mind.reason or None) if runs else None,
             beats,

@@ -93,6 +93,9 @@ class Known:
     """There is something to be written beside counters."""
 
     hungry: bool = False
+    recounted: bool = False
+    """Its partitions are others than were known: all of it is to be read again."""
+
     slots: int = -1
     """How many may run at once now; -1: not worked out yet."""
 
@@ -147,7 +150,7 @@ class Known:
             frontier=frontier,
             look=look,
             estimator=estimator,
-            breaker=before.breaker if before and not resumed else FailureBreaker(),
+            breaker=before.breaker if before and not resumed else _breaker(row, resumed=resumed),
             in_flight=running | {each["ordinal"] for each in waiting},
             runs=len(running),
             retried=_retried(waiting),
@@ -289,6 +292,14 @@ class Known:
             self.in_flight = here
             self.retried &= here
             self.fed_upto = min([self.fed_upto, *(ordinal - 1 for ordinal in gone)])
+
+
+def _breaker(row: Row, *, resumed: bool) -> FailureBreaker:
+    """Go on with what the last coordinator counted; after a resume begin anew."""
+    breaker = FailureBreaker()
+    if not resumed:
+        breaker.restore((row["look"] or {}).get("breaker"), monotonic_s())
+    return breaker
 
 
 def _retried(waiting: Sequence[Row]) -> set[int]:

@@ -46,7 +46,7 @@ class SelectSettings(Settings):
         unit="partitions",
         meaning="Most partitions that one backfill may have, those of included upstream assets among them.",
         ge=1,
-        le=10_000_000,
+        le=1_000_000,
     )
     upstream_depth_max: int = setting(
         10,
