@@ -44,13 +44,11 @@ class GroupCommit(Generic[Unit, Answer]):
             what it is given before it commits: that raises GroupLeftError where somebody gave up meanwhile.
         everywhere: Errors that each unit would meet alone too: all of the group are told them.
         units_max: Most units of a group.
-        lanes: Groups at once.
     """
 
     commit: Callable[[Sequence[Unit], Callable[[], None]], Awaitable[Sequence[Answer]]]
     everywhere: tuple[type[Exception], ...] = ()
     units_max: int | None = None
-    lanes: int | None = None
     _waiting: deque[_Waiting[Unit, Answer]] = field(default_factory=deque)
     _lanes: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -65,7 +63,7 @@ class GroupCommit(Generic[Unit, Answer]):
         """
         answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(unit, kind, key, answer))
-        if len(self._lanes) < (self.lanes or LANES):
+        if len(self._lanes) < LANES:
             # No context of one unit's task: what is logged there is about all of the group.
             self._lanes.add(asyncio.create_task(self._run(), context=Context()))
         return await answer

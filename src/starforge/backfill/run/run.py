@@ -143,10 +143,8 @@ _GROUPS: WeakKeyDictionary[Pool, _Groups] = WeakKeyDictionary()
 def _groups_of(pool: Pool) -> _Groups:
     groups = _GROUPS.get(pool)
     if groups is None:
-        # One group at a time of each: live jobs need connections too, and a larger group costs less.
-        begin = GroupCommit(_begin, DATABASE_AWAY, TOGETHER_MAX, lanes=1)
-        complete = GroupCommit(_complete_group, DATABASE_AWAY, TOGETHER_MAX, lanes=1)
-        groups = _GROUPS[pool] = _Groups(begin, complete)
+        begin = GroupCommit(_begin, DATABASE_AWAY, TOGETHER_MAX)
+        groups = _GROUPS[pool] = _Groups(begin, GroupCommit(_complete_group, DATABASE_AWAY, TOGETHER_MAX))
     return groups
 
 
