@@ -42,7 +42,7 @@ from starforge.etl.source.catalogue import LOOK_S, settle
 from starforge.etl.source.fit import FIT_S, report
 from starforge.heroes.mapping import HERO
 from starforge.operation import Change
-from starforge.ops import coverage as _coverage  # noqa: F401 - its check is made with every preflight
+from starforge.ops import coverage as _coverage  # noqa: F401 - adds its check to the preflight of app.backfill
 from starforge.ops.audit import Entry, record
 from starforge.ops.plan import prune_plans
 from starforge.queue.call import plan

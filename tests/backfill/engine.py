@@ -13,7 +13,7 @@ from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.run.coordinate import Coordinator
 from starforge.backfill.run.run import partition_types
 from starforge.backfill.scheme.scheme import Scheme
-from starforge.backfill.scheme.window import Daily
+from starforge.backfill.scheme.window import Daily, TimeScheme
 from starforge.db.pool import Pool
 from starforge.queue.handler import JobTypes
 from starforge.worker.registry import Registration, register
@@ -51,12 +51,15 @@ class Engine:
     async def create(self, name: str, days: int, *, concurrency: int | None = None, **columns: Any) -> UUID:
         """Create a backfill of the first so many partitions, as the rows that creation leaves."""
         known = self.assets.get(name)
-        listed = list(known.partitions.listed([(known.partitions.first, known.partitions.first + days)]))  # type: ignore[attr-defined]
+        scheme = known.partitions
+        assert isinstance(scheme, TimeScheme)
+        listed = list(scheme.listed([(scheme.first, scheme.first + days)]))
         return await planned(self.pool, known, listed, concurrency=concurrency, **columns)
 
     async def row(self, backfill_id: UUID) -> dict[str, Any]:
         async with self.pool.connection() as conn:
-            return dict(await conn.fetchrow("SELECT * FROM backfill_jobs WHERE id = $1", backfill_id))  # type: ignore[arg-type]
+            [row] = await conn.fetch("SELECT * FROM backfill_jobs WHERE id = $1", backfill_id)
+        return dict(row)
 
     async def until(
         self, backfill_id: UUID, reached: Callable[[dict[str, Any]], bool], within_s: float = 20

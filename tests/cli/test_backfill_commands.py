@@ -14,6 +14,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -182,7 +183,7 @@ async def test_claimable_lists_what_waits_and_who_lives(invoke: Starforge, db: C
     assert [(one["id"], one["claimable"]) for one in document["backfills"]] == [(str(backfill_id), True)]
 
 
-async def make(partition: Partition) -> None:  # type: ignore[type-arg]
+async def make(partition: Partition[Any]) -> None:
     """Make nothing."""
 
 

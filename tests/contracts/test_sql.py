@@ -397,7 +397,8 @@ async def test_a_backfill_aged_by_hand_goes_on_elsewhere_and_its_old_coordinator
         before = await running.until(backfill_id, lambda row: row["completed_partitions"] == 2)
         running.stop.set()  # it lets go: this hold of its row is the one that nobody has told
         await asyncio.gather(*running.coordinating)
-        old = Held(backfill_id, running.worker_id, before["lease_epoch"], before["heartbeat_at"], "running")  # type: ignore[arg-type]
+        assert running.worker_id is not None
+        old = Held(backfill_id, running.worker_id, before["lease_epoch"], before["heartbeat_at"], "running")
         await scene.engine.execute(
             "UPDATE backfill_jobs SET worker_id = $2, heartbeat_at = $3 WHERE id = $1",
             backfill_id, running.worker_id, before["heartbeat_at"],

@@ -17,6 +17,7 @@ import pytest
 from starforge.backfill.partition.partition import Partition
 from starforge.backfill.run import coordinate
 from starforge.backfill.scheme.scheme import Window
+from starforge.backfill.scheme.window import TimeScheme
 from starforge.db.pool import Connection, Pool, connect
 from starforge.ops.perform import perform
 from starforge.queue.declare import Retry
@@ -60,8 +61,10 @@ async def a_backfill(scene: Scene, days: int = 5, **columns: Any) -> UUID:
     pool = await Pool.open(scene.database, size=1)
     try:
         known = app.assets.get("faults.days")
-        first = known.partitions.first  # type: ignore[attr-defined]
-        return await planned(pool, known, list(known.partitions.listed([(first, first + days)])), **columns)
+        scheme = known.partitions
+        assert isinstance(scheme, TimeScheme)
+        listed = list(scheme.listed([(scheme.first, scheme.first + days)]))
+        return await planned(pool, known, listed, **columns)
     finally:
         await pool.close()
 

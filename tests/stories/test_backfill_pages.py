@@ -201,9 +201,9 @@ def test_every_command_is_on_the_page_on_call() -> None:
 
 def commands() -> dict[str, list[list[str]]]:
     """Return the commands under `starforge backfill`, with the names of what each takes."""
-    from typer.main import get_command
+    from typer.main import get_group
 
-    group = get_command(command_line).commands["backfill"]  # type: ignore[attr-defined]
+    group: Any = get_group(command_line).commands["backfill"]
     return {
         name: [list(parameter.opts) for parameter in command.params]
         for name, command in group.commands.items()

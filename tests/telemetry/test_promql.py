@@ -19,6 +19,7 @@ import httpx
 import pytest
 import yaml
 
+from starforge.backfill.scheme.keyed import Static
 from starforge.db.pool import Connection, Pool, connect
 from starforge.queue.enqueue import enqueue_many
 from starforge.queue.job import NewJob
@@ -206,7 +207,8 @@ async def test_every_expression_of_backfills_has_samples_of_one_that_ran(
     database: str, pool: Pool, tmp_path: Path
 ) -> None:
     known = app.assets.get("busy.parts")
-    listed = [(name, place) for place, name in enumerate(known.partitions.names)]  # type: ignore[attr-defined]
+    assert isinstance(known.partitions, Static)
+    listed = [(name, place) for place, name in enumerate(known.partitions.names)]
     backfill_id = await planned(pool, known, listed, state="paused", failed_max=1)
     await ask(pool, "UPDATE backfill_jobs SET paused_at = sf_now() - interval '100 seconds'")
     async with watched(database, tmp_path) as prometheus:

@@ -138,7 +138,7 @@ async def _generator(partition: Any) -> Any:
 
 
 async def _hidden(partition: Any, ctx: Any, /) -> None: ...
-async def _unreadable(partition: Nowhere) -> None: ...  # type: ignore[name-defined] # noqa: F821 - that is the fault
+async def _unreadable(partition: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - that is the fault
 
 
 @pytest.mark.parametrize(

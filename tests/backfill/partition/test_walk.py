@@ -22,7 +22,7 @@ from starforge.queue.outcome import PermanentError
 from tests.backfill.walking import a_backfill, a_table, add_one, an_attempt, times, walked
 from tests.covers import covers
 from tests.postgres import TestServer
-from tests.proxy import When, once, proxied
+from tests.proxy import Statement, When, once, proxied
 from tests.proxy import cut as cut_off
 
 Change = Callable[[Connection, KeySpan], Awaitable[None]]
@@ -32,6 +32,11 @@ Change = Callable[[Connection, KeySpan], Awaitable[None]]
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 50 ms, so that what takes too long takes half a second."""
     monkeypatch.setenv("STARFORGE_BACKFILL_BATCH_S", "0.05")
+
+
+def commit(number: int) -> Callable[[Statement], bool]:
+    """Return what tells whether a statement is the nth commit of its role."""
+    return lambda statement: statement.commit_number == number
 
 
 def recording(seen: list[KeySpan]) -> Change:
@@ -157,7 +162,7 @@ async def test_a_cancelled_attempt_undoes_the_batch_that_it_is_in(pool: Pool) ->
         await add_one(conn, keys)
         if len(begun) == 3:
             third.set()
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()  # until it is cancelled
 
     walking = asyncio.create_task(walked(pool, backfill_id, change))
     await third.wait()
@@ -186,7 +191,7 @@ async def test_whichever_commit_loses_its_reply_each_row_is_changed_once(
                 await conn.execute("UPDATE t SET n = 0")
                 backfill_id = await a_backfill(conn, "1..200", asset=f"rows{number}")
             away = await Pool.open(proxy.url(database), size=3, application=f"walk{number}")
-            proxy.rule = once(lambda told, at=number: told.commit_number == at, when, cut_off)  # type: ignore[misc]
+            proxy.rule = once(commit(number), when, cut_off)
             try:
                 await walked(away, backfill_id, failing_at(20))
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,9 +18,9 @@ from tests.backfill.rows import a_backfill, a_backfill_worker, now, parts
 from tests.covers import covers
 
 
-async def listed(conn: Connection, **filters: object) -> list[str]:
+async def listed(conn: Connection, **filters: Any) -> list[str]:
     """Return the assets of the backfills that fit."""
-    return [one.asset for one in await list_backfills(conn, **filters)]  # type: ignore[arg-type]
+    return [one.asset for one in await list_backfills(conn, **filters)]
 
 
 @covers("B-29")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -23,7 +24,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 START, END = "2026-01-01", "2026-01-04"
 
 
-async def make(partition: Partition) -> None:  # type: ignore[type-arg]
+async def make(partition: Partition[Any]) -> None:
     """Make nothing."""
 
 

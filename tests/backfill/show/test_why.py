@@ -11,7 +11,7 @@ import pytest
 from starforge.backfill.show.status import Status, status, unclaimed
 from starforge.db.pool import Connection
 from starforge.ops.explain import explain_backfill
-from starforge.queue.gate import close
+from starforge.queue.gate import Scope, close
 from tests.backfill.rows import a_backfill, a_backfill_worker, now
 from tests.conftest import Travel
 from tests.covers import covers
@@ -64,10 +64,10 @@ async def test_a_pending_one_says_who_could_make_it(conn: Connection, travel: Tr
     ("scope", "name"), [("queue", "backfill"), ("type", "asset:orders"), ("tenant", "default")]
 )
 async def test_a_gate_before_its_partitions_is_named_with_what_ends_it(
-    conn: Connection, scope: str, name: str
+    conn: Connection, scope: Scope, name: str
 ) -> None:
     await a_backfill_worker(conn)
-    await close(conn, scope, name, owner="ann", reason="the disk is full", minutes=5)  # type: ignore[arg-type]
+    await close(conn, scope, name, owner="ann", reason="the disk is full", minutes=5)
     for state in ("pending", "running"):
         found = await one(
             conn, asset=state, state=state, job_type="asset:orders", heartbeat_at=await now(conn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from starforge.backfill.errors import AssetDeclarationError, StoredAssetError
@@ -53,9 +54,18 @@ def read(kept: Mapping[str, Any]) -> Scheme:
         ) from None
 
 
+def _calendar(calendar: Callable[..., Scheme], said: dict[str, Any]) -> Scheme:
+    return calendar(**said)
+
+
+def _snapshot_range(said: dict[str, Any]) -> SnapshotRange:
+    every: Any = read(said["every"])  # what is no calendar is refused by the range itself
+    return SnapshotRange(said["source"], said["by"], every=every)
+
+
 _READ: dict[str, Callable[[dict[str, Any]], Scheme]] = {
-    **{kind: lambda said, calendar=calendar: calendar(**said) for kind, calendar in CALENDARS.items()},  # type: ignore[misc]
+    **{kind: partial(_calendar, calendar) for kind, calendar in CALENDARS.items()},
     "static": lambda said: Static(*said["names"]),
     "key_range": lambda said: KeyRange(**said),
-    "snapshot_range": lambda said: SnapshotRange(said["source"], said["by"], every=read(said["every"])),  # type: ignore[arg-type]
+    "snapshot_range": _snapshot_range,
 }

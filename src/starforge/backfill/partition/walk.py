@@ -274,7 +274,7 @@ def _cut_statement(table: str, key: str) -> str:
     # The names are a user's, so it is no file. It reads as many entries of the key's index as it finds rows.
     column, name = quoted(key), quoted(*table.split("."))
     return (
-        "SELECT count(*)::int AS rows, min(key)::bigint AS first, max(key)::bigint AS last FROM ("  # noqa: S608
+        "SELECT count(*)::int AS rows, min(key)::bigint AS first, max(key)::bigint AS last FROM ("  # noqa: S608 - all quoted
         f"SELECT {column} AS key FROM {name} WHERE {column} >= $1::bigint AND {column} < $2::bigint"
         f" ORDER BY {column} LIMIT $3) AS ahead"
     )

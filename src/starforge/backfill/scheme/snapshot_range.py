@@ -41,17 +41,16 @@ class SnapshotRange(TimeScheme):
         if not isinstance(self.every, Calendar):
             raise AssetDeclarationError(f"every={self.every!r}: give it a Daily(…), Hourly(…) or Monthly(…)")
 
-    # The base declares attributes; here they are those of `every`, and read only.
     @property
-    def first(self) -> int:  # type: ignore[override]
+    def first(self) -> int:  # type: ignore[override]  # an attribute of the base; here that of `every`, read only
         return self.every.first
 
     @property
-    def last(self) -> int | None:  # type: ignore[override]
+    def last(self) -> int | None:  # type: ignore[override]  # as above
         return self.every.last
 
     @property
-    def example(self) -> str:  # type: ignore[override]
+    def example(self) -> str:  # type: ignore[override]  # as above
         return self.every.example
 
     def told(self) -> str:

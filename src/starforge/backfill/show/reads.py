@@ -144,7 +144,7 @@ async def list_backfills(
 
 def _listed(row: asyncpg.Record) -> Listed:
     by, reason = author(row)
-    told = {name: row[name] for name in row.keys() if name not in ("version", "changed")}  # noqa: SIM118
+    told = {name: value for name, value in row.items() if name not in ("version", "changed")}
     return Listed(**{**told, "state_by": by, "state_reason": reason})
 
 
