@@ -319,6 +319,9 @@ class Supervisor:
                 await asyncio.wait(running, timeout=UPKEEP_END_S_MAX)
             for task in running:
                 task.cancel()
+            for end in await asyncio.gather(*running, return_exceptions=True):
+                if isinstance(end, Exception):
+                    log.error("service.failed", error=repr(end))
 
     @asynccontextmanager
     async def _briefly(self) -> AsyncIterator[Connection]:

@@ -22,6 +22,7 @@ class CapSettings(Settings):
         unit="partitions",
         meaning="Partitions that all backfills of one tenant run at once; 0: no such bound.",
         ge=0,
+        le=1_000_000,
     )
     everyone: int = setting(
         0,
@@ -29,6 +30,7 @@ class CapSettings(Settings):
         unit="partitions",
         meaning="Partitions that all backfills of all tenants run at once; 0: no such bound.",
         ge=0,
+        le=1_000_000,
     )
 
 

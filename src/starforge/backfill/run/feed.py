@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 import structlog
 
 from starforge.backfill.pace.pace import Pace
@@ -37,7 +35,7 @@ async def drive(conn: Connection, known: Known, row: Row, pace: Pace) -> None:
     known.hungry = False
     if reason := known.breaker.tripped(monotonic_s()):
         known.breaker.reset()
-        await _pause(conn, known.id, "breaker", reason)
+        await _pause(conn, known, "breaker", reason)
         return
     canary = row["canary_partitions"] > 0 and row["canary_judged_at"] is None
     if canary and not known.in_flight and not await _judge(conn, known):
@@ -96,7 +94,7 @@ async def _begin_again(conn: Connection, known: Known) -> None:
     if known.fed_upto != BEFORE_ALL:
         known.fed_upto = BEFORE_ALL
     elif (counts := await conn.fetchrow(sql("backfill", "count_anew"), known.id)) is not None:
-        log.warning("backfill.recounted", job_id=str(known.id), **dict(counts))
+        known.tell(log.warning, "backfill.recounted", **dict(counts))
         known.recounted = True
 
 
@@ -128,12 +126,12 @@ async def _judge(conn: Connection, known: Known) -> bool:
     await conn.execute(sql("backfill", "canary_judged"), known.id)
     known.fed_upto = BEFORE_ALL
     if not found["failed"]:
-        log.info("backfill.canary_passed", job_id=str(known.id))
+        known.tell(log.info, "backfill.canary_passed")
         return False  # the row that is in hand still says otherwise; the next tick feeds the rest
     keys = ", ".join(found["keys"])
     await _pause(
         conn,
-        known.id,
+        known,
         "canary",
         f"{found['failed']} partitions of the canary failed ({keys}); a resume runs all the others",
     )
@@ -162,6 +160,6 @@ async def drop(conn: Connection, known: Known) -> int:
     return len(dropped)
 
 
-async def _pause(conn: Connection, backfill_id: UUID, by: str, reason: str) -> None:
-    log.warning("backfill.paused", job_id=str(backfill_id), by=by, reason=reason)
-    await conn.execute(sql("backfill", "pause_itself"), backfill_id, by, reason)
+async def _pause(conn: Connection, known: Known, by: str, reason: str) -> None:
+    known.tell(log.warning, "backfill.paused", by=by, reason=reason)
+    await conn.execute(sql("backfill", "pause_itself"), known.id, by, reason)

@@ -86,6 +86,8 @@ class Held:
         self.was = "running"  # what was to be made of it is committed
         if self.mind is not None:
             self.mind.measure()
+            if self.mind.recounted:
+                self.mind = None
         return goes_on
 
     async def _tick(self, conn: Connection, row: Row, pace: Pace) -> bool:
@@ -104,8 +106,6 @@ class Held:
         dropping = counted["cancelled"] > 0
         self.hungry = dropping or (mind.hungry and state == "running" and left > 0)
         await self._save(conn, row, mind, counted, pace)
-        if mind.recounted:
-            self.mind = None
         if state == "running":
             return left > 0 or not await _finish(conn, mind, over)
         if state in ENDED:
@@ -166,25 +166,24 @@ async def _finish(conn: Connection, mind: Known, over: Mapping[str, int]) -> boo
     state = await conn.fetchval(sql("backfill", "finish"), mind.id)
     if state is None:
         return False
-    log.info(f"backfill.{state}", job_id=str(mind.id), **over)
+    mind.tell(log.info, f"backfill.{state}", **over)
     await forget_slots(conn, [mind.id])
     if state != "completed":
-        await _cascade(conn, mind.id)
+        await _cascade(conn, mind)
     return True
 
 
 async def _close(conn: Connection, mind: Known, state: str) -> bool:
     if state != "completed":
-        await _cascade(conn, mind.id)
+        await _cascade(conn, mind)
     closed = await conn.fetchval(sql("backfill", "close"), mind.id) is not None
     if closed:
         await forget_slots(conn, [mind.id])
-        log.info("backfill.closed", job_id=str(mind.id), state=state)
+        mind.tell(log.info, "backfill.closed", state=state)
     return closed
 
 
-async def _cascade(conn: Connection, backfill_id: UUID) -> None:
-    for row in await conn.fetch(sql("backfill", "cascade"), backfill_id):
-        log.warning(
-            "backfill.cancelled", job_id=str(row["id"]), asset=row["asset_name"], upstream=str(backfill_id)
-        )
+async def _cascade(conn: Connection, mind: Known) -> None:
+    for row in await conn.fetch(sql("backfill", "cascade"), mind.id):
+        cancelled = {"job_id": str(row["id"]), "asset": row["asset_name"], "upstream": str(mind.id)}
+        mind.tell(log.warning, "backfill.cancelled", **cancelled)

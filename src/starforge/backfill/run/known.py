@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -78,6 +78,9 @@ class Known:
     ended_s: float = field(default_factory=monotonic_s)
     told: list[Row] = field(default_factory=list)
     """Attempts that ended and are counted, to be measured and said once that is committed."""
+
+    events: list[tuple[Callable[..., None], str, dict[str, Any]]] = field(default_factory=list)
+    """What is to be said once it is committed."""
 
     cancelled: int = 0
     """Partitions that were cancelled, to be measured as well."""
@@ -205,6 +208,10 @@ class Known:
             slots=self.slots,
         )
 
+    def tell(self, say: Callable[..., None], event: str, **fields: Any) -> None:
+        """Have something said in the log once it is committed; `say` is a method of a log."""
+        self.events.append((say, event, fields))
+
     def measure(self) -> None:
         """Count in the metrics and say in the log what was committed."""
         if self.paused_s is not None:
@@ -213,6 +220,9 @@ class Known:
         if self.cancelled:
             PARTITIONS_ENDED.labels(status="cancelled").inc(self.cancelled)
             self.cancelled = 0
+        events, self.events = self.events, []
+        for say, event, fields in events:
+            say(event, **{"job_id": str(self.id), **fields})
         told, self.told = self.told, []
         for row in told:
             outcome, seconds = row["outcome"], (row["duration_ms"] or 0.0) / 1000
