@@ -40,6 +40,7 @@ class PaceSettings(Settings):
         unit="sessions",
         meaning="Sessions waiting for a lock from which backfills slow down.",
         ge=1,
+        le=1_000_000,
     )
     wal_mb_per_s: float = setting(
         100.0,
@@ -47,6 +48,7 @@ class PaceSettings(Settings):
         unit="MB (1 000 000 bytes) per second",
         meaning="WAL written per second from which backfills slow down.",
         gt=0,
+        le=1_000_000,
     )
     replication_lag_s: float = setting(
         10.0,
@@ -54,6 +56,7 @@ class PaceSettings(Settings):
         unit="seconds",
         meaning="Lag of the slowest replica from which backfills slow down.",
         gt=0,
+        le=86_400,
     )
     live_p95_factor: float = setting(
         1.5,
@@ -61,6 +64,7 @@ class PaceSettings(Settings):
         unit="times its normal",
         meaning="Pick-up p95 of the live queues, against its normal, from which backfills slow down.",
         gt=1,
+        le=1_000,
     )
     live_p95_ms: float = setting(
         10.0,
@@ -68,6 +72,7 @@ class PaceSettings(Settings):
         unit="milliseconds",
         meaning="Pick-up p95 of the live queues up to which backfills never slow down for it.",
         gt=0,
+        le=3_600_000,
     )
     stop_factor: float = setting(
         2.0,
@@ -75,6 +80,7 @@ class PaceSettings(Settings):
         unit="times the limit",
         meaning="Above this multiple of one of these limits backfills start nothing.",
         gt=1,
+        le=1_000,
     )
     calm_s: float = setting(
         10.0,
@@ -82,6 +88,7 @@ class PaceSettings(Settings):
         unit="seconds",
         meaning="How long all readings must be clear of their limits before the pace rises by one grade.",
         ge=0,
+        le=86_400,
     )
     breaker_ratio: float = setting(
         0.5,
@@ -97,6 +104,7 @@ class PaceSettings(Settings):
         unit="attempts",
         meaning="With fewer ended attempts in the window nothing is concluded.",
         ge=1,
+        le=1_000_000,
     )
     breaker_window_s: float = setting(
         300.0,
@@ -120,6 +128,7 @@ class PaceSettings(Settings):
         unit="rows",
         meaning="Rows of a key range's first statement.",
         ge=1,
+        le=1_000_000,
     )
     batch_rows_max: int = setting(
         10_000,
@@ -127,6 +136,7 @@ class PaceSettings(Settings):
         unit="rows",
         meaning="Rows of a key range's statement at most, however fast they are.",
         ge=1,
+        le=1_000_000,
     )
 
 
