@@ -20,8 +20,11 @@ log = structlog.get_logger("backfill")
 AHEAD = 4
 """So many partitions are with the queue for each that may run; or what ends in AHEAD_S, if that is more."""
 
-AHEAD_S = 0.5
+AHEAD_S = 0.25
 FED_MAX = 2_000
+TOGETHER_MAX = 30
+"""So many are given to the queue with one statement."""
+
 RETRIED_MAX = 1_000
 """So many that wait for their next attempt take no place of those that could run meanwhile."""
 
@@ -75,16 +78,21 @@ async def _feed(conn: Connection, known: Known, row: Row, ahead: int, *, canary:
     if room <= 0 or (room < ahead / 4 and ready > row["concurrency"]):
         return
     statement = sql("backfill", "feed_canary" if canary else "feed")
-    rows = await conn.fetch(statement, known.id, known.fed_upto, room + len(known.in_flight))
+    # Where it looks again from an earlier place, what is in hand may lie between.
+    between = len(known.in_flight) if known.fed_upto < known.fed_most else 0
+    rows = await conn.fetch(statement, known.id, known.fed_upto, room + between)
     fed = [each for each in rows if each["ordinal"] not in known.in_flight][:room]
     if not fed:
         known.fed_upto = rows[-1]["ordinal"] if rows else known.fed_upto
         if not rows and not known.in_flight and known.due:
             await _begin_again(conn, known)
         return
-    await enqueue_all(conn, [_job(known, row, each) for each in fed])
+    # In parts: who has the processor for long keeps live jobs from it.
+    for at in range(0, len(fed), TOGETHER_MAX):
+        await enqueue_all(conn, [_job(known, row, each) for each in fed[at : at + TOGETHER_MAX]])
     failpoint("backfill_fed")
     known.fed_upto = fed[-1]["ordinal"]
+    known.fed_most = max(known.fed_most, known.fed_upto)
     known.in_flight.update(each["ordinal"] for each in fed)
     known.hungry = len(fed) == room
 

@@ -23,6 +23,7 @@ from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.slots import forget_slots
 from starforge.clock import failpoint, monotonic_s
 from starforge.db.pool import Connection, set_tenant
+from starforge.db.probing import plan_by_probes
 from starforge.db.statement import sql
 
 log = structlog.get_logger("backfill")
@@ -94,6 +95,8 @@ class Held:
         mind = self.mind
         if mind is None or mind.version != row["version"]:
             mind = self.mind = await Known.read(conn, self.id, row, mind, resumed=self.was == "resuming")
+        # From here on a few rows are wanted of many: by their order, not by all that may be behind them.
+        await conn.execute(plan_by_probes(local=True))
         counted = await mind.fold(conn)
         state = row["state"]
         over = {key: row[f"{key}_partitions"] + counted[key] for key in ENDED}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,9 @@ class Known:
     """Ordinals whose jobs are with the queue, or run."""
 
     fed_upto: int = BEFORE_ALL
+    fed_most: int = field(init=False)
+    """None that is in hand lies behind it."""
+
     swept_s: float = NEVER_S
     """When nothing of an ended backfill waited any more; NEVER_S: some may."""
 
@@ -107,6 +111,9 @@ class Known:
     """Why not all of its concurrency, and that in a word."""
 
     said_s: float = field(default_factory=monotonic_s)
+
+    def __post_init__(self) -> None:
+        self.fed_most = max(self.in_flight, default=BEFORE_ALL)
 
     @classmethod
     async def read(
@@ -224,23 +231,26 @@ class Known:
         for say, event, fields in events:
             say(event, **{"job_id": str(self.id), **fields})
         told, self.told = self.told, []
+        for outcome, count in Counter(row["outcome"] for row in told if row["outcome"] != "retried").items():
+            PARTITIONS_ENDED.labels(status=outcome).inc(count)
+            duration = PARTITION_DURATION.labels(status=outcome)
+            for row in told:
+                if row["outcome"] == outcome:
+                    duration.observe((row["duration_ms"] or 0.0) / 1000)
         for row in told:
-            outcome, seconds = row["outcome"], (row["duration_ms"] or 0.0) / 1000
-            say = log.warning
-            if outcome == "completed":
-                say = log.info if len(told) <= SAID_MAX else log.debug
+            outcome = row["outcome"]
+            if outcome == "completed" and len(told) > SAID_MAX:
+                continue
+            say = log.info if outcome == "completed" else log.warning
             why = {"error": row["error_message"][:ERROR_CHARS_MAX]} if row["error_message"] else {}
             say(
                 f"partition.{outcome}",
                 job_id=str(self.id),
                 key=row["partition_key"],
                 attempt=row["attempt_count"],
-                seconds=round(seconds, 3),
+                seconds=round((row["duration_ms"] or 0.0) / 1000, 3),
                 **why,
             )
-            if outcome != "retried":
-                PARTITIONS_ENDED.labels(status=outcome).inc()
-                PARTITION_DURATION.labels(status=outcome).observe(seconds)
 
     def place(self, ordinal: int) -> int:
         return bisect_left(self.ordinals, ordinal)
@@ -300,6 +310,7 @@ class Known:
         self.runs = len(running)
         if gone := self.in_flight - here:
             self.in_flight = here
+            self.fed_most = max([self.fed_most, *here])
             self.retried &= here
             self.fed_upto = min([self.fed_upto, *(ordinal - 1 for ordinal in gone)])
 
