@@ -34,5 +34,6 @@ async def test_what_is_fed_is_read_by_its_place_however_many_partitions_lie_behi
     async with pool.connection() as conn:
         text = "\n".join(line for line in sql("backfill", "feed").splitlines() if not line.startswith("--"))
         row = await conn.fetchrow(FEEDS, text.split("\n")[0].replace("$1", "_"))
+    assert row is not None
     assert row["calls"] > 2
     assert row["pages"] < PAGES_MAX
