@@ -30,7 +30,7 @@ from starforge.queue.retry import give_back, retry
 from starforge.telemetry.metrics import JOB_DURATION, JOBS_PROCESSED
 from starforge.worker.errors import ProcessKilledError
 from starforge.worker.outcome import Outcome
-from starforge.worker.verdict import Again, again_of, final
+from starforge.worker.verdict import Again, again_of, failure, final
 
 log = structlog.get_logger("worker")
 
@@ -267,7 +267,7 @@ class Finisher:
             if await kill(conn, outcome.job, outcome.error.death, worker_id=me):
                 accepted.add(outcome.job.id)
         for outcome in (*gone, *again):
-            if outcome.job.id in accepted and outcome.ending in ("failed", "spared"):
+            if outcome.job.id in accepted and failure(outcome):
                 await self._record(conn, outcome)
         return accepted
 

@@ -38,6 +38,13 @@ def final(outcome: Outcome, retry: Retry) -> bool:
     return error is not None and retry.permanent(error)
 
 
+def failure(outcome: Outcome) -> bool:
+    """Tell whether the attempt failed, as its type is told: one that is put off did where that burns it."""
+    if outcome.ending == "putoff":
+        return isinstance(outcome.error, RetryLater) and outcome.error.counts
+    return outcome.ending in ("failed", "spared")
+
+
 def again_of(outcome: Outcome, retry: Retry) -> Again:
     """Say when the job runs again and what it is told of this attempt."""
     error = outcome.error

@@ -176,6 +176,19 @@ async def test_a_clone_of_the_unfinished_leaves_out_what_is_completed_and_keeps_
         await ask(shop, "clone", all_done, unfinished=True)
 
 
+JOBS = """
+WITH jobs AS (
+    INSERT INTO queue_jobs (id, queue, type, payload, status)
+    SELECT gen_random_uuid(), 'backfill', 'asset:orders', jsonb_build_object('ordinal', ordinal), $2
+    FROM backfill_partitions WHERE backfill_job_id = $1 AND state = 'running'
+    RETURNING id, payload
+)
+UPDATE backfill_partitions AS p SET queue_job_id = jobs.id FROM jobs
+WHERE p.backfill_job_id = $1 AND p.ordinal = (jobs.payload ->> 'ordinal')::bigint
+"""
+"""Each partition that runs gets a job, in a state of the queue's."""
+
+
 @pytest.mark.parametrize(
     ("state", "command"), [("running", "pause"), ("paused", "status"), ("cancelled", "status")]
 )
@@ -184,11 +197,36 @@ async def test_while_partitions_run_there_is_no_clone_that_would_make_them_too(
     shop: Pool, state: str, command: str
 ) -> None:
     parent = await created(shop, state, "completed", "running", "running")
+    async with shop.connection() as conn:
+        await conn.execute(JOBS, parent, "running")
     with pytest.raises(
         PartitionsRunError, match=rf"while 2 of its partitions run.*backfill {command} {parent}"
     ):
         await ask(shop, "clone", parent)
     assert (await row_of(shop, parent))["state"] == state
+
+
+@covers("B-44")
+async def test_what_runs_by_its_row_and_waits_in_the_queue_is_in_no_clones_way(shop: Pool) -> None:
+    """The worker of it stopped while the backfill was paused: nobody gives that partition back."""
+    parent = await created(shop, "paused", "completed", "running")
+    async with shop.connection() as conn:
+        await conn.execute(JOBS, parent, "pending")
+    await ask(shop, "clone", parent)
+    assert (await row_of(shop, parent))["state"] == "cancelled"
+
+
+@covers("B-28")
+async def test_what_a_cancelled_backfill_still_makes_is_made_by_no_new_one(shop: Pool) -> None:
+    over = await created(shop, "cancelled", "completed", "running")
+    async with shop.connection() as conn:
+        await conn.execute(JOBS, over, "running")
+    arguments = {"asset": "orders", "keys": "2024-01-02", "override_preflight": True, "reason": WHY}
+    with pytest.raises(PartitionsRunError, match=f"1 partition .* still run there: .* status {over}"):
+        await perform(shop, "backfill create", arguments, **ANN)
+    async with shop.connection() as conn:
+        await conn.execute("UPDATE queue_jobs SET status = 'pending' WHERE queue = 'backfill'")
+    await perform(shop, "backfill create", arguments, **ANN)
 
 
 @covers("B-44")

@@ -11,7 +11,7 @@ import pytest
 
 from starforge.backfill.asset.asset import Asset, Assets, asset
 from starforge.backfill.create.create import Created, create, create_frozen
-from starforge.backfill.create.options import Options, asked
+from starforge.backfill.create.options import Options
 from starforge.backfill.errors import (
     BackfillOptionError,
     BackwardRangeError,
@@ -95,8 +95,8 @@ async def test_a_backfill_is_a_row_and_its_partitions_which_do_not_change_any_mo
         "SELECT partition_key FROM backfill_partitions WHERE is_canary ORDER BY ordinal"
     )
     assert [one["partition_key"] for one in chosen] == ["2024-02-27", "2024-03-01"]
-    request, options = asked(row["request"])
-    assert (request.first, request.canary, options.sla) == ("2024-02-27", 0.5, "6h")
+    said = {"from": "2024-02-27", "to": "2024-03-01", "canary": 0.5, "sla": "6h"}
+    assert row["request"] == {"asset": "orders", **said}
 
 
 @covers("B-69")
@@ -144,6 +144,17 @@ async def test_a_key_range_takes_in_what_the_table_holds(conn: Connection) -> No
     found = await made_of(conn, assets, asset="walk")
     assert await keys_of(conn, found.id) == ["101..200", "201..300", "301..400"]
     assert [(r.lower, r.upper) for r in (await row_of(conn, found.id))["covers"]] == [(101, 401)]
+
+
+async def test_the_highest_key_there_is_is_not_left_out_without_a_word(conn: Connection) -> None:
+    await conn.execute("CREATE TABLE ends (id bigint PRIMARY KEY)")
+    await conn.execute("INSERT INTO ends VALUES (9223372036854775800), (9223372036854775807)")
+    with pytest.raises(KeyTableError, match="declare the KeyRange with an end= below it"):
+        await made_of(conn, Assets([made("walk", KeyRange("ends", rows=100))]), asset="walk")
+    below = KeyRange("ends", rows=100, end=9223372036854775806)
+    found = await made_of(conn, Assets([made("walk", below)]), asset="walk")
+    listed = ["9223372036854775701..9223372036854775800", "9223372036854775801..9223372036854775806"]
+    assert await keys_of(conn, found.id) == listed
 
 
 @pytest.mark.parametrize(

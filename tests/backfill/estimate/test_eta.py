@@ -84,7 +84,8 @@ def test_before_the_first_partition_there_is_none_and_it_says_why() -> None:
     estimator = Estimator(10)
     said = estimator.look(pulse(0.0, 10))
     assert said == NoEta("no partition has completed yet; one is needed for an estimate")
-    estimator.finish(1.0, "retried", retry_in_s=2.0)
+    estimator.finish(1.0, "retried")
+    estimator.wait(2.0)
     estimator.finish(1.0, "failed")
     assert isinstance(estimator.look(pulse(1.0, 9)), NoEta), "one that failed has not completed"
     estimator.finish(1.0)
@@ -188,7 +189,8 @@ def test_with_none_waiting_the_oldest_that_runs_sets_the_time() -> None:
 
 def test_a_retry_that_waits_is_waited_for() -> None:
     estimator = seasoned(400, 399)
-    estimator.finish(1.0, "retried", retry_in_s=60.0)
+    estimator.finish(1.0, "retried")
+    estimator.wait(60.0)
     said = told(estimator, Pulse(200.0, 1, [], 4, 4, retry_in_s=60.0))
     assert said.p10_s >= 60
     assert 61 < said.p50_s < 65
@@ -266,7 +268,8 @@ def test_whatever_happens_the_end_is_in_the_future_and_finite(
     estimator, now_s = Estimator(100), 0.0
     for what, value, word in moments:
         if what == "finish":
-            estimator.finish(value, word, retry_in_s=value)  # type: ignore[arg-type]  # any word is tried
+            estimator.finish(value, word)  # type: ignore[arg-type]  # any word is tried
+            estimator.wait(value)
             continue
         if what == "pause":
             estimator.pause(now_s)

@@ -6,12 +6,15 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import asyncpg
 import pytest
 
 from starforge.backfill.errors import PartitionOverError, WalkError
+from starforge.backfill.partition.partition import Cursor
 from starforge.backfill.partition.poison import poison_of
 from starforge.backfill.partition.walk import Walked, cut
 from starforge.backfill.scheme.keyed import KeyRange
@@ -84,6 +87,25 @@ async def test_gaps_between_keys_cost_no_batch(pool: Pool) -> None:
     assert len(seen) == 1
     assert await walked(pool, empty, recording(seen)) == Walked(0, 0)
     assert len(seen) == 1
+
+
+async def test_what_keeps_a_walk_from_passing_an_empty_stretch_poisons_no_row(pool: Pool) -> None:
+    async with pool.connection() as conn:
+        await a_table(conn, 0)
+        backfill_id = await a_backfill(conn, "1..100")
+    ctx, partition = await an_attempt(pool, backfill_id, KeyRange("t").bounds)
+
+    kept: list[Any] = []
+
+    async def locked(value: Any, _conn: Connection | None = None) -> None:
+        kept.append(value)
+        if len(kept) == 1:
+            raise asyncpg.DeadlockDetectedError("deadlock detected")
+
+    with pytest.raises(asyncpg.DeadlockDetectedError):
+        await replace(partition, resume=Cursor(None, locked)).walk(ctx, add_one)
+    async with pool.connection() as conn:
+        assert await poison_of(conn, backfill_id) == []
 
 
 async def test_a_row_that_comes_into_a_gap_ahead_is_changed_too(pool: Pool) -> None:

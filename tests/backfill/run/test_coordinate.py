@@ -288,15 +288,15 @@ async def test_of_two_coordinators_the_one_that_was_followed_writes_nothing(pool
 
 @covers("D-12", "B-37")
 async def test_a_backfill_that_cannot_be_looked_after_stops_none_beside_it(pool: Pool) -> None:
-    """Its checkpoint is nowhere among its partitions, by somebody's hand; set right, it goes on by itself."""
+    """Its priority is none that a job may have, by somebody's hand; set right, it goes on by itself."""
     gates = Gates(open=True)
     async with engine(pool, [daily("bad", gates), daily("good", gates)], coordinators=0) as running:
         bad, good = await running.create("bad", 3), await running.create("good", 3)
-        await ask(pool, "UPDATE backfill_jobs SET checkpoint_ordinal = 1 WHERE id = $1", bad)
+        await ask(pool, "UPDATE backfill_jobs SET priority = 5000 WHERE id = $1", bad)
         running.coordinate()
         assert (await running.over(good))["state"] == "completed"
         assert (await running.row(bad))["completed_partitions"] == 0
-        await ask(pool, "UPDATE backfill_jobs SET checkpoint_ordinal = NULL WHERE id = $1", bad)
+        await ask(pool, "UPDATE backfill_jobs SET priority = 0 WHERE id = $1", bad)
         assert (await running.over(bad))["state"] == "completed"
 
 

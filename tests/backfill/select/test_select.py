@@ -329,6 +329,33 @@ async def test_an_asset_comes_after_all_of_its_upstream_however_it_is_reached() 
     assert [part.asset.name for part in found.parts] == ["raw", "clean", "top"]
 
 
+async def test_what_does_not_exist_upstream_asks_for_nothing_further_up() -> None:
+    """Days before the visits' start are no reason to make their raw hours."""
+    days = Daily("2024-01-01")
+    late = made("late", Daily("2024-03-01"), ["raw"])
+    assets = Assets([made("top", days, ["late"]), late, made("raw", Hourly("2024-01-01T00"))])
+    request = Request(asset="top", first="2024-02-28", last="2024-03-01", include_upstream=True)
+    assert summary(await select(assets, request, Known())) == [
+        ("raw", 24, "2024-03-01T00", "2024-03-01T23"),
+        ("late", 1, "2024-03-01", "2024-03-01"),
+        ("top", 3, "2024-02-28", "2024-03-01"),
+    ]
+
+
+async def test_a_key_that_is_made_from_nothing_ends_the_way_up() -> None:
+    days = Daily("2024-01-01")
+    assets = Assets(
+        [
+            made("top", days, [Upstream("middle", maps=lambda _key: [])]),
+            made("middle", days, ["clean"]),
+            made("clean", days, ["raw"]),
+            made("raw", days),
+        ]
+    )
+    request = Request(asset="top", keys=("2024-05-01",), include_upstream=True)
+    assert [part.asset.name for part in (await select(assets, request, Known())).parts] == ["top"]
+
+
 @settings(max_examples=300)
 @given(st.integers(1, 5_000), st.floats(0.0001, 0.99))
 def test_a_canary_is_a_share_spread_from_end_to_end(total: int, share: float) -> None:

@@ -18,6 +18,7 @@ from starforge.db.pool import Connection
 from starforge.queue.context import Context
 from starforge.queue.depend import Dependency, Opening, dependency_of
 from starforge.queue.errors import DeclarationError
+from starforge.queue.outcome import Discard, PermanentError, Quarantined
 from starforge.queue.signature import CONTEXT, hints_of
 
 CONNECTION = "conn"
@@ -89,7 +90,15 @@ class Takes:
         """Call the function for a partition and return what it returns.
 
         `conn` is the one whose transaction commits the partition with its effects.
+        Raises: PermanentError where it gives its job up: what ends a job and no partition would have it made
+            again and again.
         """
+        try:
+            return await self._call(ctx, given, conn)
+        except (Discard, Quarantined) as error:
+            raise PermanentError(f"its handler gave it up, by {type(error).__name__}: {error}") from error
+
+    async def _call(self, ctx: Context, given: Partition[Any], conn: Connection | None) -> Any:
         threads = ctx.host.threads
         async with AsyncExitStack() as stack:
             values: dict[str, Any] = {}

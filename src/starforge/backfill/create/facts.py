@@ -9,6 +9,7 @@ import asyncpg
 
 from starforge.backfill.errors import KeyTableError
 from starforge.backfill.scheme.keyed import KeyRange
+from starforge.backfill.scheme.scheme import INT8_MAX
 from starforge.db.pool import Connection
 from starforge.db.statement import quoted, sql
 from starforge.errors import told
@@ -47,6 +48,11 @@ class DatabaseFacts:
             what = f"the keys of {scheme.told()} cannot be read as {reader}"
             raise KeyTableError(f"{what}: {told(error)}") from None
         assert row is not None
+        if row["high"] == INT8_MAX and scheme.end is None:
+            raise KeyTableError(
+                f"the highest {scheme.key} of {scheme.table} is {INT8_MAX}, behind which no range can end:"
+                " declare the KeyRange with an end= below it"
+            )
         return None if row["low"] is None else (row["low"], row["high"])
 
     async def ordinals(self, asset: str, names: Sequence[str]) -> Mapping[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -72,22 +71,6 @@ def document(request: Request, options: Options) -> dict[str, Any]:
         "failed_max": options.failed_max,
     }
     return {name: value for name, value in said.items() if value is not None}
-
-
-def asked(kept: Mapping[str, Any]) -> tuple[Request, Options]:
-    """Return what a `document` says. Raises: SelectionError, BackfillOptionError."""
-    request = Request(
-        asset=kept["asset"],
-        first=kept.get("from"),
-        last=kept.get("to"),
-        keys=tuple(kept.get("keys") or ()),
-        stale=kept.get("stale", False),
-        include_upstream=kept.get("include_upstream", False),
-        max_depth=kept.get("max_depth"),
-        canary=kept.get("canary"),
-    )
-    names = ("concurrency", "priority", "sla", "attempts", "failed_max")
-    return request, Options(**{name: kept.get(name) for name in names})
 
 
 def _whole(option: str, value: object, least: int, most: int) -> None:

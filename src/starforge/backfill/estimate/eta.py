@@ -104,24 +104,26 @@ class Estimator:
         """The mean duration of a partition, retries included: the column avg_partition_duration_ms."""
         return self._per_partition_s(self.durations.mean_s) * 1000 if self.done else None
 
-    def finish(self, seconds: float, outcome: Outcome = "completed", *, retry_in_s: float = 0.0) -> None:
+    def finish(self, seconds: float, outcome: Outcome = "completed") -> None:
         """Count an attempt that ended, and how long it ran.
 
         Args:
             seconds: How long, 0 or more.
             outcome: completed, failed for good, or retried: then its partition is not terminal.
-            retry_in_s: How long until it is tried again, where it is retried.
         """
         seconds = max(seconds, 0.0)
         self._work_s += seconds
         if outcome == "retried":
             self._retried += 1
             self._retried_s += seconds
-            self._delay_s += max(retry_in_s, 0.0)
             return
         self.durations.add(seconds, min(self.done / max(self.total, 1), 1.0))
         self.done += 1
         self.completed += outcome == "completed"
+
+    def wait(self, seconds: float) -> None:
+        """Count for how long a retried partition is to wait for its next attempt, once that is known."""
+        self._delay_s += max(seconds, 0.0)
 
     def pause(self, now_s: float) -> None:
         """Stop the clock; what was learnt is kept."""

@@ -160,7 +160,7 @@ class _Walk:
                 await self._keep(conn, found.keys.end, self.rows + found.rows)
                 failpoint("walk_before_commit")
         except Exception as error:
-            if found is None or blame(error) == "elsewhere":
+            if found is None or not found.rows or blame(error) == "elsewhere":
                 raise
             await self._broke(found, error)
             return

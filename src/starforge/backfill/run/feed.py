@@ -101,7 +101,14 @@ async def _begin_again(conn: Connection, known: Known) -> None:
     """Look from the beginning for what was given back; where there is nothing, trust the rows' counts."""
     if known.fed_upto != BEFORE_ALL:
         known.fed_upto = BEFORE_ALL
-    elif (counts := await conn.fetchrow(sql("backfill", "count_anew"), known.id)) is not None:
+    else:
+        await recount(conn, known)
+
+
+async def recount(conn: Connection, known: Known) -> None:
+    """Have the counters say what the partitions' rows say, where somebody changed one of the two by hand."""
+    counts = await conn.fetchrow(sql("backfill", "count_anew"), known.id)
+    if counts is not None:
         known.tell(log.warning, "backfill.recounted", **dict(counts))
         known.recounted = True
 

@@ -17,7 +17,7 @@ from asyncpg import LockNotAvailableError
 
 from starforge.backfill.estimate.eta import Eta, NoEta
 from starforge.backfill.pace.pace import Pace
-from starforge.backfill.run.feed import drive, drop
+from starforge.backfill.run.feed import drive, drop, recount
 from starforge.backfill.run.known import ENDED, Known, Row
 from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.slots import forget_slots
@@ -167,7 +167,8 @@ class Held:
 
 async def _finish(conn: Connection, mind: Known, over: Mapping[str, int]) -> bool:
     state = await conn.fetchval(sql("backfill", "finish"), mind.id)
-    if state is None:
+    if state is None:  # a partition is open that the counters have as over
+        await recount(conn, mind)
         return False
     mind.tell(log.info, f"backfill.{state}", **over)
     await forget_slots(conn, [mind.id])

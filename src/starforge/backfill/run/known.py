@@ -95,6 +95,9 @@ class Known:
     retried: set[int] = field(default_factory=set)
     """Of those in hand, which wait for their next attempt."""
 
+    again_s: dict[int, float] = field(default_factory=dict)
+    """Of these, when that was counted where it is not known yet for how long they wait."""
+
     eta: Eta | NoEta = UNKNOWN
     fresh: bool = True
     """There is something to be written beside counters."""
@@ -149,8 +152,7 @@ class Known:
                     before.look.began_s,
                 )
             look = fresh
-        total = row["total_partitions"]
-        estimator = before.estimator if before else Estimator.restore(row["eta_state"], total)
+        estimator = before.estimator if before else _estimator(row)
         if resumed:
             estimator.resume(monotonic_s(), paused_s=row["paused_s"])
         return cls(
@@ -178,25 +180,30 @@ class Known:
         now_s = monotonic_s()
         self.told += rows
         over: list[int] = []
+        retried = 0
         for row in rows:
             ordinal, outcome = row["ordinal"], row["outcome"]
+            place = self.place(ordinal)
+            if place == len(self.ordinals) or self.ordinals[place] != ordinal:
+                continue  # somebody deleted the partition since
             self.estimator.finish((row["duration_ms"] or 0.0) / 1000, outcome)
             if outcome in ("retried", "failed"):
                 mark = row["fingerprint"] or ""
                 self.look.fail(row["partition_key"], mark, row["error_message"] or "", row["ended_at"])
             if outcome == "retried":
+                retried += 1
                 self.retried.add(ordinal)
+                self.again_s[ordinal] = now_s
                 self.swept_s = NEVER_S
                 continue
             over.append(ordinal)
             counted[outcome] += 1
-            self.look.end(self.place(ordinal), outcome)
+            self.look.end(place, outcome)
             self.in_flight.discard(ordinal)
         self.retried &= self.in_flight
         self.frontier.fold(over)
         counted["ended"] = len(rows)
-        bad = counted["failed"] + len(rows) - len(over)
-        self.breaker.count(now_s, succeeded=counted["completed"], failed=bad)
+        self.breaker.count(now_s, succeeded=counted["completed"], failed=counted["failed"] + retried)
         self.look.count(now_s, len(over))
         self.ended.append((now_s, len(over)))
         self.ended_s = now_s
@@ -282,6 +289,7 @@ class Known:
         if self.retried and state == "running":
             waits = await conn.fetch(sql("backfill", "waiting"), row["job_type"], str(self.id))
             self.retried = _retried(waits)
+            self._learn_waits(waits, now_s)
             retry_in_s = max((each["retry_in_s"] or 0.0 for each in waits), default=0.0)
         self.eta = self.estimator.look(
             Pulse(
@@ -299,20 +307,37 @@ class Known:
             ETA_DISTRIBUTION.observe(self.eta.p50_s)
         self.fresh = True
 
+    def _learn_waits(self, waits: Sequence[Row], now_s: float) -> None:
+        """Tell the estimator for how long what was retried lately waits; what runs again already did not."""
+        for each in waits:
+            counted_s = self.again_s.pop(each["ordinal"], None)
+            if counted_s is not None and each["retry_in_s"] is not None:
+                self.estimator.wait(max(each["retry_in_s"], 0.0) + now_s - counted_s)
+        self.again_s.clear()
+
     async def _see_after(self, conn: Connection, row: Row, running: set[int]) -> None:
         """Forget what is in hand by no row: jobs that were taken away are fed again."""
-        lost = await conn.fetch(sql("backfill", "orphans"), self.id, sorted(running))
+        lost = await conn.fetch(sql("backfill", "orphans"), self.id, sorted(self.in_flight))
         waiting = await conn.fetch(sql("backfill", "waiting"), row["job_type"], str(self.id))
         running.difference_update(each["ordinal"] for each in lost)
         if lost:
             self.swept_s = NEVER_S
         here = running | {each["ordinal"] for each in waiting}
         self.runs = len(running)
+        self.retried = _retried(waiting)
         if gone := self.in_flight - here:
             self.in_flight = here
             self.fed_most = max([self.fed_most, *here])
-            self.retried &= here
             self.fed_upto = min([self.fed_upto, *(ordinal - 1 for ordinal in gone)])
+
+
+def _estimator(row: Row) -> Estimator:
+    """Go on with what the last coordinator learnt; where that cannot be read, with the mean duration."""
+    total, average_ms = row["total_partitions"], row["avg_partition_duration_ms"]
+    stored = Estimator.restore(row["eta_state"], total)
+    if stored.done or average_ms is None or not row["completed_partitions"]:
+        return stored
+    return Estimator.from_average(average_ms, total)
 
 
 def _breaker(row: Row, *, resumed: bool) -> FailureBreaker:

@@ -129,22 +129,23 @@ async def select(assets: Assets, request: Request, facts: Facts) -> Selection:
     reach = await _reach(asset, facts, now)
     if reach[0] >= reach[1]:
         raise NothingSelectedError(_nothing(asset, now))
-    chosen = {asset.name: _chosen(asset, request, reach, now)}
-    _check_total(asset, chosen[asset.name], reach)
+    wanted = {asset.name: _chosen(asset, request, reach, now)}
+    _check_total(asset, wanted[asset.name], reach)
     notes: list[str] = []
+    parts: list[Part] = []
     levels = _levels(assets, asset, request, notes)
-    for name in levels:
-        for edge in assets.get(name).upstream:
-            if edge.name in levels and chosen[name]:
-                wanted = assets.inputs(assets.get(name), edge, chosen[name])
-                chosen[edge.name] = merged([*chosen.get(edge.name, []), *wanted])
-    parts = [Part(asset, tuple(chosen[asset.name]), share=request.canary)]
-    for name in list(levels)[1:]:
-        above = assets.get(name)
-        there = clipped(chosen.get(name, []), await _reach(above, facts, now))
-        _note_missing(notes, above, chosen.get(name, []), there, asset)
-        if there:
-            parts.insert(0, Part(above, tuple(there), share=request.canary, level=levels[name]))
+    for name, level in levels.items():
+        each, there = assets.get(name), wanted.get(name, [])
+        if each is not asset:
+            there = clipped(there, await _reach(each, facts, now))
+            _note_missing(notes, each, wanted.get(name, []), there, asset)
+        if not there:
+            continue
+        parts.insert(0, Part(each, tuple(there), share=request.canary, level=level))
+        for edge in each.upstream:
+            if edge.name in levels:
+                inputs = assets.inputs(each, edge, there)
+                wanted[edge.name] = merged([*wanted.get(edge.name, []), *inputs])
     _check_sum(asset, parts)
     return Selection(tuple([await _registered(part, facts) for part in parts]), tuple(notes))
 

@@ -3,7 +3,7 @@
 -- gives   one row (id, was: the state before, epoch, heartbeat_at), or none. A pending or resumed one needs its upstream
 --         completed, a pending one also a live worker that knows its type; one that ended or is paused is taken while something of it is not counted.
 --         What is this worker's by its row and not in its hands is what it lost, or took and was not told; what is
---         resumed is nobody's, whoever may still count what ended before. Who writes rows that refer to it is not in the way
+--         resumed is nobody's, whoever may still count what ended before, and its planned resume is over. Who writes rows that refer to it is not in the way
 -- index   backfill_jobs_due, workers_live
 WITH next AS (
     SELECT d.id, d.state FROM backfill_jobs AS d
@@ -23,6 +23,7 @@ WITH next AS (
 )
 UPDATE backfill_jobs AS b
 SET state = CASE WHEN next.state IN ('pending', 'resuming') THEN 'running' ELSE next.state END,
+    resume_at = CASE WHEN next.state IN ('pending', 'resuming') THEN NULL ELSE b.resume_at END,
     worker_id = $1, lease_epoch = b.lease_epoch + 1, heartbeat_at = sf_now(), updated_at = sf_now(),
     started_at = CASE WHEN next.state IN ('pending', 'resuming') THEN coalesce(b.started_at, sf_now()) ELSE b.started_at END,
     progress_at = CASE WHEN next.state IN ('pending', 'resuming') THEN sf_now() ELSE b.progress_at END

@@ -32,12 +32,12 @@ class Frontier:
 
         Args:
             ordinals: All of them, ascending: a range, or an array.
-            upto: A stored checkpoint: every partition up to and with this ordinal is terminal.
-        Raises: InvalidInputError where `upto` is not among them.
+            upto: A stored checkpoint: every partition up to and with this ordinal is terminal. One that is
+                not among them, as where somebody deleted it, says nothing.
         """
         self._ordinals = ordinals
         self._ended = bytearray(self.total // 8 + 1)
-        self._at = 0 if upto is None else self.position(upto) + 1
+        self._at = self.position(upto) + 1 if upto is not None and upto in self else 0
         self._ahead = 0
 
     @property
@@ -87,6 +87,10 @@ class Frontier:
                 break
         self._at = at
         self._ahead -= at - begun_at
+
+    def __contains__(self, ordinal: int) -> bool:
+        found = bisect_left(self._ordinals, ordinal)
+        return found < self.total and self._ordinals[found] == ordinal
 
     def position(self, ordinal: int) -> int:
         """Return how many partitions are before this one; raise InvalidInputError where it is none."""

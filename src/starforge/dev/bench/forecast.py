@@ -223,7 +223,8 @@ class Run:
             heapq.heappush(self._gaps, self.now_s + self.shape.gap_s)
         if self.dice.chance(self.shape.failures):
             wait_s = self.shape.retry_after_s
-            self.estimator.finish(ends_s - since_s, "retried", retry_in_s=wait_s)
+            self.estimator.finish(ends_s - since_s, "retried")
+            self.estimator.wait(wait_s)
             heapq.heappush(self._retries, (self.now_s + wait_s, index))
             return
         self.estimator.finish(ends_s - since_s)
