@@ -22,6 +22,7 @@ from starforge.backfill.state.checkpoint import Frontier
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.errors import shortened
 from starforge.telemetry.metrics import (
     ETA_DISTRIBUTION,
     PARTITION_DURATION,
@@ -229,7 +230,7 @@ class Known:
             say = log.warning
             if outcome == "completed":
                 say = log.info if len(told) <= SAID_MAX else log.debug
-            why = {"error": row["error_message"][:ERROR_CHARS_MAX]} if row["error_message"] else {}
+            why = {"error": shortened(row["error_message"], ERROR_CHARS_MAX)} if row["error_message"] else {}
             say(
                 f"partition.{outcome}",
                 job_id=str(self.id),
