@@ -14,7 +14,7 @@ from starforge.cli.render import as_table, out, print_json, say
 from starforge.cli.snapshot_looks import read
 from starforge.cli.work import JsonOption
 from starforge.cli.workers import seconds_of
-from starforge.errors import InvalidInputError
+from starforge.errors import InvalidInputError, shortened
 
 if TYPE_CHECKING:
     from starforge.backfill.partition.poison import Poison
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 IdArgument = Annotated[UUID, typer.Argument(metavar="ID", help="The backfill's id.")]
 LOG_LINES_MAX = 50
 LOG_LINES = 5
+LOG_CHARS_MAX = 200
 ERROR_CHARS_MAX = 200
 
 
@@ -151,10 +152,11 @@ def status(
     out.print(screen(one, width=out.width))
     if lines:
         say("\nlogged of it last (UTC)", style="bold")
-        show_lines(lines[-LOG_LINES:])
+        show_lines(lines[-LOG_LINES:], chars_max=LOG_CHARS_MAX)
+        say(f"  more: starforge worker logs --job {backfill_id}", style="dim")
     if last and last[0] not in lines[-LOG_LINES:]:
         say("\nlogged by its coordinator's worker last", style="bold")
-        show_lines(last)
+        show_lines(last, chars_max=LOG_CHARS_MAX)
     if one.next:
         say(f"\n→ {one.next}")
 
@@ -198,7 +200,7 @@ def _partitions(
                 one.attempts,
                 None if one.duration_ms is None else took(one.duration_ms),
                 None if one.completed_at is None else f"{one.completed_at:%m-%d %H:%M:%S}",
-                one.error and one.error[:ERROR_CHARS_MAX],
+                one.error and shortened(one.error, ERROR_CHARS_MAX),
             )
             for one in found
         ],
@@ -260,7 +262,7 @@ def poison(
     as_table(
         ("row key", "partition", "error", "message"),
         [
-            (one.row_key, one.partition_key, one.error_type, one.error_message[:ERROR_CHARS_MAX])
+            (one.row_key, one.partition_key, one.error_type, shortened(one.error_message, ERROR_CHARS_MAX))
             for one in found
         ],
         reason_last=True,

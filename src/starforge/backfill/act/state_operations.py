@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Locked, Version, Why, locked
+from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Locked, Version, Why, follow, locked
 from starforge.backfill.create.moment import moment, shown
+from starforge.backfill.partition.gates import before_partitions, withheld
 from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.integrity import require_integrity
 from starforge.backfill.state.slots import forget_slots
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 from starforge.operation import Caller, Change, operation
+from starforge.queue.gate import closed_gates
 
 WAITING_MAX = 10_000
 """Most backfills that one cancel takes with it: an upstream has no more that wait for it."""
@@ -98,7 +100,8 @@ async def resume(
     after: dict[str, Any] = {"state": "resuming", "version": now["version"]}
     if findings:
         after["findings"] = findings
-    noted = f"; {'; '.join(findings)}" if findings else ""
+    notes, then = await _in_the_way(caller, row)
+    noted = "".join(f"; {each}" for each in (*findings, *notes))
     left = row.total - row.completed - row.failed
     return Change(
         summary=f"{row.named} goes on as soon as a coordinator takes it,"
@@ -113,7 +116,21 @@ async def resume(
             "resume_at": row.resume_at,
         },
         after=after,
+        next=then,
     )
+
+
+async def _in_the_way(caller: Caller, row: Locked) -> tuple[list[str], dict[str, str]]:
+    """Tell what keeps a resumed backfill from a good end all the same, and with which commands it goes on."""
+    notes, then = [], {"to follow it": follow(row.id)}
+    if row.failed > row.failed_max:
+        notes.append(f"{row.failed} failed before, of which it tolerates {row.failed_max}")
+        then["to make again what failed"] = f"starforge backfill retry-failed {row.id}"
+    for gate in before_partitions(await closed_gates(caller.conn), row.job_type, caller.tenant):
+        # The breaker of the queue holds the type for the same failures, and a resume does not end that.
+        notes.append(withheld(gate))
+        then[f"to end what withholds its partitions ({gate.cause})"] = gate.undo
+    return notes, then
 
 
 @operation("backfill cancel", role="operator", inverse=None, risk="destructive")
@@ -130,8 +147,9 @@ async def cancel(
     can be made by a new one: `starforge backfill clone JOB_ID --unfinished`.
     """
     row = await locked(caller, job_id, expect_version)
+    then = {"to make what is left": f"starforge backfill clone {row.id} --unfinished --reason TEXT"}
     if row.state == "cancelled":
-        return Change(f"{row.named} is already {row.told()}", 1, 0, (str(row.id),), row.terms())
+        return Change(f"{row.named} is already {row.told()}", 1, 0, (str(row.id),), row.terms(), next=then)
     row.require("cancel")
     after = await end(caller, [row.id], reason, f"cancelled by {caller.actor}: {reason}", "backfill cancel")
     told = (
@@ -147,6 +165,7 @@ async def cancel(
         sample=(str(row.id), *after)[:SAMPLE_MAX],
         before={**row.terms(), "waiting": after},
         after={"state": "cancelled", "version": row.version + 1, "cancelled_too": after},
+        next=then,
     )
 
 
@@ -182,6 +201,7 @@ async def _planned_anew(caller: Caller, row: Locked, until: datetime | None) -> 
         sample=(str(row.id),),
         before={**row.terms(), "resume_at": row.resume_at},
         after={"state": "paused", "version": now["version"], "resume_at": until},
+        undo=None,
     )
 
 

@@ -7,7 +7,7 @@ database, as of disks that are elsewhere, is not guessed.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from starforge.backfill.asset.asset import Asset, Assets
 from starforge.backfill.asset.upstream import Upstream
 from starforge.backfill.create.facts import DatabaseFacts
 from starforge.backfill.create.options import Options
-from starforge.backfill.create.overlap import overlaps, ranges, refusal
+from starforge.backfill.create.overlap import free, overlaps, ranges, refusal
 from starforge.backfill.errors import MapsElsewhereError
+from starforge.backfill.partition.gates import before_partitions
 from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.scheme.keyed import Static
 from starforge.backfill.scheme.scheme import Span, merged
@@ -25,6 +26,7 @@ from starforge.backfill.select.selection import AnyPart, Selection, counted
 from starforge.db.budget import read_budget
 from starforge.db.pool import Connection, PoolSettings
 from starforge.db.statement import sql
+from starforge.errors import shortened
 from starforge.queue.gate import closed_gates, held
 from starforge.queue.known import workers_knowing
 from starforge.settings import HomeSettings
@@ -35,6 +37,7 @@ FAILED_SHARE_WARNS = 0.05
 FAILED_SHARE_REFUSES = 0.2
 """B-07 alerts at this share: what the same code did the last time, it will do again."""
 
+ERROR_CHARS_MAX = 200
 PARTITION_BYTES = 2_000
 """What a partition takes on disk until it is history: its row, its job, the log of both; rounded up."""
 
@@ -151,11 +154,9 @@ class _Look:
         self._found("worker", part.asset, text, refuses=True)
 
     async def gate(self, part: AnyPart) -> None:
-        means = {("queue", QUEUE), ("type", part.asset.job_type), ("tenant", self._tenant)}
-        for gate in await closed_gates(self._conn):
-            if (gate.scope, gate.name) in means and gate.cause != "retries":
-                text = f"{gate.scope} {gate.name} {gate.told} ({gate.owner}: {gate.reason}); `{gate.undo}`"
-                self._found("gate", part.asset, text)
+        for gate in before_partitions(await closed_gates(self._conn), part.asset.job_type, self._tenant):
+            text = f"{gate.scope} {gate.name} {gate.told} ({gate.owner}: {gate.reason}); `{gate.undo}`"
+            self._found("gate", part.asset, text)
 
     async def upstream(self, part: AnyPart) -> None:
         """Tell which partitions upstream were not made, where the backfill does not make them itself."""
@@ -172,9 +173,8 @@ class _Look:
             text = f"whether its upstream {edge.name} is complete, only the app that declares {name} can tell"
             self._found("upstream", part.asset, text)
             return
-        row = await self._conn.fetchrow(
-            sql("backfill", "uncovered"), self._tenant, edge.name, ranges(await self._places(above, wanted))
-        )
+        places = await self._places(above, wanted)
+        row = await self._conn.fetchrow(sql("backfill", "uncovered"), self._tenant, edge.name, ranges(places))
         assert row is not None
         missing = [(each.lower, each.upper) for each in row["missing"]]
         if not missing:
@@ -183,7 +183,10 @@ class _Look:
             text = f"its upstream {edge.name} was never backfilled; what it has, others made"
             self._found("upstream", part.asset, f"{text}; --include-upstream makes all of it first")
             return
-        self._found("upstream", part.asset, _missing(above, missing), refuses=True)
+        live = await self._conn.fetchrow(
+            sql("backfill", "overlapping"), self._tenant, edge.name, row["missing"], 1
+        )
+        self._found("upstream", part.asset, _missing(above, missing, live), refuses=True)
 
     async def _places(self, above: Asset, wanted: list[Span]) -> list[Span]:
         """Return the ordinals of an upstream's places."""
@@ -222,7 +225,7 @@ class _Look:
         last, count = ended[0]
         failed, total = sum(row["failed_partitions"] for row, _ in ended), sum(count for _, count in ended)
         share = last["failed_partitions"] / count
-        error = f", most often: {last['error']:.200}" if last["error"] else ""
+        error = f", most often: {shortened(last['error'], ERROR_CHARS_MAX)}" if last["error"] else ""
         same = last["code_version"] == part.asset.version
         if share > FAILED_SHARE_REFUSES:
             text = (
@@ -265,11 +268,15 @@ class _Look:
             self._found("disk", self._selection.asked.asset, text, refuses=needed > free)
 
 
-def _missing(above: Asset, missing: list[Span]) -> str:
-    """Return in words which partitions upstream were not made, and what makes them."""
+def _missing(above: Asset, missing: list[Span], live: Mapping[str, Any] | None) -> str:
+    """Return in words which partitions upstream were not made, and what makes them; `live`: who does now."""
     scheme = above.partitions
     total = sum(map(scheme.count, missing))
     are, first = "is" if total == 1 else "are", f"{counted(total)} of its upstream {above.name}"
+    if live is not None:  # another one beside it would be refused
+        rest = free(missing, [(span.lower, span.upper) for span in live["shared"]])
+        told = f"backfill {live['id']} ({live['state']}) is to make {'some of ' if rest else ''}them"
+        return f"{first} {are} not completed; {told}: `starforge backfill status --watch {live['id']}`"
     if scheme.registers:
         return f"{first} {are} not completed; --include-upstream makes all of it first"
     ends = scheme.first_key(missing), scheme.last_key(missing)
