@@ -7,9 +7,11 @@ database, as of disks that are elsewhere, is not guessed.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+
+import asyncpg
 
 from starforge.backfill.asset.asset import Asset, Assets
 from starforge.backfill.asset.upstream import Upstream
@@ -268,7 +270,7 @@ class _Look:
             self._found("disk", self._selection.asked.asset, text, refuses=needed > free)
 
 
-def _missing(above: Asset, missing: list[Span], live: Mapping[str, Any] | None) -> str:
+def _missing(above: Asset, missing: list[Span], live: asyncpg.Record | None) -> str:
     """Return in words which partitions upstream were not made, and what makes them; `live`: who does now."""
     scheme = above.partitions
     total = sum(map(scheme.count, missing))
