@@ -38,7 +38,8 @@ test-pooler: install ## The queue's and the worker's tests through PgBouncer in 
 	@STARFORGE_TEST_POOLER=1 $(PYTEST) -m db $(POOLER_TESTS)
 
 torture: install   ## Kill, freeze and choke workers and Postgres for minutes: STARFORGE_TORTURE_MINUTES=10
-	@STARFORGE_TORTURE=1 $(BIN)/python -m pytest -s tests/torture tests/faults/test_backfills.py tests/faults/test_operations.py
+	@STARFORGE_TORTURE=1 $(BIN)/python -m pytest -s tests/torture tests/faults/test_backfills.py \
+	  tests/faults/test_operations.py tests/faults/test_snapshots.py
 
 test-fast: install ## The tests that need no database and no other server
 	@$(PYTEST) -m "not db and not server and not long"

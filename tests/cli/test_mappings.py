@@ -20,6 +20,8 @@ from tests.etl.load.test_job import ERRORS, offer, types
 from tests.etl.source.test_catalogue import FAILING, WAITING, held
 from tests.stories.test_path_of_a_job import run_until
 
+pytestmark = pytest.mark.once("its statements are prepared on both versions by tests/db/test_statement.py")
+
 DOCUMENT = {
     "Id": "a",
     "Name": "Ann",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from tests.contracts.contract import filled, statements
 from tests.covers import covers
 from tests.faults.app import MADE, app
 from tests.faults.scene import Scene, Worker, a_scene
-from tests.faults.test_kills import Killer, Step, texts
+from tests.faults.test_kills import TORTURED, Killer, Step, texts
 from tests.postgres import TestServer
 from tests.proxy import Fault, Session, Statement, cut, kill, nothing
 
@@ -37,7 +36,6 @@ pytestmark = [
     pytest.mark.shared,
 ]
 
-EVERY = os.environ.get("STARFORGE_TORTURE") == "1"
 LANES = 2
 STEPS_MAX = 100
 KILLS_PER_WORKER = 3
@@ -164,19 +162,17 @@ class BackfillKiller(Killer):
 async def test_a_child_killed_at_any_statement_of_a_partitions_path_makes_each_partition_once(
     server: TestServer, tmp_path: Path, seed: int
 ) -> None:
-    killed_at: set[Step] = set()
+    met: set[Step] = set()
 
     async def life(scene: Scene) -> bool:
         backfill_id = await a_backfill(scene)
-        scene.proxy.rule = killer = BackfillKiller(
-            "starforge worker", kill, killed_at, times=KILLS_PER_WORKER
-        )
+        scene.proxy.rule = killer = BackfillKiller("starforge worker", kill, met, times=KILLS_PER_WORKER)
         async with watched(scene, backfill_id), scene.worker(WORKER_CONCURRENCY="2"):
             await scene.until(CLOSED, True, backfill_id)
         await check(scene, backfill_id)
         return killer.times < KILLS_PER_WORKER
 
-    steps = texts(await lived(server, tmp_path, life, killed_at))
+    steps = texts(await lived(server, tmp_path, life, met))
     for part in (
         MADE,
         "COMMIT",
@@ -187,22 +183,20 @@ async def test_a_child_killed_at_any_statement_of_a_partitions_path_makes_each_p
         assert part in steps
 
 
-async def lived(
-    server: TestServer, folder: Path, life: Callable[[Scene], Any], killed_at: set[Step]
-) -> set[Step]:
+async def lived(server: TestServer, folder: Path, life: Callable[[Scene], Any], met: set[Step]) -> set[Step]:
     """Live one life after the other, in scenes side by side, until one ends with nobody killed."""
 
     async def lane(number: int) -> None:
         (folder / str(number)).mkdir()
         async with a_scene(server, folder / str(number)) as scene:
             while await life(scene):
-                assert len(killed_at) < STEPS_MAX
+                assert len(met) < STEPS_MAX
 
     async with asyncio.TaskGroup() as lanes:
         for number in range(LANES):
             lanes.create_task(lane(number))
-    print(f"{len(killed_at)} steps")
-    return killed_at
+    print(f"{len(met)} steps")
+    return met
 
 
 # ---- a lost reply
@@ -256,13 +250,13 @@ async def test_a_supervisor_killed_at_any_commit_of_its_coordinating_is_followed
     server: TestServer, tmp_path: Path, seed: int
 ) -> None:
     """Before it and after it; with STARFORGE_TORTURE=1 at every statement, in a transaction or not."""
-    killed_at: set[Step] = set()
+    met: set[Step] = set()
 
     async def life(scene: Scene) -> bool:
         backfill_id, fired = await a_backfill(scene), False
         async with watched(scene, backfill_id):
             while not await scene.conn.fetchval(CLOSED, backfill_id):
-                killer = BackfillKiller("starforge supervisor", kill, killed_at, commits_only=not EVERY)
+                killer = BackfillKiller("starforge supervisor", kill, met, commits_only=not TORTURED)
                 scene.proxy.rule = killer
                 async with scene.worker(**SHORT) as worker:
                     await closed(scene, worker, backfill_id)
@@ -270,11 +264,11 @@ async def test_a_supervisor_killed_at_any_commit_of_its_coordinating_is_followed
         await check(scene, backfill_id)
         return fired
 
-    steps = texts(await lived(server, tmp_path, life, killed_at))
+    steps = texts(await lived(server, tmp_path, life, met))
     assert "FROM next WHERE b.id = next.id" in steps
-    behind = "\n".join(step[0] for step in killed_at)
+    behind = "\n".join(step[0] for step in met)
     assert "checkpoint_ordinal = $5" in behind
-    assert len({step[0] for step in killed_at if step[1].startswith("COMMIT")}) >= 3, "feed, fold, end"
+    assert len({step[0] for step in met if step[1].startswith("COMMIT")}) >= 3, "feed, fold, end"
 
 
 async def frozen(scene: Scene, stop: Callable[[], None], go_on: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from starforge.db.pool import Pool
 from starforge.dev.bench.bomb import peak_bytes
@@ -22,6 +23,8 @@ from starforge.queue.enqueue import enqueue
 from starforge.queue.job import NewJob
 from tests.covers import covers
 from tests.faults.scene import WAIT_S_MAX, Scene, Worker
+
+pytestmark = pytest.mark.once("its statements are prepared on both versions by tests/db/test_statement.py")
 
 HUGE_BYTES = 200_000_000
 OVER_IDLE_BYTES_MAX = 64 * 2**20

@@ -8,10 +8,12 @@ more before the client hears of the answer. The loop ends with a job on whose wa
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
+from zlib import crc32
 
 import pytest
 
@@ -42,18 +44,26 @@ EXTENDED = (
     " WHERE heartbeat_at > started_at)"
 )
 
+TORTURED = os.environ.get("STARFORGE_TORTURE") == "1"
+
 Step = tuple[str, str, bool, When]
 
 
 @dataclass
 class Killer:
-    """A rule that kills at the first step that nobody was killed at before."""
+    """A rule that kills at the first step that nobody came to before, or at one of so many of them."""
 
     role: str
     do: Callable[[Session], None]
-    killed_at: set[Step]
+    met: set[Step]
+    """Steps that some killer came to."""
+
     commits_only: bool = False
     from_claim: bool = False
+    every: int = 1
+    """Of so many steps that are new one is killed at: which, the seed says."""
+
+    seed: int = 0
     fired: bool = False
 
     def __call__(self, statement: Statement) -> Fault | None:
@@ -67,8 +77,10 @@ class Killer:
         ends: list[When] = ["before", "after"] if statement.commits else ["before"]
         for when in ends:
             step = (statement.previous if edge else "", statement.text, statement.runs, when)
-            if step not in self.killed_at:
-                self.killed_at.add(step)
+            if step not in self.met:
+                self.met.add(step)
+                if crc32(repr(step).encode()) % self.every != self.seed % self.every:
+                    continue
                 self.fired = True
                 what = "run" if statement.runs else "parsed"
                 print(f"killed {when} it is {what}: {COMMENT.sub('', statement.text).split()[:12]}")
@@ -81,13 +93,13 @@ Life = Callable[[Scene, set[Step]], Awaitable[bool]]
 
 async def lived(server: TestServer, folder: Path, life: Life) -> set[Step]:
     """Live one life after the other, in scenes side by side, until one ends with nobody killed."""
-    killed_at: set[Step] = set()
+    met: set[Step] = set()
 
     async def lane(number: int) -> None:
         (folder / str(number)).mkdir()
         async with a_scene(server, folder / str(number)) as scene:
-            while await life(scene, killed_at):
-                assert len(killed_at) < STEPS_MAX
+            while await life(scene, met):
+                assert len(met) < STEPS_MAX
             verdict = await scene.check()
             verdict.assert_sound()
             assert set(verdict.statuses) == {"completed"}
@@ -96,8 +108,8 @@ async def lived(server: TestServer, folder: Path, life: Life) -> set[Step]:
     async with asyncio.TaskGroup() as lanes:
         for number in range(LANES):
             lanes.create_task(lane(number))
-    print(f"{len(killed_at)} steps")
-    return killed_at
+    print(f"{len(met)} steps")
+    return met
 
 
 def texts(steps: set[Step]) -> str:
@@ -108,10 +120,10 @@ def texts(steps: set[Step]) -> str:
 async def test_a_child_killed_at_any_statement_of_a_jobs_path_loses_nothing_and_burns_no_attempt(
     server: TestServer, tmp_path: Path, seed: int
 ) -> None:
-    async def life(scene: Scene, killed_at: set[Step]) -> bool:
+    async def life(scene: Scene, met: set[Step]) -> bool:
         async with scene.worker(WORKER_CONCURRENCY="1"):
             for _ in range(KILLS_PER_WORKER):
-                scene.proxy.rule = killer = Killer("starforge worker", kill, killed_at, from_claim=True)
+                scene.proxy.rule = killer = Killer("starforge worker", kill, met, from_claim=True)
                 await scene.history.enqueue(scene.conn, *some_jobs())
                 await scene.drained()
                 if not killer.fired:
@@ -126,9 +138,9 @@ async def test_a_child_killed_at_any_statement_of_a_jobs_path_loses_nothing_and_
 async def test_a_group_killed_at_any_commit_of_a_jobs_path_loses_nothing_and_burns_no_attempt(
     server: TestServer, tmp_path: Path, seed: int
 ) -> None:
-    async def life(scene: Scene, killed_at: set[Step]) -> bool:
+    async def life(scene: Scene, met: set[Step]) -> bool:
         for _ in range(RESCUE_EVERY):
-            killer = Killer("starforge worker", kill_group, killed_at, commits_only=True, from_claim=True)
+            killer = Killer("starforge worker", kill_group, met, commits_only=True, from_claim=True)
             scene.proxy.rule = killer
             await scene.history.enqueue(scene.conn, *some_jobs())
             async with scene.worker(WORKER_CONCURRENCY="1") as worker:
@@ -147,10 +159,10 @@ async def test_a_supervisor_killed_at_any_of_its_own_statements_loses_nothing_an
 ) -> None:
     """From its start to the end of its stop: a job is still running when it is told to stop."""
 
-    async def life(scene: Scene, killed_at: set[Step]) -> bool:
+    async def life(scene: Scene, met: set[Step]) -> bool:
         fired = False
         for _ in range(RESCUE_EVERY):
-            scene.proxy.rule = killer = Killer("starforge supervisor", kill, killed_at)
+            scene.proxy.rule = killer = Killer("starforge supervisor", kill, met)
             await scene.history.enqueue(scene.conn, *some_jobs())
             async with scene.worker(
                 WORKER_CONCURRENCY="2", STARFORGE_LEASE_S="1", STARFORGE_GRACE_S="0.1", FAULTS_EFFECT_S="30"

@@ -20,7 +20,7 @@ from starforge.heroes.mapping import HERO
 from tests.covers import covers
 from tests.etl.load.test_process import MODES, NOT_COMPARED, TABLES
 from tests.faults.scene import Scene, a_database, a_scene
-from tests.faults.test_kills import KILLS_PER_WORKER, STEPS_MAX, Killer, Step, texts
+from tests.faults.test_kills import KILLS_PER_WORKER, STEPS_MAX, TORTURED, Killer, Step, texts
 from tests.postgres import TestServer
 from tests.proxy import kill, nothing
 
@@ -30,6 +30,9 @@ ALONE = {"WORKER_CONCURRENCY": "1", "STARFORGE_BREAKER_MIN": "1000"}
 SHARED = {"entity_seen"}
 TRIES, HEROES = 1_000, 20
 AT_ONCE = 4
+EVERY = 1 if TORTURED else 3
+"""Of so many steps a worker is killed at one."""
+
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
@@ -74,8 +77,8 @@ async def rows_of(conn: Connection, name: str) -> dict[str, list[str]]:
 async def test_a_worker_killed_at_any_statement_of_a_snapshot_leaves_the_tables_of_a_clean_run(
     server: TestServer, tmp_path: Path, seed: int, way: str
 ) -> None:
-    """No row twice, none regressed, none missing, and no attempt burnt."""
-    killed_at: set[Step] = set()
+    """No row twice, none regressed, none missing, and no attempt burnt. On each commit at a third of them."""
+    met: set[Step] = set()
     async with a_scene(server, tmp_path) as scene:
         pool = await Pool.open(scene.database, size=1)
         try:
@@ -85,11 +88,11 @@ async def test_a_worker_killed_at_any_statement_of_a_snapshot_leaves_the_tables_
             assert min(len(expected[table]) for table in ("user_troops", "user_pets", "user_teams")) > 0
             hero, fired = 0, True
             while fired:
-                assert len(killed_at) < STEPS_MAX
+                assert len(met) < STEPS_MAX
                 async with scene.worker(**ALONE, **MODES[way]):
                     for _ in range(KILLS_PER_WORKER):
                         hero += 1
-                        fired = await captured(scene, pool, f"H_{hero}", killed_at)
+                        fired = await captured(scene, pool, f"H_{hero}", met, seed)
                         assert await rows_of(scene.conn, f"H_{hero}") == expected
                         if not fired:
                             break
@@ -99,8 +102,8 @@ async def test_a_worker_killed_at_any_statement_of_a_snapshot_leaves_the_tables_
         left = "SELECT count(*) FROM hero_snapshots WHERE status <> 'processed' OR processing"
         assert await scene.conn.fetchval(left) == 0
         assert await scene.conn.fetchval("SELECT max(attempts) FROM job_history") == 0
-    print(f"{len(killed_at)} steps")
-    steps = texts(killed_at)
+    print(f"{len(met)} steps")
+    steps = texts(met)
     for part in (
         "UPDATE hero_snapshots",
         "INSERT INTO entity_seen",
@@ -158,13 +161,15 @@ async def test_snapshots_of_one_user_that_are_processed_at_once_never_deadlock(
     )
 
 
-async def captured(scene: Scene, pool: Pool, name: str, killed_at: set[Step] | None = None) -> bool:
+async def captured(scene: Scene, pool: Pool, name: str, met: set[Step] | None = None, seed: int = 0) -> bool:
     """Have both states of a hero processed, with a kill on the way of each; tell whether any was killed."""
     fired = False
     for document in captures(name):
         killer = None
-        if killed_at is not None:
-            scene.proxy.rule = killer = Killer("starforge worker", kill, killed_at, from_claim=True)
+        if met is not None:
+            scene.proxy.rule = killer = Killer(
+                "starforge worker", kill, met, from_claim=True, every=EVERY, seed=seed
+            )
         await receive(pool, [Offer(name, document)], mapping=HERO, tenant="default")
         await scene.drained()
         fired = fired or (killer is not None and killer.fired)

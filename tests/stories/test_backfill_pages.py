@@ -24,6 +24,8 @@ from tests.backfill.engine import engine
 from tests.cli.test_main import Starforge, invoke
 from tests.worker.processes import a_worker, until
 
+pytestmark = pytest.mark.once("its statements are prepared on both versions by tests/db/test_statement.py")
+
 __all__ = ["invoke"]
 
 DOCS = Path(__file__).parents[2] / "docs"

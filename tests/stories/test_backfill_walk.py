@@ -6,11 +6,15 @@ import json
 import os
 import signal
 
+import pytest
+
 from starforge.db.pool import Pool
 from tests.backfill.run.test_reprocess import hero, ingest, on
 from tests.cli.test_main import Starforge, invoke
 from tests.covers import covers
 from tests.worker.processes import a_worker, until
+
+pytestmark = pytest.mark.once("its statements are prepared on both versions by tests/db/test_statement.py")
 
 __all__ = ["invoke"]
 

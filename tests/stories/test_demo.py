@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from starforge.db.pool import Connection, connect
 from tests.covers import covers
+
+pytestmark = pytest.mark.once("its statements are prepared on both versions by tests/db/test_statement.py")
 
 WAIT_S = 120
 DOCUMENTS = ["PARSE_ERROR", "MAPPING_ERROR"]

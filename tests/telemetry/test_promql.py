@@ -32,7 +32,11 @@ from tests.covers import covers
 from tests.telemetry.busy import app
 from tests.worker.test_supervise import until
 
-pytestmark = [pytest.mark.system("prometheus"), pytest.mark.shared]
+pytestmark = [
+    pytest.mark.system("prometheus"),
+    pytest.mark.shared,
+    pytest.mark.once("its statements are prepared on both versions by tests/db/test_statement.py"),
+]
 
 NAME = re.compile(r"\b(?:starforge|servo|job|memory|heap|kube|pod)_\w+")
 SCRAPE_S = 0.25

@@ -20,6 +20,10 @@ from tests.proxy import Fault, cut, nothing, proxied
 from tests.worker.marks import APP
 from tests.worker.processes import HISTORY, MARKS, a_worker, until
 
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
+
 FAST = {"STARFORGE_BACKOFF_BASE_S": "0.02"}
 QUARANTINED = "SELECT count(*) FROM queue_jobs WHERE status = 'quarantined'"
 

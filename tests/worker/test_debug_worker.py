@@ -7,6 +7,8 @@ import signal
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
 from starforge.db.pool import Connection, Pool
 from starforge.queue.enqueue import enqueue
 from starforge.queue.handler import JobType, JobTypes
@@ -15,6 +17,10 @@ from starforge.queue.probe import PRIORITY, PROBE_TYPE, probe
 from tests.covers import covers
 from tests.queue.jobs import a_worker as registered
 from tests.worker.processes import ENDED, HISTORY, MARKS, a_worker, ended, until
+
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
 
 PAUSE = (
     "INSERT INTO gates (scope, name, cause, owner, reason, expires_at)"

@@ -17,6 +17,10 @@ from tests.covers import covers
 from tests.worker.marks import APP
 from tests.worker.processes import HISTORY, MARKS, a_worker, until
 
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
+
 FAST = {"STARFORGE_BACKOFF_BASE_S": "0.02"}
 WHAT = "SELECT what FROM marks ORDER BY at DESC LIMIT 1"
 

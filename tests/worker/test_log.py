@@ -29,6 +29,10 @@ from tests.proxy import proxied
 from tests.queue.jobs import a_worker as registered
 from tests.worker.processes import HISTORY, LINES, MARKS, a_worker, ended, until
 
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
+
 # ---- lines
 
 

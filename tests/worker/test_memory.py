@@ -36,6 +36,10 @@ from starforge.worker.reload import Sources
 from tests.covers import covers
 from tests.worker.processes import APP, ENDED, HISTORY, LINES, MARKS, a_worker, until
 
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
+
 MB = 1_000_000
 UNTOUCHED = "SELECT count(*) FROM job_history WHERE attempts > 0"
 

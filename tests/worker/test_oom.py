@@ -16,6 +16,10 @@ from tests.covers import covers
 from tests.worker.marks import APP
 from tests.worker.processes import HISTORY, a_worker, until
 
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
+
 LIMIT_BYTES = 400 * 1024 * 1024
 
 

@@ -14,6 +14,10 @@ from tests.covers import covers
 from tests.worker.marks import APP
 from tests.worker.processes import HISTORY, MARKS, a_worker, until
 
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
+
 FAST = {"STARFORGE_BACKOFF_BASE_S": "0.02", "STARFORGE_PROGRESS_S": "2", "STARFORGE_LEASE_S": "2"}
 
 

@@ -21,6 +21,10 @@ from tests.postgres import TestServer
 from tests.proxy import proxied
 from tests.worker.marks import TABLE
 
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
+
 APP = "tests.worker.marks:app"
 
 

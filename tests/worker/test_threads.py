@@ -24,6 +24,10 @@ from tests.worker.marks import TABLE
 from tests.worker.test_supervise import HISTORY, MARKS, a_worker
 from tests.worker.test_supervise import until as until_row
 
+pytestmark = pytest.mark.once(
+    "it is about processes; its statements are prepared on both versions by tests/db/test_statement.py"
+)
+
 var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
 
 
