@@ -75,3 +75,17 @@ async def test_a_child_whose_handler_holds_the_lock_dies_with_its_supervisor(
         async with asyncio.timeout(5):
             while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
                 await asyncio.sleep(0.02)
+
+
+async def test_a_neighbour_that_ran_out_of_time_meanwhile_says_whose_doing_that_was(
+    db: Connection, database: str
+) -> None:
+    """The blocker is fine by its own lights; what it held up has nothing of its own to say."""
+    await enqueue(db, NewJob("marks.block", {"seconds": 4, "lock": False}, max_attempts=1))
+    held_up = await enqueue(db, NewJob("marks.wait", {"seconds": 60}, max_attempts=1, timeout_s=3.0))
+    async with a_worker(database, app=APP, WORKER_CONCURRENCY="2", STARFORGE_PROGRESS_S="30"):
+        await until(db, "SELECT status FROM queue_jobs WHERE id = $1", "failed", held_up.id)
+    reason = await db.fetchval("SELECT last_error ->> 'reason' FROM queue_jobs WHERE id = $1", held_up.id)
+    assert "no result within 3 s; its process stood still for " in reason
+    assert " meanwhile, in _block (marks.py:" in reason
+    assert reason.endswith("a coroutine that does not await holds up all jobs beside it")

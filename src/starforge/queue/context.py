@@ -19,6 +19,7 @@ from starforge.queue.errors import AttemptEndedError, LeaseLostError, NotInThrea
 from starforge.queue.job import LeasedJob
 from starforge.queue.progress import Progress, forget, last_checkpoint, save_checkpoint
 from starforge.queue.results import encode_result
+from starforge.queue.standstill import Standstill
 from starforge.telemetry.trace import Running, running
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Host:
         "pool",
         "progress",
         "resources",
+        "standstill",
         "threads",
         "worker_id",
     )
@@ -70,6 +72,7 @@ class Host:
         self.attempts: dict[UUID, Context] = {}
         """The attempts that run now, by their jobs' ids."""
 
+        self.standstill = Standstill()
         self.cut = asyncio.Event()
         """Set when the worker stops and cancels what still runs."""
 

@@ -26,6 +26,9 @@ from starforge.worker.outcome import Ending, Outcome
 log = structlog.get_logger("worker")
 
 CAUSES_MAX = 10
+HELD_UP_SHARE = 0.1
+"""Of its time, from which on a standstill is worth a word."""
+
 
 OURS: tuple[type[Exception], ...] = (DatabaseUnreachableError, PoolExhaustedError)
 """What only our own connections raise."""
@@ -130,10 +133,20 @@ def _ended(context: Context, error: BaseException | None, ran_ms: float, limit_s
             log.warning("job.failed_after_completion", job_id=str(job.id), type=job.type, error=told(error))
         return Outcome(job, "written", ran_ms)
     if context.expired:
-        late = TimeoutError(f"no result within {limit_s:g} s")
+        late = TimeoutError(f"no result within {limit_s:g} s{_held_up(context, limit_s or 0.0)}")
         late.__cause__ = None if isinstance(error, asyncio.CancelledError) else error
         return Outcome(job, "failed", ran_ms, late)
     return Outcome(job, _ending(context, error), ran_ms, error)
+
+
+def _held_up(context: Context, limit_s: float) -> str:
+    """Say that the loop stood still for a good part of an attempt's time: that may be another's doing."""
+    seconds, place = context.host.standstill.since(context.started_s)
+    if seconds < HELD_UP_SHARE * limit_s:
+        return ""
+    where = f", in {place}" if place else ""
+    told = f"; its process stood still for {seconds:.1f} s meanwhile{where}"
+    return f"{told}: a coroutine that does not await holds up all jobs beside it"
 
 
 def _ending(context: Context, error: BaseException | None) -> Ending:

@@ -33,6 +33,7 @@ from starforge.queue.handler import JobTypes
 from starforge.queue.hint import CHANNEL
 from starforge.queue.known import declare_types
 from starforge.queue.schedule import Schedule, declare
+from starforge.queue.standstill import TURN_S, Standstill
 from starforge.telemetry.log import configure
 from starforge.telemetry.metrics import start_at_zero
 from starforge.telemetry.process import Memory, memory_of
@@ -65,7 +66,6 @@ LAST_S_MAX = 86400.0
 NEEDS_S = 5.0
 """How often what the types need of memory is read, where there is a limit."""
 
-BEAT_S = 0.5
 COLLECT_OBJECTS = 50_000
 """So many more objects there are before the collector looks for cycles among the new ones. Python's 700 are a
 twelfth of the time of a small snapshot."""
@@ -165,11 +165,12 @@ async def _declare(pool: Pool, app: App) -> None:
         log.info("schedules.declared", app=app.name, changed=changed)
 
 
-async def _beat(record: InFlight) -> None:
+async def _beat(record: InFlight, standstill: Standstill) -> None:
     """Give the supervisor a sign of life for as long as the loop goes round."""
     while True:
         record.beat()
-        await asyncio.sleep(BEAT_S)
+        standstill.look()
+        await asyncio.sleep(TURN_S)
 
 
 async def work(orders: ChildOrders, record: InFlight) -> int:
@@ -216,7 +217,7 @@ async def work(orders: ChildOrders, record: InFlight) -> int:
     beside = [
         asyncio.create_task(collect(lambda: runner.finisher.finished, debug=orders.log_level == "debug")),
         asyncio.create_task(tell_losses(pool, types, quiet)),
-        asyncio.create_task(_beat(record)),
+        asyncio.create_task(_beat(record, runner.host.standstill)),
     ]
     if listens and not pool.pooled:
         beside.append(asyncio.create_task(listen(orders.url, CHANNEL, heard, quiet)))

@@ -68,6 +68,7 @@ class Signs:
         self._tell(memory_of(self._pid) or Memory())
 
     def _tick(self) -> None:
+        self._runner.host.standstill.catch()
         memory = memory_of(self._pid) or Memory()
         self._curve.append((monotonic_s(), memory.rss_bytes))
         if self._admission is not None and self._needs is not None:
