@@ -60,6 +60,9 @@ class Caller:
     committed: list[Callable[[], None]] = field(default_factory=list)
     """What is called once the transaction has committed, and never for a plan: somebody is told, say."""
 
+    planning: bool = False
+    """All of it is taken back: an id that is made now is none that there will be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -79,6 +82,13 @@ class Change:
 
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
+    undo: Mapping[str, Any] | None = field(default_factory=dict)
+    """Arguments of the inverse that are not this act's own: the value that was there before.
+
+    None: the inverse would undo something else, for what was done is not the usual."""
+
+    next: Mapping[str, str] = field(default_factory=dict)
+    """What makes sense after it, and with which command: "to follow it": "starforge …"."""
 
     def document(self) -> dict[str, Any]:
         """Return the change as JSON values."""

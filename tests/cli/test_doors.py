@@ -60,7 +60,7 @@ async def test_pause_and_resume_work_directly_on_the_database(invoke: Invoke, po
     done = await invoke("queue", "pause", "mail", "--reason", "provider down", "--minutes", "5")
     assert done.exit_code == 0, done.output
     assert "queue 'mail' is paused until" in done.output
-    assert "undone by: starforge queue resume" in done.output
+    assert "undone by: starforge queue resume mail\n" in done.output
     async with pool.connection() as conn:
         assert await conn.fetchval("SELECT owner FROM gates WHERE name = 'mail'") == local_actor()
         row = await conn.fetchrow("SELECT * FROM audit_logs")
@@ -125,15 +125,40 @@ async def test_a_plan_prints_the_line_that_applies_it_and_that_line_does(invoke:
         plan_id = await conn.fetchval("SELECT id FROM operation_plans")
     line = planned.output.splitlines()[-1].strip()
     assert line == f"starforge queue pause mail --reason 'provider'\"'\"'s down' --plan-id {plan_id}"
+    assert "paused: no → yes\n" in planned.output, "as a person reads it"
+    assert "undone by: starforge queue resume mail\n" in planned.output
     applied = await invoke("queue", "pause", "mail", "--reason", "provider's down", "--plan-id", str(plan_id))
     assert applied.exit_code == 0, applied.output
 
 
 async def test_what_undoes_it_is_said_as_a_command_that_exists(invoke: Invoke) -> None:
     done = await invoke("source", "mode", "hero", "strict", "--reason", "a change upstream")
-    assert "undone by: starforge source mode-reset" in done.output, done.output
-    undone = await invoke("source", "mode-reset", "hero", "--reason", "over")
+    assert "undone by: starforge source mode-reset hero\n" in done.output, done.output
+    undone = await invoke("source", "mode-reset", "hero")
     assert undone.exit_code == 0, undone.output
+    assert "undone by: starforge source mode hero strict --reason 'a change upstream'\n" in undone.output
+
+
+@covers("X-02", "X-10")
+async def test_a_plan_of_what_nothing_undoes_says_so_and_what_comes_after(invoke: Invoke) -> None:
+    @operation("lamp smash", role="operator", inverse=None)
+    async def smash(caller: Caller, *, many: int = 12) -> Change:
+        """Smash the lamps."""
+        named = "them" if caller.planning else "lamp 7"
+        then, lamps = {"to sweep": "starforge lamp sweep"}, tuple(f"lamp-of-{n:020}" for n in range(10))
+        return Change(f"smashed {named}", many, many, sample=lamps if many else (), next=then)
+
+    planned = await invoke("lamp", "smash", "--plan")
+    assert planned.exit_code == 0, planned.output
+    lines = planned.output.splitlines()
+    assert lines[:2] == ["Plan: smashed them", "would change 12 of 12:"]
+    assert lines[2:4] == ["  lamp-of-00000000000000000000", "  lamp-of-00000000000000000001"]
+    assert lines[12:15] == ["  …", "Nothing undoes it.", "to sweep: starforge lamp sweep"]
+    done = await invoke("lamp", "smash")
+    assert "smashed lamp 7" in done.output
+    assert "to sweep: starforge lamp sweep" in done.output
+    none = (await invoke("lamp", "smash", "--many", "0", "--plan")).output
+    assert none.startswith("Plan: smashed them\nwould change 0 of 0\nto sweep"), none
 
 
 async def test_a_word_of_few_is_refused_with_those_that_are_allowed(invoke: Invoke) -> None:

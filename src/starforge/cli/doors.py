@@ -8,7 +8,6 @@ the role is admin; what binds the caller is the database role of that URL.
 from __future__ import annotations
 
 import inspect
-import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -16,11 +15,12 @@ from uuid import UUID
 import msgspec
 import typer
 
-from starforge.cli.render import as_table, fail, print_json, say, show_difference, working
+from starforge.cli.difference import difference
+from starforge.cli.render import as_table, fail, print_json, say, working
 from starforge.clock import new_id
 from starforge.db.pool import Pool
 from starforge.errors import StarForgeError
-from starforge.operation import OPERATIONS, BadArgumentError, Operation, Parameter, bare_type
+from starforge.operation import BadArgumentError, Operation, Parameter, bare_type
 from starforge.ops import registry
 from starforge.ops.audit import Result
 from starforge.ops.perform import perform
@@ -35,6 +35,11 @@ Run = Callable[[Callable[[Pool], Awaitable[T]]], T]
 ROLE = "admin"
 DIRECT_TYPES = (str, int, float, bool, UUID)
 """What the command line converts itself; anything else is given as text, or as JSON text."""
+
+SAMPLE_MAX = 10
+"""So many names a change shows; there may be more where there are so many."""
+
+SAMPLE_COLUMNS = 60
 
 NOUNS = {
     "queue": "Queues: what waits and who works; pause, resume, probe, history.",
@@ -194,31 +199,33 @@ def _show_result(operation: Operation, result: Result) -> None:
     if result.repeated:
         say(f"This was done at {result.at:%Y-%m-%d %H:%M:%S} UTC with the same key; nothing changed now.")
         return
-    inverse = OPERATIONS.get(operation.inverse or "")
-    undo = f" · undone by: starforge {' '.join(registry.command(inverse))}" if inverse else ""
-    say(f"changed {result.changed} of {result.matched} · audit {result.audit_id}{undo}")
+    say(f"changed {result.changed} of {result.matched} · audit {result.audit_id}")
+    _show_commands(result.undone_by, result.next)
 
 
 def _show_plan(operation: Operation, planned: Plan) -> None:
     say(f"Plan: {planned.summary}", style="bold")
-    show_difference(planned.before, planned.after)
-    say(f"would change {planned.changed} of {planned.matched}: {', '.join(planned.sample)}")
+    for line in difference(planned.before, planned.after):
+        say(line)
+    say(f"would change {planned.changed} of {planned.matched}{_sample(planned)}")
+    if planned.changed and operation.inverse is None:
+        say("Nothing undoes it.", style="yellow")
+    _show_commands(planned.undone_by, planned.next)
     say(f"Nothing was done. Until {planned.expires_at:%Y-%m-%d %H:%M:%S} UTC this applies it:")
-    say("  " + _apply_line(operation, planned))
+    say(f"  {registry.command_line(operation, planned.arguments)} --plan-id {planned.id}")
 
 
-def _apply_line(operation: Operation, planned: Plan) -> str:
-    words = ["starforge", *registry.command(operation)]
-    for parameter in operation.parameters:
-        value = planned.arguments.get(parameter.name)
-        if value is None or value == parameter.default:
-            continue
-        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        text = parameter.name.upper() if parameter.hidden else text
-        if parameter.positional:
-            words.append(text)
-        elif value is True:
-            words.append(registry.option_name(parameter))
-        else:
-            words += [registry.option_name(parameter), text]
-    return shlex.join([*words, "--plan-id", str(planned.id)])
+def _show_commands(undone_by: str, then: Mapping[str, str]) -> None:
+    if undone_by:
+        say(f"undone by: {undone_by}")
+    for what, command in then.items():
+        say(f"{what}: {command}")
+
+
+def _sample(planned: Plan) -> str:
+    """Return what a plan would change, by name: in the same line, or in a line each where that is long."""
+    if not planned.sample:
+        return ""
+    told = [*planned.sample, "…"] if planned.matched > len(planned.sample) >= SAMPLE_MAX else planned.sample
+    together = ", ".join(told)
+    return f": {together}" if len(together) <= SAMPLE_COLUMNS else ":" + "".join(f"\n  {one}" for one in told)

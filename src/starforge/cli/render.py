@@ -6,9 +6,9 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -143,13 +143,6 @@ def working(on: str) -> Iterator[None]:
         return
     with bar:
         yield
-
-
-def show_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Print what is, or would be, different, a line per name."""
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    if names:
-        as_table(("", "before", "after"), [(name, before.get(name), after.get(name)) for name in names])
 
 
 def fail(error: StarForgeError, *, as_json: bool = False) -> int:

@@ -39,6 +39,7 @@ class Entry:
     request_id: UUID | None = None
     source_address: str | None = None
     change: Change = field(default_factory=lambda: Change("", 0, 0))
+    undone_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,12 @@ class Result:
     at: datetime
     audit_id: int
     plan_id: UUID | None
+    undone_by: str = ""
+    """The command that undoes it; empty where nothing does, or nothing was changed."""
+
+    next: Mapping[str, str] = field(default_factory=dict)
+    """What makes sense now, and the command for it."""
+
     repeated: bool = False
     """True when an earlier request with this idempotency key did it and this one changed nothing."""
 
@@ -96,7 +103,12 @@ async def record(conn: Connection, entry: Entry) -> Recorded:
         change.changed,
         redacted(change.before),
         redacted(change.after),
-        {"summary": change.summary, "sample": list(change.sample)},
+        {
+            "summary": change.summary,
+            "sample": list(change.sample),
+            "undone_by": entry.undone_by,
+            "next": dict(change.next),
+        },
     )
     assert row is not None
     return _recorded(row, repeated=False)
@@ -123,6 +135,8 @@ def _recorded(row: asyncpg.Record, *, repeated: bool) -> Recorded:
         at=row["at"],
         audit_id=row["id"],
         plan_id=row["plan_id"],
+        undone_by=kept.get("undone_by", ""),
+        next=kept.get("next", {}),
         repeated=repeated,
     )
     return Recorded(result, row["arguments"])

@@ -25,6 +25,7 @@ from starforge.ops.errors import (
     PlanStaleError,
 )
 from starforge.ops.request import Request, admit, nothing_changed
+from starforge.ops.undo import undone_by
 from starforge.settings import Settings, setting
 
 KEPT_DAYS = 7
@@ -60,6 +61,12 @@ class Plan:
     after: Mapping[str, Any]
     guards: tuple[str, ...]
     """The guards that the request has passed, in words."""
+
+    undone_by: str
+    """The command that would undo it; empty where nothing does."""
+
+    next: Mapping[str, str]
+    """What would make sense then, and the command for it."""
 
     created_at: datetime
     expires_at: datetime
@@ -124,6 +131,8 @@ async def plan(
         before=shown["before"],
         after=shown["after"],
         guards=_guards(request),
+        undone_by=undone_by(request.operation, request.shown, change),
+        next=change.next,
         created_at=row["created_at"],
         expires_at=row["expires_at"],
     )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from shlex import quote
 from typing import Any
+
+import msgspec
 
 from starforge.operation import OPERATIONS, Operation, Parameter
 from starforge.ops.errors import UnknownOperationError
@@ -48,6 +52,28 @@ def http_path(operation: Operation) -> str:
 def command(operation: Operation) -> tuple[str, str]:
     """Return the words of the operation's command: ("queue", "pause")."""
     return operation.noun, operation.verb.replace(" ", "-")
+
+
+def command_line(operation: Operation, arguments: Mapping[str, Any]) -> str:
+    """Return the command that asks for the operation with these arguments, as a shell takes it.
+
+    What is required and not given stands there by its type, to be filled in: --reason TEXT. So does what is
+    kept nowhere.
+    """
+    words = ["starforge", *command(operation)]
+    for parameter in operation.parameters:
+        value = arguments.get(parameter.name)
+        if not parameter.required and (value is None or value == parameter.default):
+            continue
+        if value is None or parameter.hidden:
+            words.append(_usage_of(parameter))
+        elif isinstance(value, bool):
+            words.append(option_name(parameter) if value else f"--no-{option_name(parameter)[2:]}")
+        else:
+            plain = msgspec.to_builtins(value)
+            text = quote(plain if isinstance(plain, str) else msgspec.json.encode(plain).decode())
+            words += [text] if parameter.positional else [option_name(parameter), text]
+    return " ".join(words)
 
 
 def usage(operation: Operation) -> str:

@@ -21,6 +21,7 @@ from starforge.ops.audit import DENIED, Entry, record, redacted
 from starforge.ops.blockers import GAVE_UP
 from starforge.ops.errors import ReasonMissingError, RoleDeniedError, RowsBusyError
 from starforge.ops.registry import find
+from starforge.ops.undo import undone_by
 
 KEY_CHARS_MAX = 200
 TEXT_CHARS_MAX = 10_000
@@ -49,7 +50,10 @@ class Request:
         return self.arguments.get("reason") or None
 
     async def act(self, conn: Connection, committed: list[Callable[[], None]] | None = None) -> Change:
-        """Run the room's function in the open transaction of `conn`; `committed` gets what is for later."""
+        """Run the room's function in the open transaction of `conn`.
+
+        `committed` gets what is for later; without it, all of it is going to be taken back.
+        """
         caller = Caller(
             self.actor,
             self.role,
@@ -58,6 +62,7 @@ class Request:
             self.source_address,
             self.request_id,
             [] if committed is None else committed,
+            planning=committed is None,
         )
         return await self.operation.run(caller, self.arguments)
 
@@ -75,6 +80,7 @@ class Request:
             request_id=self.request_id,
             source_address=self.source_address,
             change=change,
+            undone_by=undone_by(self.operation, self.shown, change),
         )
 
 

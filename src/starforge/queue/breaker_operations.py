@@ -59,4 +59,5 @@ async def enable(caller: Caller, name: Name, *, reason: WhyNot = "") -> Change:
         sample=(name,),
         before=before.document(),
         after={},
+        undo={"reason": before.reason},
     )

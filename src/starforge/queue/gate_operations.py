@@ -47,6 +47,7 @@ def _declare(scope: Scope) -> tuple[Act, Act]:
             sample=(name,),
             before=before.document(),
             after=OPEN,
+            undo={"reason": before.reason},
         )
 
     pause.__doc__ = (
@@ -170,6 +171,7 @@ async def release(caller: Caller, scope: RetryScope, name: Name, *, reason: WhyN
         sample=(name,),
         before=before.document(),
         after={**OPEN, "waiting": held.retries},
+        undo={"reason": before.reason},
     )
 
 

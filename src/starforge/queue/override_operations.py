@@ -250,7 +250,15 @@ async def _reset(caller: Caller, scope: OverrideScope, name: str, setting: str) 
         sample=(name or "all workers",),
         before=before.document(),
         after={},
+        undo={**_as_set(setting, before.value), "reason": before.reason},
     )
+
+
+def _as_set(setting: str, value: Any) -> dict[str, Any]:
+    """Return a value as the arguments that set it."""
+    if isinstance(value, dict):
+        return value
+    return {{"rows": "rows", "attempts": "attempts", "timeout": "seconds"}.get(setting, "jobs"): value}
 
 
 async def _unknown(caller: Caller, scope: OverrideScope, name: str) -> str:

@@ -66,6 +66,7 @@ async def resume(
         sample=(name,),
         before=before.terms(),
         after=now.terms(),
+        undo={"reason": before.pause_reason},
     )
 
 

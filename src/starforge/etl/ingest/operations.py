@@ -54,6 +54,7 @@ async def resume(caller: Caller, *, reason: WhyNot = "") -> Change:
         sample=SUBJECT,
         before=before.document(),
         after=OPEN,
+        undo={"reason": before.reason},
     )
 
 
@@ -104,6 +105,7 @@ async def resume_source(caller: Caller, name: Source, *, reason: WhyNot = "") ->
         sample=(name,),
         before={**before.document(), "told": before.told},
         after=OPEN,
+        undo={"reason": before.reason},
     )
 
 

@@ -67,6 +67,7 @@ async def reset_retention(
         sample=(f"{kind} {source}".strip(),),
         before=ended.document(),
         after={"days": days},
+        undo={"days": ended.days, "reason": ended.reason},
     )
 
 

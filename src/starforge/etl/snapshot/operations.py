@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
@@ -56,7 +57,8 @@ async def release(
         caller.conn, snapshot_id, to, tenant=caller.tenant, reason=reason, who=caller.actor
     )
     lane = "high-memory workers" if to == "highmem" else "all workers"
-    return await _queued(caller, snapshot_id, f"is released to {lane}", before, queued)
+    change = await _queued(caller, snapshot_id, f"is released to {lane}", before, queued)
+    return replace(change, undo={"reason": before.held})
 
 
 @operation("snapshot retry", role="operator", inverse=None)

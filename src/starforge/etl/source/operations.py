@@ -81,6 +81,7 @@ async def mode_reset(
         sample=(name,),
         before=before.document(),
         after={},
+        undo={"mode": before.mode, "reason": before.reason},
     )
 
 
@@ -154,12 +155,14 @@ async def hold_batch(
     ids = [each.snapshot_id for each in found]
     held = await holds.hold_batch(caller.conn, ids, batch=batch, by=caller.actor, reason=reason)
     left = f"; {more} more failed so: ask again" if more else ""
+    named = "a batch" if caller.planning else f"batch {batch}"
     return Change(
-        summary=f"{len(held)} snapshots are held as batch {batch}{left}",
+        summary=f"{len(held)} snapshots are held as {named}{left}",
         matched=len(found),
         changed=len(held),
         sample=tuple(map(str, held[:SAMPLE_MAX])),
         after={"batch": batch, "held": len(held), "constraint": constraint, "fingerprint": fingerprint},
+        undo={} if caller.planning else {"batch": batch},
     )
 
 
@@ -183,6 +186,7 @@ async def release_batch(
         sample=tuple(map(str, released[:SAMPLE_MAX])),
         before={"batch": batch, "held": len(released)},
         after={"held": 0},
+        undo={"fingerprint": "FINGERPRINT"},
     )
 
 
