@@ -108,6 +108,11 @@ def told(error: BaseException) -> str:
     return storable(text) or type(error).__name__
 
 
+def shortened(text: str, chars_max: int) -> str:
+    """Return the text, or so much of it that it has `chars_max` characters with the … that says so."""
+    return text if len(text) <= chars_max else f"{text[: chars_max - 1].rstrip()}…"
+
+
 def storable(text: str) -> str:
     """Return the text with U+FFFD for what Postgres refuses: NUL, and halves of surrogate pairs."""
     return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)

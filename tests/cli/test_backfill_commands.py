@@ -332,3 +332,38 @@ async def test_a_status_tells_of_rows_that_were_stepped_over(invoke: Starforge, 
     )
     shown = (await invoke("backfill", "status", str(backfill_id))).out
     assert f"3 rows: starforge backfill poison {backfill_id}" in shown
+
+
+@covers("B-33")
+async def test_a_message_that_is_cut_says_so_and_the_document_has_all_of_it(
+    invoke: Starforge, db: Connection
+) -> None:
+    backfill_id = await a_running_one(db)
+    long = "duplicate key " + "x" * 400
+    await db.execute(
+        "INSERT INTO backfill_poison (backfill_job_id, row_key, tenant_id, asset_name, ordinal, error_type,"
+        " error_message) VALUES ($1, 7, 'default', 'orders', 0, 'E', $2)",
+        backfill_id, long,
+    )  # fmt: skip
+    await db.execute("UPDATE backfill_partitions SET error_message = $1 WHERE state = 'failed'", long)
+    for words in (("poison",), ("status", "--partitions")):
+        shown = (await invoke("backfill", words[0], str(backfill_id), *words[1:])).out
+        assert "xxx…" in shown, words
+        assert "x" * 300 not in shown
+    whole = (await invoke("backfill", "poison", str(backfill_id), "--json")).document
+    assert whole[0]["error_message"] == long
+    assert "xxx…" in (await invoke("backfill", "failures", str(backfill_id))).out
+
+
+async def test_what_a_worker_has_claimed_is_no_share_of_what_it_runs_at_once(
+    invoke: Starforge, db: Connection
+) -> None:
+    """It claims a little ahead, and its concurrency may have been lowered: 13 of 8 would be no answer."""
+    worker = await a_backfill_worker(db)
+    await db.execute(
+        "INSERT INTO queue_jobs (queue, type, status, worker_id)"
+        " SELECT 'backfill', 'asset:orders', 'running', $1 FROM generate_series(1, 13)",
+        worker,
+    )
+    shown = (await invoke("backfill", "claimable")).out
+    assert "13 jobs, runs 4 at once" in shown

@@ -115,6 +115,13 @@ def stale(
     say(f"→ starforge backfill create {quote(asset)} --stale{options}")
 
 
+def _held(one: LiveWorker) -> str:
+    """Tell what a worker has claimed. It claims a little ahead, and a concurrency that fell ends nothing."""
+    if not one.holds:
+        return f"idle, runs {one.concurrency} at once"
+    return f"{one.holds} job{'' if one.holds == 1 else 's'}, runs {one.concurrency} at once"
+
+
 def claimable(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     as_json: JsonOption = False,
@@ -163,7 +170,7 @@ def claimable(
                 f"{one.host}:{one.pid}",
                 one.version,
                 ", ".join(one.queues),
-                f"{one.holds} of {one.concurrency}" if one.holds else "idle",
+                _held(one),
                 f"{duration(one.heartbeat_age_s)} ago",
             )
             for one in workers

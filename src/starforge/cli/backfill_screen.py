@@ -15,6 +15,7 @@ from starforge.backfill.show.reads import Failures
 from starforge.backfill.show.status import POISON_MAX, Estimate, Status
 from starforge.cli.history import duration
 from starforge.cli.render import plain
+from starforge.errors import shortened
 
 BAR_COLUMNS = 60
 FULL, SOME, NONE, FAILED, CANCELLED = "█▄·!×"
@@ -157,7 +158,7 @@ def _facts(one: Status) -> Iterator[tuple[str, Text | str]]:
         reason = f": {one.state_reason}" if one.state_reason else ""
         yield "last told by", f"{one.state_by}{reason}"
     if one.error_message and one.error_message not in one.why:
-        yield "error", one.error_message[:MESSAGE_CHARS_MAX]
+        yield "error", shortened(one.error_message, MESSAGE_CHARS_MAX)
     if one.completed_at is not None:
         yield "ended", at(one.completed_at) or ""
     by = f" by {one.created_by}" if one.created_by else ""
@@ -244,7 +245,9 @@ def failed(failure: Failures, *, all_known: bool = True) -> RenderableType:
     """Return failures that look alike in a few lines; `all_known`: they are partitions, not attempts."""
     last = "" if failure.last_at is None else f", last at {failure.last_at:%H:%M:%S}"
     head = Text(f"{failure.count} × {failure.cause}", style="red")
-    head = Text.assemble(head, plain(f"{last}: {failure.message[:MESSAGE_CHARS_MAX] or 'no message'}"))
+    head = Text.assemble(
+        head, plain(f"{last}: {shortened(failure.message, MESSAGE_CHARS_MAX) or 'no message'}")
+    )
     shown = failure.keys[:KEYS_SHOWN]
     more = f" and {failure.count - len(shown)} more" if all_known and failure.count > len(shown) else ""
     mark = f" · fingerprint {failure.fingerprint}" if failure.fingerprint else ""

@@ -14,7 +14,7 @@ from starforge.cli.render import as_table, out, print_json, say
 from starforge.cli.snapshot_looks import read
 from starforge.cli.work import JsonOption
 from starforge.cli.workers import seconds_of
-from starforge.errors import InvalidInputError
+from starforge.errors import InvalidInputError, shortened
 
 if TYPE_CHECKING:
     from starforge.backfill.partition.poison import Poison
@@ -198,7 +198,7 @@ def _partitions(
                 one.attempts,
                 None if one.duration_ms is None else took(one.duration_ms),
                 None if one.completed_at is None else f"{one.completed_at:%m-%d %H:%M:%S}",
-                one.error and one.error[:ERROR_CHARS_MAX],
+                one.error and shortened(one.error, ERROR_CHARS_MAX),
             )
             for one in found
         ],
@@ -260,7 +260,7 @@ def poison(
     as_table(
         ("row key", "partition", "error", "message"),
         [
-            (one.row_key, one.partition_key, one.error_type, one.error_message[:ERROR_CHARS_MAX])
+            (one.row_key, one.partition_key, one.error_type, shortened(one.error_message, ERROR_CHARS_MAX))
             for one in found
         ],
         reason_last=True,

@@ -18,6 +18,7 @@ import asyncpg
 from starforge.backfill.show.status import explanation
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.errors import shortened
 from starforge.ops.errors import UnknownThingError
 from starforge.queue.gate import Gate, closed_gates
 from starforge.queue.handler import HIGH_MEMORY_SUFFIX
@@ -200,7 +201,7 @@ async def explain_queue(conn: Connection, name: str) -> Explanation:
         )
     waiting = sorted(depth.type for depth in held if depth.status == "pending" and depth.due)
     if not await conn.fetchval(sql("ops", "explain_queue"), name, waiting):
-        named = ", ".join(map(repr, waiting))[:REASON_CHARS_MAX]
+        named = shortened(", ".join(map(repr, waiting)), REASON_CHARS_MAX)
         return Explanation(
             subject,
             "unknown",
@@ -261,7 +262,7 @@ def _reason(row: asyncpg.Record) -> str:
     """Return what last_error says; a string written by hand is the reason itself (D-10)."""
     error: Any = row["last_error"]
     found = error.get("reason") if isinstance(error, dict) else error
-    return str(found or "no reason is kept")[:REASON_CHARS_MAX]
+    return shortened(str(found or "no reason is kept"), REASON_CHARS_MAX)
 
 
 def _at(moment: datetime | None) -> str:

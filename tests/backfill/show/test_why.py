@@ -107,6 +107,63 @@ async def test_a_silent_coordinator_is_told_with_its_age_and_when_another_may_fo
     assert "its last coordinator let go of it" in (await status(conn, backfill_id)).why
 
 
+async def holding(conn: Connection, worker: UUID, backfill_id: UUID, slots: int) -> None:
+    await conn.execute(
+        "INSERT INTO limit_tokens (scope, name, key, slot, worker_id)"
+        " SELECT 'type', 'asset:orders', $1, n, $2 FROM generate_series(1, $3::int) AS n",
+        str(backfill_id), worker, slots,
+    )  # fmt: skip
+
+
+@covers("B-36", "G5")
+async def test_slots_of_a_worker_that_is_frozen_are_told_with_the_end_of_its_lease(
+    conn: Connection, travel: Travel
+) -> None:
+    """It does not end what it runs, and nobody else may until its lease is over."""
+    frozen = await a_backfill_worker(conn)
+    at = await now(conn)
+    base = {"state": "running", "progress_at": at, "total_partitions": 9, "started_at": at}
+    backfill_id = await a_backfill(conn, **base)
+    await holding(conn, frozen, backfill_id, 3)
+    await travel(conn, seconds=20)
+    living = await a_backfill_worker(conn)
+    await conn.execute("UPDATE backfill_jobs SET worker_id = $1, heartbeat_at = sf_now()", living)
+    found = await status(conn, backfill_id)
+    assert found.why.startswith(f"0 of 9 partitions completed; 3 of its slots are with worker {frozen} (")
+    assert "has not been heard of for 20 s; the lease ends at" in found.why
+    assert found.why.endswith("what it ran is tried again then")
+    assert found.next == f"starforge explain worker {frozen}"
+    assert "kill -9" in found.moves
+    await conn.execute("UPDATE backfill_jobs SET state = 'cancelled', completed_at = sf_now()")
+    assert f"3 of its slots are with worker {frozen}" in (await status(conn, backfill_id)).why
+    await conn.execute("UPDATE workers SET state = 'dead', stopped_at = sf_now() WHERE id = $1", frozen)
+    assert "slots" not in (await status(conn, backfill_id)).why
+
+
+@covers("G5")
+async def test_a_worker_that_is_heard_of_keeps_its_slots_without_a_word(
+    conn: Connection, travel: Travel
+) -> None:
+    worker = await a_backfill_worker(conn)
+    backfill_id = await a_backfill(
+        conn, state="running", worker_id=worker, heartbeat_at=await now(conn, 14), total_partitions=9
+    )
+    await holding(conn, worker, backfill_id, 3)
+    await travel(conn, seconds=14)
+    assert (await status(conn, backfill_id)).why == "0 of 9 partitions completed"
+
+
+@covers("B-41", "Q-68")
+async def test_a_breaker_that_probes_lets_a_few_start_and_it_is_said_so(conn: Connection) -> None:
+    worker = await a_backfill_worker(conn)
+    await close(
+        conn, "type", "asset:orders", "breaker", owner="breaker", reason="too much", minutes=5, rate_per_s=1.0
+    )
+    found = await one(conn, state="running", worker_id=worker, heartbeat_at=await now(conn))
+    assert found.why.startswith("few of its partitions start: type 'asset:orders'")
+    assert found.next == "starforge breaker reset asset:orders"
+
+
 async def test_a_running_one_says_what_holds_it_up(conn: Connection) -> None:
     worker, at = await a_backfill_worker(conn), await now(conn)
     base = {"state": "running", "worker_id": worker, "heartbeat_at": at, "progress_at": at,

@@ -10,7 +10,7 @@ from uuid import UUID
 from starforge.db.fingerprint import fingerprint
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
-from starforge.errors import told
+from starforge.errors import shortened, told
 
 MESSAGE_CHARS_MAX = 2000
 LISTED_MAX = 1000
@@ -70,7 +70,7 @@ async def keep(
         asset,
         ordinal,
         _class_of(error),
-        told(error)[:MESSAGE_CHARS_MAX],
+        shortened(told(error), MESSAGE_CHARS_MAX),
         fingerprint(error),
     )
 

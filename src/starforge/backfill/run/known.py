@@ -23,6 +23,7 @@ from starforge.backfill.state.checkpoint import Frontier
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
+from starforge.errors import shortened
 from starforge.telemetry.metrics import (
     ETA_DISTRIBUTION,
     PARTITION_DURATION,
@@ -242,7 +243,7 @@ class Known:
             if outcome == "completed" and len(told) > SAID_MAX:
                 continue
             say = log.info if outcome == "completed" else log.warning
-            why = {"error": row["error_message"][:ERROR_CHARS_MAX]} if row["error_message"] else {}
+            why = {"error": shortened(row["error_message"], ERROR_CHARS_MAX)} if row["error_message"] else {}
             say(
                 f"partition.{outcome}",
                 job_id=str(self.id),

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from starforge.errors import shortened
+
 PARTS_MAX = 60
 FAILURES_MAX = 8
 KEYS_MAX = 5
@@ -78,7 +80,7 @@ class Look:
     def fail(self, key: str, fingerprint: str, message: str, at: datetime) -> None:
         """Note an attempt that failed, for good or not."""
         found = self.failures.pop(fingerprint, None) or Failure(fingerprint, "", 0, [], "")
-        found.message, found.count = message[:MESSAGE_CHARS_MAX], found.count + 1
+        found.message, found.count = shortened(message, MESSAGE_CHARS_MAX), found.count + 1
         found.keys = [*[each for each in found.keys if each != key], key][-KEYS_MAX:]
         found.last_at = at.isoformat()
         self.failures[fingerprint] = found

@@ -22,7 +22,7 @@ from starforge.db.fingerprint import fingerprint
 from starforge.db.group_commit import GroupCommit
 from starforge.db.pool import DATABASE_AWAY, Connection, Pool
 from starforge.db.statement import sql
-from starforge.errors import told
+from starforge.errors import shortened, told
 from starforge.queue.context import Context, complete_together
 from starforge.queue.handler import Discard, JobType, PermanentError
 from starforge.queue.job import LeasedJob
@@ -215,7 +215,7 @@ async def _note(conn: Connection, job: LeasedJob, words: str, mark: str, *, fina
         backfill_id, _key, ordinal = _which(job.payload)
     except PermanentError:
         return  # it says so itself, as a dead letter
-    message = words[:ERROR_CHARS_MAX]
+    message = shortened(words, ERROR_CHARS_MAX)
     await conn.fetchrow(sql("backfill", "fail"), backfill_id, ordinal, job.id, final, message, mark)
 
 

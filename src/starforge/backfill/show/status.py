@@ -19,7 +19,7 @@ from starforge.backfill.errors import UnknownBackfillError
 from starforge.backfill.pace.pace import slots_of
 from starforge.backfill.show.cause import likely_cause
 from starforge.backfill.show.reads import Failures
-from starforge.backfill.show.why import Why, not_resumable, why
+from starforge.backfill.show.why import Row, Why, not_resumable, why
 from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.author import author
 from starforge.backfill.state.backfill import BACKFILL
@@ -262,16 +262,19 @@ async def unclaimed(conn: Connection, *, most: int = 50) -> list[Status]:
     return [await status(conn, row["id"]) for row in rows]
 
 
-async def _row(conn: Connection, backfill_id: UUID) -> asyncpg.Record:
+async def _row(conn: Connection, backfill_id: UUID) -> Row:
     row = await conn.fetchrow(
         sql("backfill", "status"), backfill_id, AgeSettings.read().reclaimable_s, POISON_MAX
     )
     if row is None:
         raise UnknownBackfillError(backfill_id)
-    return row
+    silent: list[asyncpg.Record] = []
+    if row["closed_at"] is None:
+        silent = await conn.fetch(sql("backfill", "silent"), row["job_type"], str(backfill_id))
+    return {**row, "silent": silent}
 
 
-def _eta(row: asyncpg.Record) -> Estimate:
+def _eta(row: Row) -> Estimate:
     """Read the estimate; a time that has passed is now, and what does not run has none (B-49)."""
     times = (row["eta_low_at"], row["estimated_completion_at"], row["eta_high_at"])
     if row["state"] != "running" or row["estimated_completion_at"] is None or not row["completed_partitions"]:
@@ -283,7 +286,7 @@ def _eta(row: asyncpg.Record) -> Estimate:
     return Estimate(low, at, high, low_s, left_s, high_s, row["eta_basis"] or "its basis was not kept")
 
 
-def _no_eta(row: asyncpg.Record) -> str:
+def _no_eta(row: Row) -> str:
     state = row["state"]
     if state in BACKFILL.terminal:
         return f"it is {state}"
@@ -294,7 +297,7 @@ def _no_eta(row: asyncpg.Record) -> str:
     return row["eta_basis"] or "its coordinator has written none yet"
 
 
-def _executor(row: asyncpg.Record) -> Executor | None:
+def _executor(row: Row) -> Executor | None:
     worker_id = row["worker_id"]
     if worker_id is None:
         return None
@@ -316,7 +319,7 @@ def _executor(row: asyncpg.Record) -> Executor | None:
     )
 
 
-def _throttle(row: asyncpg.Record) -> Throttle:
+def _throttle(row: Row) -> Throttle:
     pace, concurrency = row["pace"], row["concurrency"]
     slots = (row["look"] or {}).get("slots") if row["state"] == "running" else None
     if slots is None:
@@ -324,7 +327,7 @@ def _throttle(row: asyncpg.Record) -> Throttle:
     return Throttle(pace, concurrency, min(slots, concurrency), row["pace_reason"])
 
 
-def _sla(row: asyncpg.Record, eta: Estimate) -> Sla | None:
+def _sla(row: Row, eta: Estimate) -> Sla | None:
     at = row["sla_at"]
     if at is None:
         return None

@@ -6,15 +6,16 @@ what it waits for, then what withholds its partitions (gates), then who could co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-import asyncpg
-
+from starforge.backfill.partition.gates import before_partitions, withheld
 from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.author import author
+from starforge.errors import shortened
 from starforge.queue.gate import Gate
 
 BEATS_S = 30.0
@@ -27,7 +28,8 @@ REASON_CHARS_MAX = 300
 FAILING = ("breaker", "canary")
 """What pauses a backfill because it fails."""
 
-Row = asyncpg.Record
+Row = Mapping[str, Any]
+"""A row of `status.sql`, with those of `silent.sql` under `silent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Why:
 def why(row: Row, gates: Iterable[Gate]) -> Why:
     """Explain a row of `status.sql`, with the gates that are closed."""
     told = _TOLD[row["state"]](row, list(gates))
+    if row["silent"] and row["state"] != "running":
+        told = replace(told, why=f"{told.why}; {_kept(row)}")
     if row["state"] in ("pending", "resuming", "paused"):
         return told
     return replace(told, claimable=row["closed_at"] is None and row["free"])
@@ -136,15 +140,8 @@ def _unclaimed(row: Row, gates: list[Gate], since: str) -> Why:
 
 def _held(row: Row, gates: list[Gate]) -> Why | None:
     """Tell what keeps its partitions from starting: a gate, or that no worker knows them."""
-    names = {("queue", QUEUE), ("type", row["job_type"]), ("tenant", row["tenant_id"])}
-    for gate in gates:
-        if (gate.scope, gate.name) in names and gate.cause != "retries":
-            return Why(
-                f"none of its partitions starts: {gate.scope} {gate.name!r} {gate.told} until"
-                f" {_at(gate.expires_at)} by {gate.owner}: {gate.reason}",
-                "the end of that",
-                gate.undo,
-            )
+    for gate in before_partitions(gates, row["job_type"], row["tenant_id"]):
+        return Why(withheld(gate), "the end of that", gate.undo)
     if row["making"]:
         return None
     if not row["living"]:
@@ -168,6 +165,13 @@ def _running(row: Row, gates: list[Gate]) -> Why:
     if held := _held(row, gates):
         return held
     done = _progress(row)
+    if row["silent"]:
+        first = row["silent"][0]
+        return Why(
+            f"{done}; {_kept(row)}",
+            f"the end of that lease; sooner, where its process is frozen, kill -9 {first['pid']} there",
+            f"starforge explain worker {first['id']}",
+        )
     shows = f"starforge backfill {'failures' if row['failed_partitions'] else 'status --watch'} {row['id']}"
     if row["pace"] <= 0:
         return Why(
@@ -205,6 +209,8 @@ def _silent(row: Row) -> Why | None:
     if row["host"]:
         who += f" ({row['host']}, pid {row['pid']}, {'alive' if row['alive'] else 'gone'})"
     silent = f"its coordinator, {who}, has given no sign for {age_s:.0f} s"
+    if row["silent"]:
+        silent += f"; {_kept(row)}"
     if not row["living"]:
         return Why(
             f"{silent}, and no worker lives to take over", "a worker", "starforge worker --app MODULE:ATTR"
@@ -213,9 +219,26 @@ def _silent(row: Row) -> Why | None:
     return Why(f"{silent}: another {when}", "the next coordinator", f"starforge backfill reclaim {row['id']}")
 
 
+def _kept(row: Row) -> str:
+    """Tell whose silence keeps some of its slots, and until when. What they ran is tried again then."""
+    first, *others = row["silent"]
+    slots = sum(one["slots"] for one in row["silent"])
+    who = f"worker {first['id']} ({first['host']}, pid {first['pid']})"
+    more = f" and {len(others)} more" if others else ""
+    verb = "have" if others else "has"
+    if first["over"]:
+        until = f"ended at {_at(first['lease_expires_at'])}, and a worker that lives makes that known"
+    else:
+        until = f"ends at {_at(first['lease_expires_at'])}"
+    return (
+        f"{slots} of its slots are with {who}{more}, which {verb} not been heard of for"
+        f" {_span(first['silent_s'])}; the lease {until}: what it ran is tried again then"
+    )
+
+
 def _paused(row: Row, _gates: list[Gate]) -> Why:
     by, why_so = author(row)
-    reason = f": {why_so[:REASON_CHARS_MAX]}" if why_so else ""
+    reason = f": {shortened(why_so, REASON_CHARS_MAX)}" if why_so else ""
     who = by or "somebody who left no name, as SQL does,"
     told = f"{who} paused it at {_at(row['paused_at'])}{reason}; {_progress(row)}"
     resume = f"starforge backfill resume {row['id']}"
@@ -257,7 +280,7 @@ def _failed(row: Row, _gates: list[Gate]) -> Why:
     else:
         told = row["error_message"] or "no reason is kept"
     return Why(
-        f"{told[:REASON_CHARS_MAX]}{_closing(row)}",
+        f"{shortened(told, REASON_CHARS_MAX)}{_closing(row)}",
         "a new backfill of what failed, once its cause is mended",
         f"starforge backfill failures {row['id']}" if failed else _clone(row),
     )
@@ -267,8 +290,8 @@ def _cancelled(row: Row, _gates: list[Gate]) -> Why:
     who, why_so = author(row)
     by = f"{who} cancelled it" if who else "it was cancelled"
     when = f" at {_at(row['completed_at'])}" if row["completed_at"] else ""
-    reason = why_so or row["error_message"]
-    told = f"{by}{when}{f': {reason[:REASON_CHARS_MAX]}' if reason else ''}; {_progress(row)}{_closing(row)}"
+    reason = shortened(why_so or row["error_message"] or "", REASON_CHARS_MAX)
+    told = f"{by}{when}{f': {reason}' if reason else ''}; {_progress(row)}{_closing(row)}"
     return Why(told, "nothing: a clone makes what is left", _clone(row))
 
 
