@@ -208,6 +208,9 @@ def _nearest(near: Sequence[str], known: Sequence[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}? `starforge backfill create {near[0]} --dry-run` shows it"
     if not known:
-        return "none is declared"
+        return (
+            "no worker has declared any yet: `starforge worker --app MODULE:ATTR` declares those of its app"
+        )
     more = f" and {len(known) - NAMES_TOLD_MAX} more" if len(known) > NAMES_TOLD_MAX else ""
-    return f"there are {', '.join(known[:NAMES_TOLD_MAX])}{more}"
+    told = f"there {'is' if len(known) == 1 else 'are'} {', '.join(known[:NAMES_TOLD_MAX])}{more}"
+    return f"{told}; `starforge backfill create {known[0]} --dry-run` shows one"

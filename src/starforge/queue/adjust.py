@@ -20,11 +20,11 @@ async def reprioritize(
 async def allow_attempts(
     conn: Connection, queue: str, job_type: str, tenant: str, limit_key: str, more: int
 ) -> int:
-    """Let the jobs that wait or run under a limit key fail `more` times more often; return how many.
+    """Let the jobs that wait or run under a limit key fail `more` times more often; return how many run.
 
     An attempt that runs now ends as its worker knows it: by the number that the job had when it began.
     """
     changed = await conn.fetch(
         sql("queue", "allow_attempts"), queue, job_type, tenant, limit_key, more, ATTEMPTS_MAX
     )
-    return len(changed)
+    return sum(row["status"] == "running" for row in changed)

@@ -66,6 +66,30 @@ async def test_an_asset_s_first_partition_is_named_by_from(shop: Pool) -> None:
         assert await conn.fetchval("SELECT created_by FROM backfill_jobs") == "ann"
 
 
+async def test_what_was_created_says_how_to_follow_and_to_stop_it_and_that_nobody_runs_it(shop: Pool) -> None:
+    result = await perform(shop, "backfill create", {"asset": "orders", **JANUARY}, **WHO)
+    made_id = result.after["id"]
+    assert result.undone_by == ""
+    assert dict(result.next) == {
+        "no live worker runs it; to start one": "starforge worker --app MODULE:ATTR",
+        "to follow it": f"starforge backfill status --watch {made_id}",
+        "to stop it": f"starforge backfill cancel {made_id} --reason TEXT",
+    }
+    planned = await plan(shop, "backfill create", {"asset": "orders", "keys": "2024-02-01"}, **WHO)
+    assert planned.next["to stop it"] == "starforge backfill cancel ID --reason TEXT"
+
+
+async def test_a_plan_tells_no_id_for_none_that_it_makes_is_kept(shop: Pool) -> None:
+    asked = {"asset": "totals", **JANUARY, "include_upstream": True}
+    planned = await plan(shop, "backfill create", asked, **WHO)
+    assert planned.summary == (
+        "a backfill is created: 2 backfills, 62 partitions;"
+        " totals: 31 partitions, 2024-01-01 to 2024-01-31, once orders is complete"
+    )
+    assert [one["asset"] for one in planned.after["backfills"]] == ["orders", "totals"]
+    assert "'id'" not in str(planned.after)
+
+
 async def test_a_plan_shows_what_would_be_created_and_is_applied(shop: Pool) -> None:
     asked = {"asset": "orders", "keys": "2024-01-05,2024-01-03", "reason": "late files"}
     planned = await plan(shop, "backfill create", asked, **WHO)

@@ -22,6 +22,7 @@ from starforge.ops.audit import Result
 from starforge.ops.errors import PlanStaleError, ReasonMissingError
 from starforge.ops.perform import perform
 from starforge.ops.plan import plan
+from starforge.queue.gate import close
 from starforge.queue.override import override
 from tests.backfill.backfills import ANN, LIVE, TERMINAL, WHY, made, row_of
 from tests.covers import covers
@@ -361,3 +362,49 @@ async def test_acts_and_statements_by_hand_at_the_same_time_lose_nothing_of_one_
     assert changed >= 6
     for audit in await audits(pool):
         assert audit["after"]["version"] == audit["before"]["version"] + audit["changed"]
+
+
+@covers("B-22", "Q-68")
+async def test_a_resume_says_that_the_types_breaker_withholds_its_partitions_and_what_ends_that(
+    pool: Pool,
+) -> None:
+    """The backfill's own breaker paused it; the queue's, for the same failures, still holds the type."""
+    backfill_id = await made(pool, "paused", "completed", "failed", "pending")
+    async with pool.connection() as conn:
+        await close(
+            conn,
+            "type",
+            "asset:daily",
+            "breaker",
+            owner="breaker",
+            reason="20 of 20 attempts failed",
+            minutes=5,
+        )
+    planned = await plan(pool, "backfill resume", {"job_id": str(backfill_id)}, **ANN)
+    done = await act(pool, "resume", backfill_id)
+    for told in (planned, done):
+        assert "none of its partitions starts: type 'asset:daily' failed too often" in told.summary
+        assert "20 of 20 attempts failed" in told.summary
+        assert (
+            told.next["to end what withholds its partitions (breaker)"]
+            == "starforge breaker reset asset:daily"
+        )
+        assert told.undone_by == f"starforge backfill pause {backfill_id}"
+    another = await made(pool, "running", "pending", asset="other")
+    await perform(pool, "backfill pause-all", {"reason": WHY}, **ANN)
+    resumed = await perform(pool, "backfill resume-all", {}, **ANN)
+    assert "starforge breaker reset asset:daily" in resumed.next.values()
+    assert resumed.undone_by == "starforge backfill pause-all --reason TEXT"
+    assert "asset:daily" not in (await act(pool, "pause", another)).summary
+
+
+async def test_what_cannot_be_undone_says_what_comes_nearest(pool: Pool) -> None:
+    backfill_id = await made(pool, "running", "completed", "pending")
+    done = await act(pool, "cancel", backfill_id, reason=WHY)
+    assert done.undone_by == ""
+    assert dict(done.next) == {
+        "to make what is left": f"starforge backfill clone {backfill_id} --unfinished --reason TEXT"
+    }
+    paused = await made(pool, "running", "pending", asset="other")
+    assert (await act(pool, "pause", paused)).undone_by == f"starforge backfill resume {paused}"
+    assert (await act(pool, "pause", paused, resume_in="2h")).undone_by == "", "a resume would do more"

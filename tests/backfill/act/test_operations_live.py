@@ -16,8 +16,10 @@ from starforge.clock import monotonic_s
 from starforge.db.pool import Pool
 from starforge.ops.audit import Result
 from starforge.ops.perform import perform
+from starforge.queue.declare import Retry
 from tests.backfill.backfills import ANN, WHY
 from tests.backfill.engine import Engine, daily, engine
+from tests.backfill.gates import Gates
 from tests.covers import covers
 
 
@@ -240,3 +242,20 @@ async def test_a_pause_that_was_planned_to_end_ends_by_itself(pool: Pool) -> Non
         row = await running.over(one)
     assert (row["state"], row["completed_partitions"]) == ("completed", 100)
     assert set(work.made.values()) == {1}
+
+
+@covers("B-45")
+async def test_more_attempts_reach_those_that_begin_later_and_not_the_one_that_runs(pool: Pool) -> None:
+    """What runs is judged by its worker, by the number that it took with the job; retry-failed mends that."""
+    bad = {"2024-01-01", "2024-01-02"}
+    gates = Gates()
+    gates.fails |= bad
+    once = Retry(1, base_s=0.01, max_s=0.01)
+    async with engine(pool, [daily("days", gates, concurrency=1, retries=once)]) as running:
+        one = await running.create("days", 2, concurrency=1, failed_max=2)
+        await gates.until(lambda seen: seen.came["2024-01-01"])
+        done = await act(pool, "set", one, attempts=3)
+        assert "the attempt that runs ends by the number that held when it began" in done.summary
+        gates.let()
+        await running.over(one)
+    assert dict(gates.came) == {"2024-01-01": 1, "2024-01-02": 3}

@@ -34,7 +34,7 @@ async def terms_of(pool: Pool, backfill_id: UUID) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("state", LIVE)
 @covers("B-45")
-async def test_a_live_backfill_has_new_terms_and_the_summarys_command_gives_it_the_old_ones(
+async def test_a_live_backfill_has_new_terms_and_the_command_that_undoes_it_gives_it_the_old_ones(
     pool: Pool, state: str
 ) -> None:
     backfill_id = await made(pool, state, "pending")
@@ -46,7 +46,8 @@ async def test_a_live_backfill_has_new_terms_and_the_summarys_command_gives_it_t
     away_s = (row["sla_at"] - datetime.now(UTC)).total_seconds()
     assert 21_500 < away_s < 21_610
     assert done.before["concurrency"] == 4
-    words = shlex.split(done.summary.partition("starforge backfill set ")[2])
+    assert "starforge" not in done.summary
+    words = shlex.split(done.undone_by.partition("starforge backfill set ")[2])
     assert words[0] == str(backfill_id)
     options = {
         name[2:].replace("-", "_"): value for name, value in zip(words[1::2], words[2::2], strict=True)
@@ -106,7 +107,8 @@ async def test_priority_and_attempts_reach_the_backfills_jobs_in_the_queue_and_n
     backfill_id = await made(pool, "running", "pending", "running")
     await _jobs(pool, backfill_id)
     done = await put(pool, backfill_id, priority=7, attempts=5)
-    assert "1 waiting jobs moved with it" in done.summary
+    assert "1 waiting job moved with it" in done.summary
+    assert "the attempt that runs ends by the number that held when it began" in done.summary
     assert await _queue(pool) == {"waits": (7, 5), "runs": (0, 5), "other": (0, 3), "bolt": (0, 3)}
     await put(pool, backfill_id, attempts=1)
     assert (await _queue(pool))["waits"] == (7, 1), "one attempt is left in any case"

@@ -9,10 +9,12 @@ from msgspec import Meta
 from starforge.backfill.act.lease_operations import BULK_MAX, bulk
 from starforge.backfill.act.locked import Why
 from starforge.backfill.act.state_operations import end
+from starforge.backfill.partition.gates import before_partitions, withheld
 from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.integrity import blocking
 from starforge.db.statement import sql
 from starforge.operation import Caller, Change, operation
+from starforge.queue.gate import Gate, closed_gates
 
 PAUSE_ALL = "backfill pause-all"
 
@@ -73,7 +75,14 @@ async def resume_all(
         AgeSettings.read().aged_s,
         "backfill resume-all",
     )
-    return bulk(rows, "resuming", "resumed", more, skipped=skipped)
+    closed, gates = await closed_gates(caller.conn), dict[str, Gate]()
+    for job_type in {row["job_type"] for row in rows}:
+        gates |= {gate.undo: gate for gate in before_partitions(closed, job_type, caller.tenant)}
+    notes = [withheld(gate) for gate in gates.values()]
+    then = {
+        f"to end what withholds partitions ({gate.scope} {gate.name})": gate.undo for gate in gates.values()
+    }
+    return bulk(rows, "resuming", "resumed", more, skipped=skipped, notes=notes, then=then)
 
 
 @operation("backfill cancel-pending", role="operator", inverse=None, risk="destructive")

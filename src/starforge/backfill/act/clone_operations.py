@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Locked, Version, locked
+from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Locked, Version, afterwards, locked
 from starforge.backfill.act.renew import chosen, renew
 from starforge.backfill.act.set_operations import Attempts, Concurrency, FailedMax, Priority
 from starforge.backfill.act.state_operations import end_only
@@ -57,13 +57,19 @@ async def clone(
     waiting = await caller.conn.fetch(sql("backfill", "take_place"), row.id, made.id, caller.tenant)
     gone = f"is {row.state}" if row.terminal else "is cancelled"
     also = f"; {len(waiting)} that waited for it wait for the new one" if waiting else ""
+    named = "a new backfill" if caller.planning else f"backfill {made.id}"
     return Change(
-        summary=f"{row.named} {gone}, its clone is backfill {made.id}, {made.told()}{also}",
+        summary=f"{row.named} {gone}, its clone is {named}, {made.told()}{also}",
         matched=1,
         changed=1 + len(waiting),
         sample=(str(row.id), *sorted(str(one["id"]) for one in waiting))[:SAMPLE_MAX],
         before={**row.terms(), "partitions": len(partitions)},
-        after={"backfill": str(made.id), "parent": str(row.id), "partitions": made.partitions},
+        after={
+            **({} if caller.planning else {"backfill": str(made.id)}),
+            "parent": str(row.id),
+            "partitions": made.partitions,
+        },
+        next=afterwards(made.id, planning=caller.planning),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
+from starforge.backfill.act.locked import afterwards
 from starforge.backfill.asset.asset import CONCURRENCY_MAX
 from starforge.backfill.asset.declared import declared_assets
 from starforge.backfill.create.ask import ask
-from starforge.backfill.create.create import Created
+from starforge.backfill.create.create import Created, CreatedBackfill
 from starforge.backfill.create.options import FAILED_MAX, Options
 from starforge.backfill.create.preflight import Preflight
 from starforge.backfill.select.canary import share_of
@@ -84,7 +85,7 @@ async def create_backfill(
         override=override_preflight,
         reason=reason,
     )
-    return change_of(created, looked)
+    return change_of(created, looked, planning=caller.planning)
 
 
 def asked_for(
@@ -120,36 +121,44 @@ def asked_for(
     return request, options
 
 
-def change_of(created: Created, looked: Preflight | None) -> Change:
+def change_of(created: Created, looked: Preflight | None, *, planning: bool = False) -> Change:
     """Return what was created as the doors and the audit log show it.
 
-    Ids are not in the sample: a plan promises what it shows there, and each look makes new ones.
+    Of a plan no id is told: each look makes new ones, and so will the act.
     """
     findings = () if looked is None else looked.findings
-    told = [each.told() for each in created.backfills]
+    names = {each.id: each.asset for each in created.backfills} if planning else {}
+    told = [each.told(names) for each in created.backfills]
     also = "".join(f"; {note}" for note in created.notes)
     first = f"{len(told)} backfills, {counted(created.partitions)}; " if len(told) > 1 else ""
+    made = "a backfill" if planning else f"backfill {created.id}"
+    then = afterwards(created.id, planning=planning)
+    if any(found.check == "worker" for found in findings):
+        then = {"no live worker runs it; to start one": "starforge worker --app MODULE:ATTR", **then}
     return Change(
-        summary=f"backfill {created.id} is created: {first}{told[-1]}{also}",
+        summary=f"{made} is created: {first}{told[-1]}{also}",
         matched=created.partitions,
         changed=created.partitions,
         sample=tuple(f"{each.asset} {each.first} … {each.last}" for each in created.backfills[-SAMPLE_MAX:]),
         before={},
         after={
-            "id": str(created.id),
-            "backfills": [
-                {
-                    "id": str(each.id),
-                    "asset": each.asset,
-                    "partitions": each.partitions,
-                    "first": each.first,
-                    "last": each.last,
-                    "canary": each.canary,
-                    "waits_for": [str(above) for above in each.waits_for],
-                }
-                for each in created.backfills
-            ],
+            **({} if planning else {"id": str(created.id)}),
+            "backfills": [_document(each, planning=planning) for each in created.backfills],
             "warned": [f"{found.check}: {found.text}" for found in findings if not found.refuses],
             "overridden": [f"{found.check}: {found.text}" for found in findings if found.refuses],
         },
+        next=then,
     )
+
+
+def _document(made: CreatedBackfill, *, planning: bool) -> dict[str, Any]:
+    document = {
+        "id": str(made.id),
+        "asset": made.asset,
+        "partitions": made.partitions,
+        "first": made.first,
+        "last": made.last,
+        "canary": made.canary,
+        "waits_for": [str(above) for above in made.waits_for],
+    }
+    return {name: value for name, value in document.items() if not (planning and name in ("id", "waits_for"))}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Version, Why, locked
+from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Version, Why, follow, locked
 from starforge.backfill.act.state_operations import end
 from starforge.backfill.state.ages import AgeSettings
 from starforge.db.statement import sql
@@ -57,6 +57,7 @@ async def reclaim(
         sample=(str(row.id),),
         before=row.terms(),
         after={"state": "running", "version": now["version"], "lease_epoch": now["lease_epoch"]},
+        next={"to follow it": follow(row.id)},
     )
 
 
@@ -109,6 +110,8 @@ def bulk(
     *,
     too: Sequence[str] = (),
     skipped: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    then: Mapping[str, str] | None = None,
 ) -> Change:
     """Return what was done to many: how many, which, and whether there are more.
 
@@ -119,12 +122,16 @@ def bulk(
         more: There are more of them than one act changes.
         too: Others that were changed with them.
         skipped: Why some were not changed.
+        notes: What else there is to know.
+        then: What makes sense then, and the command for it.
     """
     shown = [f"{row['id']} ({row['asset']})" for row in rows[:SAMPLE_MAX]]
     parts = [f"{len(rows)} backfill{'' if len(rows) == 1 else 's'} {what}"]
     parts += [", ".join(shown) + (" …" if len(rows) > SAMPLE_MAX else "")] if shown else []
     parts += [f"{len(too)} that waited for them are cancelled too"] if too else []
     parts += skipped[:SAMPLE_MAX]
+    parts += [f"… and {len(skipped) - SAMPLE_MAX} more stay so"] if len(skipped) > SAMPLE_MAX else []
+    parts += notes
     parts += [f"there are more than {BULK_MAX}: ask again"] if more else []
     return Change(
         summary="; ".join(parts),
@@ -134,6 +141,7 @@ def bulk(
         before={str(row["id"]): _terms(row, row["state"], row["version"]) for row in rows},
         after={str(row["id"]): _terms(row, now, row["version"] + 1) for row in rows}
         | ({"cancelled_too": list(too)} if too else {}),
+        next=then or {},
     )
 
 

@@ -104,11 +104,11 @@ class Locked:
         ours = f"starforge backfill {{}} {self.id}"
         match self.state:
             case "completed" if not self.failed:
-                return f"to do it again: {ours.format('clone')} --reason …"
+                return f"to do it again: {ours.format('clone')} --reason TEXT"
             case "completed" | "failed":
                 return f"to do what failed in a new backfill: {ours.format('retry-failed')}"
             case "cancelled":
-                return f"to do the rest in a new backfill: {ours.format('clone')} --unfinished --reason …"
+                return f"to do the rest in a new backfill: {ours.format('clone')} --unfinished --reason TEXT"
             case "paused":
                 return f"to let it run: {ours.format('resume')}"
             case "running" if verb == "resume":
@@ -131,6 +131,20 @@ class Locked:
         raise BackfillStateError(f"{self.named} {cannot}, for it is {self.told()}; {self.next_for(verb)}")
 
 
+def follow(backfill_id: UUID | str) -> str:
+    """Return the command that follows a backfill to its end."""
+    return f"starforge backfill status --watch {backfill_id}"
+
+
+def afterwards(made_id: UUID, *, planning: bool) -> dict[str, str]:
+    """Return what makes sense once a backfill is made; what is planned has no id yet that will be its own."""
+    which = "ID" if planning else str(made_id)
+    return {
+        "to follow it": follow(which),
+        "to stop it": f"starforge backfill cancel {which} --reason TEXT",
+    }
+
+
 async def locked(caller: Caller, backfill_id: UUID, expect_version: int | None = None) -> Locked:
     """Return the caller's tenant's backfill, locked until the transaction ends.
 
@@ -143,7 +157,8 @@ async def locked(caller: Caller, backfill_id: UUID, expect_version: int | None =
     if expect_version is not None and found.version != expect_version:
         raise StaleVersionError(
             f"{found.named} has version {found.version} by now and not {expect_version}:"
-            f" {_changed_by(found)}; it is {found.told()}"
+            f" {_changed_by(found)}; it is {found.told()}. Look first: starforge backfill status {found.id},"
+            f" and repeat it with --expect-version {found.version} if it is still wanted"
         )
     return found
 

@@ -6,7 +6,16 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Locked, Version, Why, locked
+from starforge.backfill.act.locked import (
+    SAMPLE_MAX,
+    BackfillId,
+    Locked,
+    Version,
+    Why,
+    afterwards,
+    follow,
+    locked,
+)
 from starforge.backfill.act.renew import chosen, renew
 from starforge.backfill.create.options import Options
 from starforge.backfill.errors import NothingFailedError
@@ -61,6 +70,11 @@ async def _in_place(caller: Caller, row: Locked, fingerprint: str | None) -> Cha
         sample=tuple(done["keys"]),
         before={**row.terms(), "failed": reopened},
         after={"state": row.state, "version": now["version"], "pending": reopened},
+        next=(
+            {"to let them run": f"starforge backfill resume {row.id}"}
+            if row.state == "paused"
+            else {"to follow them": follow(row.id)}
+        ),
     )
 
 
@@ -69,14 +83,19 @@ async def _anew(caller: Caller, row: Locked, fingerprint: str | None) -> Change:
     if not failed:
         raise _none(row, fingerprint)
     made = await renew(caller, row, failed, Options(failed_max=0), "failed")
+    named = "is a new backfill" if caller.planning else f"is the new backfill {made.id}"
     return Change(
-        summary=f"{row.named} is over: what failed in it{_so(fingerprint)} is the new backfill {made.id},"
-        f" {made.told()}",
+        summary=f"{row.named} is over: what failed in it{_so(fingerprint)} {named}, {made.told()}",
         matched=len(failed),
         changed=len(failed),
         sample=tuple(key for key, _ in failed[:SAMPLE_MAX]),
         before={**row.terms(), "failed": len(failed)},
-        after={"backfill": str(made.id), "parent": str(row.id), "partitions": made.partitions},
+        after={
+            **({} if caller.planning else {"backfill": str(made.id)}),
+            "parent": str(row.id),
+            "partitions": made.partitions,
+        },
+        next=afterwards(made.id, planning=caller.planning),
     )
 
 

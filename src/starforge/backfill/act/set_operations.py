@@ -75,7 +75,7 @@ async def set_terms(
 ) -> Change:
     """Have the live backfill JOB_ID go on in other terms; what runs goes on, and what is done stays done.
 
-    Workers follow within seconds. The summary says the command that sets the old terms again. An attempt that
+    Workers follow within seconds, and the command that sets the old terms again is printed. An attempt that
     runs now is its partition's last where it was to be; partitions that have failed are tried again by
     `starforge backfill retry-failed JOB_ID`.
     """
@@ -103,14 +103,14 @@ async def set_terms(
         return Change(f"{row.named} has these terms already", 1, 0, (str(row.id),), row.terms(), row.terms())
     version, notes = await _write(caller, row, now, new, reason)
     told = ", ".join(f"{_option(name)[2:]} {_word(value)}" for name, value in new.items())
-    back = " ".join(f"{_option(name)} {_word(value)}" for name, value in old.items())
     return Change(
-        summary=f"{row.named} has {told} now{notes}; as it was: starforge backfill set {row.id} {back}",
+        summary=f"{row.named} has {told} now{notes}",
         matched=1,
         changed=1,
         sample=(str(row.id),),
         before={**row.terms(), **old},
         after={"state": row.state, "version": version, **new},
+        undo={name: _word(value) for name, value in old.items()},
     )
 
 
@@ -137,11 +137,17 @@ async def _write(
         await set_slots(conn, row.id, now.concurrency, owner=caller.actor, reason=why)
     if "priority" in new:
         moved = await reprioritize(conn, QUEUE, row.job_type, caller.tenant, key, now.priority)
-        notes += f", {moved} waiting jobs moved with it" if moved else ""
+        notes += f", {moved} waiting job{'' if moved == 1 else 's'} moved with it" if moved else ""
     if "attempts" in new:
         more = now.attempts - row.attempts_max
-        await allow_attempts(conn, QUEUE, row.job_type, caller.tenant, key, more)
+        runs = await allow_attempts(conn, QUEUE, row.job_type, caller.tenant, key, more)
+        if runs:
+            notes += f"; {_running(runs)} by the number that held when it began"
     return version, notes
+
+
+def _running(attempts: int) -> str:
+    return "the attempt that runs ends" if attempts == 1 else f"each of the {attempts} attempts that run ends"
 
 
 def _option(name: str) -> str:

@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Locked, Version, Why, locked
+from starforge.backfill.act.locked import SAMPLE_MAX, BackfillId, Locked, Version, Why, follow, locked
 from starforge.backfill.create.moment import moment, shown
+from starforge.backfill.partition.gates import before_partitions, withheld
 from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.integrity import require_integrity
 from starforge.backfill.state.slots import forget_slots
 from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 from starforge.operation import Caller, Change, operation
+from starforge.queue.gate import closed_gates
 
 WAITING_MAX = 10_000
 """Most backfills that one cancel takes with it: an upstream has no more that wait for it."""
@@ -98,7 +100,10 @@ async def resume(
     after: dict[str, Any] = {"state": "resuming", "version": now["version"]}
     if findings:
         after["findings"] = findings
-    noted = f"; {'; '.join(findings)}" if findings else ""
+    then = {"to follow it": follow(row.id)}
+    gates = list(before_partitions(await closed_gates(caller.conn), row.job_type, caller.tenant))
+    then |= {f"to end what withholds its partitions ({gate.cause})": gate.undo for gate in gates}
+    noted = "".join(f"; {each}" for each in (*findings, *map(withheld, gates)))
     left = row.total - row.completed - row.failed
     return Change(
         summary=f"{row.named} goes on as soon as a coordinator takes it,"
@@ -113,6 +118,7 @@ async def resume(
             "resume_at": row.resume_at,
         },
         after=after,
+        next=then,
     )
 
 
@@ -130,8 +136,9 @@ async def cancel(
     can be made by a new one: `starforge backfill clone JOB_ID --unfinished`.
     """
     row = await locked(caller, job_id, expect_version)
+    then = {"to make what is left": f"starforge backfill clone {row.id} --unfinished --reason TEXT"}
     if row.state == "cancelled":
-        return Change(f"{row.named} is already {row.told()}", 1, 0, (str(row.id),), row.terms())
+        return Change(f"{row.named} is already {row.told()}", 1, 0, (str(row.id),), row.terms(), next=then)
     row.require("cancel")
     after = await end(caller, [row.id], reason, f"cancelled by {caller.actor}: {reason}", "backfill cancel")
     told = (
@@ -147,6 +154,7 @@ async def cancel(
         sample=(str(row.id), *after)[:SAMPLE_MAX],
         before={**row.terms(), "waiting": after},
         after={"state": "cancelled", "version": row.version + 1, "cancelled_too": after},
+        next=then,
     )
 
 
@@ -182,6 +190,7 @@ async def _planned_anew(caller: Caller, row: Locked, until: datetime | None) -> 
         sample=(str(row.id),),
         before={**row.terms(), "resume_at": row.resume_at},
         after={"state": "paused", "version": now["version"], "resume_at": until},
+        undo=None,
     )
 
 

@@ -46,12 +46,11 @@ class CreatedBackfill:
     canary: int
     waits_for: tuple[UUID, ...]
 
-    def told(self) -> str:
-        """Return it in one line."""
+    def told(self, names: Mapping[UUID, str] | None = None) -> str:
+        """Return it in one line; `names`: what those that it waits for are called, where not by their ids."""
         line = f"{self.asset}: {counted(self.partitions)}, {self.first} to {self.last}"
-        return (
-            line if not self.waits_for else f"{line}, once {', '.join(map(str, self.waits_for))} is complete"
-        )
+        waits = [(names or {}).get(above, str(above)) for above in self.waits_for]
+        return line if not waits else f"{line}, once {', '.join(waits)} is complete"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from starforge.backfill.create.facts import DatabaseFacts
 from starforge.backfill.create.options import Options
 from starforge.backfill.create.overlap import overlaps, ranges, refusal
 from starforge.backfill.errors import MapsElsewhereError
+from starforge.backfill.partition.gates import before_partitions
 from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.scheme.keyed import Static
 from starforge.backfill.scheme.scheme import Span, merged
@@ -25,6 +26,7 @@ from starforge.backfill.select.selection import AnyPart, Selection, counted
 from starforge.db.budget import read_budget
 from starforge.db.pool import Connection, PoolSettings
 from starforge.db.statement import sql
+from starforge.errors import shortened
 from starforge.queue.gate import closed_gates, held
 from starforge.queue.known import workers_knowing
 from starforge.settings import HomeSettings
@@ -35,6 +37,7 @@ FAILED_SHARE_WARNS = 0.05
 FAILED_SHARE_REFUSES = 0.2
 """B-07 alerts at this share: what the same code did the last time, it will do again."""
 
+ERROR_CHARS_MAX = 200
 PARTITION_BYTES = 2_000
 """What a partition takes on disk until it is history: its row, its job, the log of both; rounded up."""
 
@@ -151,11 +154,9 @@ class _Look:
         self._found("worker", part.asset, text, refuses=True)
 
     async def gate(self, part: AnyPart) -> None:
-        means = {("queue", QUEUE), ("type", part.asset.job_type), ("tenant", self._tenant)}
-        for gate in await closed_gates(self._conn):
-            if (gate.scope, gate.name) in means and gate.cause != "retries":
-                text = f"{gate.scope} {gate.name} {gate.told} ({gate.owner}: {gate.reason}); `{gate.undo}`"
-                self._found("gate", part.asset, text)
+        for gate in before_partitions(await closed_gates(self._conn), part.asset.job_type, self._tenant):
+            text = f"{gate.scope} {gate.name} {gate.told} ({gate.owner}: {gate.reason}); `{gate.undo}`"
+            self._found("gate", part.asset, text)
 
     async def upstream(self, part: AnyPart) -> None:
         """Tell which partitions upstream were not made, where the backfill does not make them itself."""
@@ -222,7 +223,7 @@ class _Look:
         last, count = ended[0]
         failed, total = sum(row["failed_partitions"] for row, _ in ended), sum(count for _, count in ended)
         share = last["failed_partitions"] / count
-        error = f", most often: {last['error']:.200}" if last["error"] else ""
+        error = f", most often: {shortened(last['error'], ERROR_CHARS_MAX)}" if last["error"] else ""
         same = last["code_version"] == part.asset.version
         if share > FAILED_SHARE_REFUSES:
             text = (
