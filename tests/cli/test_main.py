@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner
@@ -268,6 +269,22 @@ async def test_db_grants_prints_a_script_that_postgres_takes(invoke: Starforge, 
     await conn.execute(done.out)
     assert await conn.fetchval("SELECT has_database_privilege('starforge_app', $1, 'CONNECT')", name)
     await conn.close()
+
+
+@covers("X-17")
+async def test_a_misspelt_command_answers_a_program_with_a_document(starforge: Starforge) -> None:
+    lacks, odd, unknown, told = await asyncio.gather(
+        starforge("backfill", "cancel", str(UUID(int=1)), "--json"),
+        starforge("backfill", "resume", "nonsense", "--json"),
+        starforge("backfill", "forget", "--json"),
+        starforge("ops", "list", "--json"),
+    )
+    for done, words in ((lacks, "Missing option '--reason'"), (odd, "JOB_ID"), (unknown, "forget")):
+        assert (done.code, done.document["code"], done.err) == (2, "SF834", "")
+        assert words in done.document["error"]
+    assert (told.code, told.err) == (0, "")
+    refused = await starforge("backfill", "resume", str(UUID(int=1)), "--json")
+    assert (refused.code, refused.document["code"]) == (1, "SF530")
 
 
 @covers("X-17")

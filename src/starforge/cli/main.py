@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import Any
 
 import asyncpg
 import typer
@@ -37,7 +38,7 @@ from starforge.cli.render import fail, run
 from starforge.cli.tidy import tidy
 from starforge.clock import failpoints
 from starforge.db.pool import explained
-from starforge.errors import StarForgeError
+from starforge.errors import MisusedError, StarForgeError
 
 app = typer.Typer(
     name="starforge",
@@ -88,11 +89,34 @@ add_doors(app, run)
 tidy(app)
 
 
+class CommandLineError(MisusedError):
+    """The words of a command are not those that it takes; told to a program, which asked for JSON."""
+
+    code = "SF834"
+    remedy = "The command shows what it takes with --help."
+
+
+MISSPELT: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises of words that a command does not take; it has no name of its own there."""
+
+
+def _run() -> None:
+    """Run the command; to whoever asked for JSON also a misspelt one answers with a document."""
+    if "--json" not in sys.argv:
+        app()
+        return
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except MISSPELT as error:
+        misspelt: Any = error
+        raise CommandLineError(misspelt.format_message()) from None
+
+
 def main() -> None:
     """Run the command line; every error that StarForge raises on purpose becomes one message and a code."""
     try:
         failpoints()
-        app()
+        _run()
     except StarForgeError as error:
         sys.exit(fail(error, as_json="--json" in sys.argv))
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
