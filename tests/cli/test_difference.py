@@ -32,6 +32,7 @@ def test_a_list_tells_what_comes_and_goes_one_to_a_line_and_no_more_than_a_scree
         "  + asset orders, partitions 31",
         "  + asset totals, partitions 1",
     ]
+    assert told({}, {"warned": []}) == []
     assert told({"queues": ["a", "b"]}, {"queues": ["b", "c"]}) == ["queues:", "  - a", "  + c"]
     many = told({}, {"keys": [f"k{n}" for n in range(400)]})
     assert len(many) == SHOWN_MAX + 2

@@ -53,9 +53,11 @@ def verify(backfill_id: IdArgument, as_json: JsonOption = False) -> None:
 def _show(found: Report) -> None:
     from starforge.backfill.state.backfill import BACKFILL
 
+    cancelled = found.total - found.completed - found.failed - found.open
+    also = f", {cancelled} cancelled" if cancelled > 0 else ""
     say(
         f"backfill {found.id} of {found.asset} is {found.state}: {found.total} partitions,"
-        f" {found.completed} completed, {found.failed} failed, {found.open} open",
+        f" {found.completed} completed, {found.failed} failed{also}, {found.open} open",
         style="bold",
     )
     say(f"checkpoint by its partitions: {found.checkpoint or 'none, the first one has not ended'}")

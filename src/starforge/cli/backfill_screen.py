@@ -47,6 +47,8 @@ def screen(one: Status, *, width: int) -> RenderableType:
     if one.strip:
         parts += [_indented(_strip(one.strip, columns)), _indented(Text(LEGEND, style="dim"))]
     parts += [Text(), facts]
+    if one.poison:  # in a cell it would be broken, and could not be copied
+        parts += [Text(), Text(f"→ starforge backfill poison {one.id}", no_wrap=True, overflow="ignore")]
     if one.failures:
         parts += [Text(), *_failures(one.failures, one)]
     return Group(*parts)
@@ -141,7 +143,7 @@ def _facts(one: Status) -> Iterator[tuple[str, Text | str]]:
         yield "sample", f"{one.canary} partitions first: {judged}"
     if one.poison:
         rows = f"{one.poison} rows" if one.poison < POISON_MAX else f"{POISON_MAX} rows or more"
-        yield "stepped over", Text(f"{rows}: starforge backfill poison {one.id}", style="yellow")
+        yield "stepped over", Text(rows, style="yellow")
     if one.sla is not None:
         danger = one.sla.verdict in ("at-risk", "late", "missed")
         text = plain(f"{at(one.sla.at)}: {one.sla.verdict.replace('-', ' ')}, {one.sla.told}")
@@ -157,12 +159,19 @@ def _facts(one: Status) -> Iterator[tuple[str, Text | str]]:
     if one.state_by and one.state in ("running", "pending"):
         reason = f": {one.state_reason}" if one.state_reason else ""
         yield "last told by", f"{one.state_by}{reason}"
-    if one.error_message and one.error_message not in one.why:
+    if one.error_message and not _is_told(one.error_message, one):
         yield "error", shortened(one.error_message, MESSAGE_CHARS_MAX)
     if one.completed_at is not None:
         yield "ended", at(one.completed_at) or ""
     by = f" by {one.created_by}" if one.created_by else ""
     yield "created", f"{at(one.created_at)}{by}"
+
+
+def _is_told(error: str, one: Status) -> bool:
+    """Tell whether an error says no more than why the backfill is in its state."""
+    return error in one.why or (
+        one.state == "cancelled" and bool(one.state_by) and error.startswith("cancelled by")
+    )
 
 
 def _judged(one: Status) -> str:
@@ -197,11 +206,11 @@ def _bar(one: Status, columns: int) -> Text:
     text.append("━" * filled, style=STATES.get(one.state, "green"))
     text.append("╌" * (columns - filled), style="dim")
     text.append(f"\n{one.completed} of {one.total} completed", style="bold")
-    for word, count in (("failed", one.failed), ("cancelled", one.cancelled)):
-        if count:
-            text.append(f" · {count} {word}", style="red" if word == "failed" else "yellow")
     if one.failed:
+        text.append(f" · {one.failed} failed", style="red")
         text.append(f" (it tolerates {one.failed_max})", style="dim")
+    if one.cancelled:
+        text.append(f" · {one.cancelled} cancelled", style="yellow")
     text.append(f" · {percent(one.done, one.total)} is over")
     return text
 

@@ -50,9 +50,11 @@ async def _live(pool: Pool, backfill_id: UUID) -> Status | None:
     from starforge.settings import HomeSettings
 
     last: Status | None = None
+    away = False
     try:
         with Live(console=out, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
             async for look in follow(pool, backfill_id, HomeSettings.read().tenant, every_s=TERMINAL_S):
+                away = not isinstance(look, Status)
                 last = look if isinstance(look, Status) else last
                 live.update(_shown(look, last), refresh=True)
     finally:
@@ -60,7 +62,8 @@ async def _live(pool: Pool, backfill_id: UUID) -> Status | None:
             ended = last.ended
             out.print(screen(last, width=out.width))
             if not ended:
-                say("\nThis was its last state seen; it goes on by itself.")
+                since = "; the database has not answered since" if away else ""
+                say(f"\nThis was its last state seen{since}; it goes on by itself.")
     return last
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 IdArgument = Annotated[UUID, typer.Argument(metavar="ID", help="The backfill's id.")]
 LOG_LINES_MAX = 50
 LOG_LINES = 5
+LOG_CHARS_MAX = 200
 ERROR_CHARS_MAX = 200
 
 
@@ -151,10 +152,11 @@ def status(
     out.print(screen(one, width=out.width))
     if lines:
         say("\nlogged of it last (UTC)", style="bold")
-        show_lines(lines[-LOG_LINES:])
+        show_lines(lines[-LOG_LINES:], chars_max=LOG_CHARS_MAX)
+        say(f"  more: starforge worker logs --job {backfill_id}", style="dim")
     if last and last[0] not in lines[-LOG_LINES:]:
         say("\nlogged by its coordinator's worker last", style="bold")
-        show_lines(last)
+        show_lines(last, chars_max=LOG_CHARS_MAX)
     if one.next:
         say(f"\n→ {one.next}")
 

@@ -38,7 +38,8 @@ def _is_thing(value: object) -> bool:
 def _field(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     title, values = name.replace("_", " "), (before.get(name), after.get(name))
     if any(isinstance(value, (list, tuple)) for value in values):
-        yield from _lists(title, *(list(value or ()) for value in values))
+        if any(values):
+            yield from _lists(title, *(list(value or ()) for value in values))
     elif name not in before:
         yield f"{title}: {_told(values[1])}"
     else:

@@ -224,8 +224,8 @@ def _show_commands(undone_by: str, then: Mapping[str, str]) -> None:
 
 def _sample(planned: Plan) -> str:
     """Return what a plan would change, by name: in the same line, or in a line each where that is long."""
-    if not planned.sample:
-        return ""
+    if set(planned.sample) <= set(planned.before):
+        return ""  # each has a line of its own already
     told = [*planned.sample, "…"] if planned.matched > len(planned.sample) >= SAMPLE_MAX else planned.sample
     together = ", ".join(told)
     return f": {together}" if len(together) <= SAMPLE_COLUMNS else ":" + "".join(f"\n  {one}" for one in told)

@@ -119,7 +119,7 @@ def _print_tall(
             line.append_text(one).append(" " * (width - one.cell_len + GAP))
         line.rstrip()
         out.print(line, soft_wrap=True)
-        if reason and row[-1].plain != NOTHING:
+        if reason and row[-1].plain not in ("", NOTHING):
             out.print(Text("  ").append_text(row[-1]), soft_wrap=True)
 
 

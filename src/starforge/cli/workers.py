@@ -19,7 +19,7 @@ import typer
 from starforge.cli.doors import group
 from starforge.cli.render import as_table, err, print_json, run, say
 from starforge.cli.work import BUILT_IN, AppOption, JsonOption, LevelOption, counted_together, log_at
-from starforge.errors import InvalidInputError
+from starforge.errors import InvalidInputError, shortened
 
 if TYPE_CHECKING:
     from starforge.db.pool import Pool
@@ -33,6 +33,9 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SECONDS_MAX = 36_500 * 86_400.0
 FOLLOW_S = 0.5
 MB = 1_000_000
+LINE_CHARS_MAX = 1_000_000
+"""Of one line: all that the logbook keeps."""
+
 STYLES = {"warning": "yellow", "error": "red", "critical": "red", "debug": "dim"}
 
 
@@ -291,10 +294,11 @@ def logs(
         show_lines(shown)
 
 
-def show_lines(lines: Sequence[Kept]) -> None:
-    """Print lines of the logbook."""
+def show_lines(lines: Sequence[Kept], *, chars_max: int = LINE_CHARS_MAX) -> None:
+    """Print lines of the logbook, each with at most so many characters."""
     for line in lines:
-        say(f"{line.at:%Y-%m-%d %H:%M:%S} {line.level:<8} {_told(line)}", style=STYLES.get(line.level, ""))
+        text = shortened(_told(line), chars_max)
+        say(f"{line.at:%Y-%m-%d %H:%M:%S} {line.level:<8} {text}", style=STYLES.get(line.level, ""))
 
 
 def _told(line: Kept) -> str:

@@ -134,6 +134,10 @@ async def test_slots_of_a_worker_that_is_frozen_are_told_with_the_end_of_its_lea
     assert found.why.endswith("what it ran is tried again then")
     assert found.next == f"starforge explain worker {frozen}"
     assert "kill -9" in found.moves
+    await conn.execute("UPDATE backfill_jobs SET worker_id = $1", frozen)
+    both = await status(conn, backfill_id)
+    assert both.why.endswith("it coordinates the backfill too, so nothing more is given out meanwhile")
+    assert both.next == f"starforge backfill reclaim {backfill_id}"
     await conn.execute("UPDATE backfill_jobs SET state = 'cancelled', completed_at = sf_now()")
     assert f"3 of its slots are with worker {frozen}" in (await status(conn, backfill_id)).why
     await conn.execute("UPDATE workers SET state = 'dead', stopped_at = sf_now() WHERE id = $1", frozen)

@@ -166,12 +166,7 @@ def _running(row: Row, gates: list[Gate]) -> Why:
         return held
     done = _progress(row)
     if row["silent"]:
-        first = row["silent"][0]
-        return Why(
-            f"{done}; {_kept(row)}",
-            f"the end of that lease; sooner, where its process is frozen, kill -9 {first['pid']} there",
-            f"starforge explain worker {first['id']}",
-        )
+        return _frozen(row, done)
     shows = f"starforge backfill {'failures' if row['failed_partitions'] else 'status --watch'} {row['id']}"
     if row["pace"] <= 0:
         return Why(
@@ -217,6 +212,16 @@ def _silent(row: Row) -> Why | None:
         )
     when = "may take over now" if row["free"] else f"does after {AgeSettings.read().reclaimable_s:.0f} s"
     return Why(f"{silent}: another {when}", "the next coordinator", f"starforge backfill reclaim {row['id']}")
+
+
+def _frozen(row: Row, done: str) -> Why:
+    """Tell that some of its slots are with a worker that was not heard of for a while."""
+    first, told = row["silent"][0], f"{done}; {_kept(row)}"
+    moves = f"the end of that lease; sooner, where its process is frozen, kill -9 {first['pid']} there"
+    if any(one["id"] == row["worker_id"] for one in row["silent"]):
+        told += "; it coordinates the backfill too, so nothing more is given out meanwhile"
+        return Why(told, moves, f"starforge backfill reclaim {row['id']}")
+    return Why(told, moves, f"starforge explain worker {first['id']}")
 
 
 def _kept(row: Row) -> str:
