@@ -107,7 +107,7 @@ async def record(conn: Connection, entry: Entry) -> Recorded:
             "summary": change.summary,
             "sample": list(change.sample),
             "undone_by": entry.undone_by,
-            "next": dict(change.next),
+            "next": list(change.next.items()),  # an object of jsonb has an order of its own
         },
     )
     assert row is not None
@@ -136,7 +136,7 @@ def _recorded(row: asyncpg.Record, *, repeated: bool) -> Recorded:
         audit_id=row["id"],
         plan_id=row["plan_id"],
         undone_by=kept.get("undone_by", ""),
-        next=kept.get("next", {}),
+        next=dict(kept.get("next", ())),
         repeated=repeated,
     )
     return Recorded(result, row["arguments"])

@@ -70,11 +70,11 @@ async def test_what_was_created_says_how_to_follow_and_to_stop_it_and_that_nobod
     result = await perform(shop, "backfill create", {"asset": "orders", **JANUARY}, **WHO)
     made_id = result.after["id"]
     assert result.undone_by == ""
-    assert dict(result.next) == {
-        "no live worker runs it; to start one": "starforge worker --app MODULE:ATTR",
-        "to follow it": f"starforge backfill status --watch {made_id}",
-        "to stop it": f"starforge backfill cancel {made_id} --reason TEXT",
-    }
+    assert list(result.next.items()) == [
+        ("no live worker runs it; to start one", "starforge worker --app MODULE:ATTR"),
+        ("to follow it", f"starforge backfill status --watch {made_id}"),
+        ("to stop it", f"starforge backfill cancel {made_id} --reason TEXT"),
+    ]
     planned = await plan(shop, "backfill create", {"asset": "orders", "keys": "2024-02-01"}, **WHO)
     assert planned.next["to stop it"] == "starforge backfill cancel ID --reason TEXT"
 

@@ -389,6 +389,8 @@ async def test_a_resume_says_that_the_types_breaker_withholds_its_partitions_and
             told.next["to end what withholds its partitions (breaker)"]
             == "starforge breaker reset asset:daily"
         )
+        assert "1 failed before, of which it tolerates 0" in told.summary
+        assert told.next["to make again what failed"] == f"starforge backfill retry-failed {backfill_id}"
         assert told.undone_by == f"starforge backfill pause {backfill_id}"
     another = await made(pool, "running", "pending", asset="other")
     await perform(pool, "backfill pause-all", {"reason": WHY}, **ANN)

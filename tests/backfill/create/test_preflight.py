@@ -110,6 +110,11 @@ async def test_upstream_partitions_that_were_not_completed_refuse_unless_they_ar
     included = Request(asset="months", keys=("2024-02",), include_upstream=True)
     assert of(await looked(conn, included), "upstream") == []
     rest = await made_of(conn, SHOP, asset="orders", first="2024-02-28", last="2024-03-02")
+    [found] = of(await looked(conn, FEBRUARY), "upstream")
+    assert found.text.endswith(
+        f"are not completed; backfill {rest.id} (pending) is to make them:"
+        f" `starforge backfill status --watch {rest.id}`"
+    ), "one more beside it would be refused"
     await ended(conn, rest.id, state="failed", failed=1)
     [found] = of(await looked(conn, FEBRUARY), "upstream")
     assert "1 partition of its upstream orders (2024-02-28) is not completed" in found.text

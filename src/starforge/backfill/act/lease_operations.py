@@ -126,7 +126,7 @@ def bulk(
         then: What makes sense then, and the command for it.
     """
     shown = [f"{row['id']} ({row['asset']})" for row in rows[:SAMPLE_MAX]]
-    parts = [f"{len(rows)} backfill{'' if len(rows) == 1 else 's'} {what}"]
+    parts = [f"{len(rows)} backfill{'' if len(rows) == 1 else 's'} {what}" if rows else "no backfill fits"]
     parts += [", ".join(shown) + (" …" if len(rows) > SAMPLE_MAX else "")] if shown else []
     parts += [f"{len(too)} that waited for them are cancelled too"] if too else []
     parts += skipped[:SAMPLE_MAX]

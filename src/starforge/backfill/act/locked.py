@@ -157,8 +157,8 @@ async def locked(caller: Caller, backfill_id: UUID, expect_version: int | None =
     if expect_version is not None and found.version != expect_version:
         raise StaleVersionError(
             f"{found.named} has version {found.version} by now and not {expect_version}:"
-            f" {_changed_by(found)}; it is {found.told()}. Look first: starforge backfill status {found.id},"
-            f" and repeat it with --expect-version {found.version} if it is still wanted"
+            f" {_changed_by(found)}; it is {found.told()}. Look first: starforge backfill status {found.id}"
+            f" and then repeat it with --expect-version {found.version}"
         )
     return found
 

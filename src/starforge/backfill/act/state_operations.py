@@ -100,10 +100,8 @@ async def resume(
     after: dict[str, Any] = {"state": "resuming", "version": now["version"]}
     if findings:
         after["findings"] = findings
-    then = {"to follow it": follow(row.id)}
-    gates = list(before_partitions(await closed_gates(caller.conn), row.job_type, caller.tenant))
-    then |= {f"to end what withholds its partitions ({gate.cause})": gate.undo for gate in gates}
-    noted = "".join(f"; {each}" for each in (*findings, *map(withheld, gates)))
+    notes, then = await _in_the_way(caller, row)
+    noted = "".join(f"; {each}" for each in (*findings, *notes))
     left = row.total - row.completed - row.failed
     return Change(
         summary=f"{row.named} goes on as soon as a coordinator takes it,"
@@ -120,6 +118,19 @@ async def resume(
         after=after,
         next=then,
     )
+
+
+async def _in_the_way(caller: Caller, row: Locked) -> tuple[list[str], dict[str, str]]:
+    """Tell what keeps a resumed backfill from a good end all the same, and with which commands it goes on."""
+    notes, then = [], {"to follow it": follow(row.id)}
+    if row.failed > row.failed_max:
+        notes.append(f"{row.failed} failed before, of which it tolerates {row.failed_max}")
+        then["to make again what failed"] = f"starforge backfill retry-failed {row.id}"
+    for gate in before_partitions(await closed_gates(caller.conn), row.job_type, caller.tenant):
+        # The breaker of the queue holds the type for the same failures, and a resume does not end that.
+        notes.append(withheld(gate))
+        then[f"to end what withholds its partitions ({gate.cause})"] = gate.undo
+    return notes, then
 
 
 @operation("backfill cancel", role="operator", inverse=None, risk="destructive")

@@ -48,7 +48,8 @@ class CreatedBackfill:
 
     def told(self, names: Mapping[UUID, str] | None = None) -> str:
         """Return it in one line; `names`: what those that it waits for are called, where not by their ids."""
-        line = f"{self.asset}: {counted(self.partitions)}, {self.first} to {self.last}"
+        which = self.first if self.partitions == 1 else f"{self.first} to {self.last}"
+        line = f"{self.asset}: {counted(self.partitions)}, {which}"
         waits = [(names or {}).get(above, str(above)) for above in self.waits_for]
         return line if not waits else f"{line}, once {', '.join(waits)} is complete"
 

@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
+
 from starforge.backfill.asset.asset import Asset, Assets
 from starforge.backfill.asset.upstream import Upstream
 from starforge.backfill.create.facts import DatabaseFacts
 from starforge.backfill.create.options import Options
-from starforge.backfill.create.overlap import overlaps, ranges, refusal
+from starforge.backfill.create.overlap import free, overlaps, ranges, refusal
 from starforge.backfill.errors import MapsElsewhereError
 from starforge.backfill.partition.gates import before_partitions
 from starforge.backfill.partition.partition import QUEUE
@@ -173,9 +175,8 @@ class _Look:
             text = f"whether its upstream {edge.name} is complete, only the app that declares {name} can tell"
             self._found("upstream", part.asset, text)
             return
-        row = await self._conn.fetchrow(
-            sql("backfill", "uncovered"), self._tenant, edge.name, ranges(await self._places(above, wanted))
-        )
+        places = await self._places(above, wanted)
+        row = await self._conn.fetchrow(sql("backfill", "uncovered"), self._tenant, edge.name, ranges(places))
         assert row is not None
         missing = [(each.lower, each.upper) for each in row["missing"]]
         if not missing:
@@ -184,7 +185,10 @@ class _Look:
             text = f"its upstream {edge.name} was never backfilled; what it has, others made"
             self._found("upstream", part.asset, f"{text}; --include-upstream makes all of it first")
             return
-        self._found("upstream", part.asset, _missing(above, missing), refuses=True)
+        live = await self._conn.fetchrow(
+            sql("backfill", "overlapping"), self._tenant, edge.name, row["missing"], 1
+        )
+        self._found("upstream", part.asset, _missing(above, missing, live), refuses=True)
 
     async def _places(self, above: Asset, wanted: list[Span]) -> list[Span]:
         """Return the ordinals of an upstream's places."""
@@ -266,11 +270,15 @@ class _Look:
             self._found("disk", self._selection.asked.asset, text, refuses=needed > free)
 
 
-def _missing(above: Asset, missing: list[Span]) -> str:
-    """Return in words which partitions upstream were not made, and what makes them."""
+def _missing(above: Asset, missing: list[Span], live: asyncpg.Record | None) -> str:
+    """Return in words which partitions upstream were not made, and what makes them; `live`: who does now."""
     scheme = above.partitions
     total = sum(map(scheme.count, missing))
     are, first = "is" if total == 1 else "are", f"{counted(total)} of its upstream {above.name}"
+    if live is not None:  # another one beside it would be refused
+        rest = free(missing, [(span.lower, span.upper) for span in live["shared"]])
+        told = f"backfill {live['id']} ({live['state']}) is to make {'some of ' if rest else ''}them"
+        return f"{first} {are} not completed; {told}: `starforge backfill status --watch {live['id']}`"
     if scheme.registers:
         return f"{first} {are} not completed; --include-upstream makes all of it first"
     ends = scheme.first_key(missing), scheme.last_key(missing)
