@@ -69,6 +69,7 @@ async def test_an_asset_s_first_partition_is_named_by_from(shop: Pool) -> None:
 async def test_what_was_created_says_how_to_follow_and_to_stop_it_and_that_nobody_runs_it(shop: Pool) -> None:
     result = await perform(shop, "backfill create", {"asset": "orders", **JANUARY}, **WHO)
     made_id = result.after["id"]
+    assert "; warning: worker: no live worker runs asset:orders" in result.summary
     assert result.undone_by == ""
     assert list(result.next.items()) == [
         ("no live worker runs it; to start one", "starforge worker --app MODULE:ATTR"),
@@ -82,9 +83,9 @@ async def test_what_was_created_says_how_to_follow_and_to_stop_it_and_that_nobod
 async def test_a_plan_tells_no_id_for_none_that_it_makes_is_kept(shop: Pool) -> None:
     asked = {"asset": "totals", **JANUARY, "include_upstream": True}
     planned = await plan(shop, "backfill create", asked, **WHO)
-    assert planned.summary == (
+    assert planned.summary.startswith(
         "a backfill is created: 2 backfills, 62 partitions;"
-        " totals: 31 partitions, 2024-01-01 to 2024-01-31, once orders is complete"
+        " totals: 31 partitions, 2024-01-01 to 2024-01-31, once orders is complete; warning: "
     )
     assert [one["asset"] for one in planned.after["backfills"]] == ["orders", "totals"]
     assert "'id'" not in str(planned.after)
@@ -93,7 +94,7 @@ async def test_a_plan_tells_no_id_for_none_that_it_makes_is_kept(shop: Pool) -> 
 async def test_a_plan_shows_what_would_be_created_and_is_applied(shop: Pool) -> None:
     asked = {"asset": "orders", "keys": "2024-01-05,2024-01-03", "reason": "late files"}
     planned = await plan(shop, "backfill create", asked, **WHO)
-    assert planned.summary.endswith("orders: 2 partitions, 2024-01-03 to 2024-01-05")
+    assert "orders: 2 partitions, 2024-01-03 to 2024-01-05; warning: worker" in planned.summary
     async with shop.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM backfill_jobs") == 0
     applied = await perform(shop, "backfill create", asked, plan_id=planned.id, **WHO)

@@ -129,7 +129,8 @@ def change_of(created: Created, looked: Preflight | None, *, planning: bool = Fa
     findings = () if looked is None else looked.findings
     names = {each.id: each.asset for each in created.backfills} if planning else {}
     told = [each.told(names) for each in created.backfills]
-    also = "".join(f"; {note}" for note in created.notes)
+    warned = [f"{found.check}: {found.text}" for found in findings if not found.refuses]
+    also = "".join(f"; {note}" for note in (*created.notes, *(f"warning: {each}" for each in warned)))
     first = f"{len(told)} backfills, {counted(created.partitions)}; " if len(told) > 1 else ""
     made = "a backfill" if planning else f"backfill {created.id}"
     then = afterwards(created.id, planning=planning)
@@ -144,7 +145,7 @@ def change_of(created: Created, looked: Preflight | None, *, planning: bool = Fa
         after={
             **({} if planning else {"id": str(created.id)}),
             "backfills": [_document(each, planning=planning) for each in created.backfills],
-            "warned": [f"{found.check}: {found.text}" for found in findings if not found.refuses],
+            "warned": warned,
             "overridden": [f"{found.check}: {found.text}" for found in findings if found.refuses],
         },
         next=then,
