@@ -97,6 +97,23 @@ async def test_the_end_of_an_attempt_that_is_told_late_takes_nothing_from_the_on
     assert (row["state"], row["completed_partitions"], attempts) == ("completed", 1, 1)
 
 
+@covers("B-24", "G3", "G7")
+async def test_a_second_job_of_a_partition_that_runs_starts_nothing(pool: Pool) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("days", gates)]) as running:
+        backfill_id = await running.create("days", 1)
+        await gates.until(lambda seen: seen.came[day(1)])
+        async with pool.connection() as conn:
+            payload = await conn.fetchval("SELECT payload FROM queue_jobs WHERE status = 'running'")
+            await enqueue(conn, NewJob("asset:days", payload, queue=QUEUE))
+            async with asyncio.timeout(20):
+                while not await conn.fetchval("SELECT count(*) FROM job_history WHERE status = 'cancelled'"):
+                    await asyncio.sleep(0.02)
+        gates.let()
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"], gates.came[day(1)]) == ("completed", 1, 1)
+
+
 @covers("B-70", "G11")
 async def test_a_job_of_another_tenant_starts_no_partition(pool: Pool) -> None:
     made: list[str] = []
