@@ -12,11 +12,14 @@ from starforge.backfill.partition.partition import QUEUE, Partition
 from starforge.backfill.run import feed
 from starforge.backfill.run.run import partition_types
 from starforge.backfill.scheme.scheme import Window
+from starforge.clock import new_id
 from starforge.db.pool import Connection, Pool
+from starforge.db.statement import sql
 from starforge.queue.enqueue import enqueue
 from starforge.queue.handler import JobTypes
 from starforge.queue.job import NewJob
 from starforge.worker.tell import tell_one
+from tests.backfill.backfills import a_backfill
 from tests.backfill.engine import daily, engine
 from tests.backfill.gates import Gates, day
 from tests.covers import covers
@@ -95,6 +98,21 @@ async def test_the_end_of_an_attempt_that_is_told_late_takes_nothing_from_the_on
         async with pool.connection() as conn:
             attempts = await conn.fetchval("SELECT attempt_count FROM backfill_partitions")
     assert (row["state"], row["completed_partitions"], attempts) == ("completed", 1, 1)
+
+
+@pytest.mark.parametrize(("own_job", "attempt", "done"), [(True, 2, 0), (False, 1, 0), (True, 1, 1)])
+@covers("B-24", "G3")
+async def test_only_the_attempt_that_runs_completes_its_partition(
+    conn: Connection, own_job: bool, attempt: int, done: int
+) -> None:
+    """By its row alone: the lease of its job says the same, and neither leans on the other."""
+    job_id = new_id()
+    backfill_id = await a_backfill(conn, "running", "running")
+    await conn.execute("UPDATE backfill_partitions SET queue_job_id = $1", job_id)
+    given = [backfill_id], [1], [job_id if own_job else new_id()], [attempt], ["v"], [1.0]
+    assert len(await conn.fetch(sql("backfill", "complete"), *given)) == done
+    assert await conn.fetchval("SELECT count(*) FROM backfill_partitions WHERE state = 'completed'") == done
+    assert await conn.fetchval("SELECT count(*) FROM backfill_ended") == done
 
 
 @covers("B-24", "G3", "G7")
