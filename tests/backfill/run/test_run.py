@@ -115,6 +115,22 @@ async def test_only_the_attempt_that_runs_completes_its_partition(
     assert await conn.fetchval("SELECT count(*) FROM backfill_ended") == done
 
 
+@covers("B-24", "B-33", "G3")
+async def test_only_the_attempt_that_runs_fails_its_partition_or_moves_its_cursor(conn: Connection) -> None:
+    job_id, other = new_id(), new_id()
+    backfill_id = await a_backfill(conn, "running", "running")
+    await conn.execute("UPDATE backfill_partitions SET queue_job_id = $1", job_id)
+    advance, fail = sql("backfill", "advance"), sql("backfill", "fail")
+    for job, attempt in ((other, 1), (job_id, 2)):
+        assert await conn.fetchrow(advance, backfill_id, 1, job, attempt, {"at": 7}) is None
+    assert await conn.fetchrow(fail, backfill_id, 1, other, False, "it failed", "mark") is None
+    assert await conn.fetchrow(advance, backfill_id, 1, job_id, 1, {"at": 7})
+    assert await conn.fetchrow(fail, backfill_id, 1, job_id, False, "it failed", "mark")
+    row = await conn.fetchrow("SELECT state, cursor, error_message FROM backfill_partitions")
+    assert row is not None
+    assert tuple(row) == ("pending", {"at": 7}, "it failed")
+
+
 @covers("B-24", "G3", "G7")
 async def test_a_second_job_of_a_partition_that_runs_starts_nothing(pool: Pool) -> None:
     gates = Gates()
