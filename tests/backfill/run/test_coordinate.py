@@ -250,7 +250,19 @@ async def test_a_partition_that_writes_poison_rows_for_long_does_not_keep_its_ba
         await running.over(backfill_id)
 
 
-@pytest.mark.parametrize("how", ["epoch", "heartbeat", "worker"])
+@covers("D-12", "G7")
+async def test_another_epoch_alone_ends_a_coordinators_lease(pool: Pool) -> None:
+    async with engine(pool, [daily("days", Gates(open=True))], coordinators=0) as running:
+        backfill_id = await running.create("days", 5)
+        _, old = await held_by(pool, running)
+        assert await tick(pool, old)
+        await ask(pool, "UPDATE backfill_jobs SET lease_epoch = lease_epoch + 1")
+        before = await running.row(backfill_id)
+        assert not await tick(pool, old)
+        assert await running.row(backfill_id) == before
+
+
+@pytest.mark.parametrize("how", ["reclaim", "heartbeat", "worker"])
 @covers("D-12", "D-11", "B-38", "G7")
 async def test_of_two_coordinators_the_one_that_was_followed_writes_nothing(pool: Pool, how: str) -> None:
     gates = Gates(open=True)
@@ -258,7 +270,7 @@ async def test_of_two_coordinators_the_one_that_was_followed_writes_nothing(pool
         backfill_id = await running.create("days", 5)
         _, old = await held_by(pool, running)
         assert await tick(pool, old)
-        if how == "epoch":
+        if how == "reclaim":
             await act(pool, "reclaim", backfill_id)
         elif how == "heartbeat":
             aged = (

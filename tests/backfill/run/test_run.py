@@ -12,11 +12,14 @@ from starforge.backfill.partition.partition import QUEUE, Partition
 from starforge.backfill.run import feed
 from starforge.backfill.run.run import partition_types
 from starforge.backfill.scheme.scheme import Window
+from starforge.clock import new_id
 from starforge.db.pool import Connection, Pool
+from starforge.db.statement import sql
 from starforge.queue.enqueue import enqueue
 from starforge.queue.handler import JobTypes
 from starforge.queue.job import NewJob
 from starforge.worker.tell import tell_one
+from tests.backfill.backfills import a_backfill
 from tests.backfill.engine import daily, engine
 from tests.backfill.gates import Gates, day
 from tests.covers import covers
@@ -95,6 +98,54 @@ async def test_the_end_of_an_attempt_that_is_told_late_takes_nothing_from_the_on
         async with pool.connection() as conn:
             attempts = await conn.fetchval("SELECT attempt_count FROM backfill_partitions")
     assert (row["state"], row["completed_partitions"], attempts) == ("completed", 1, 1)
+
+
+@pytest.mark.parametrize(("own_job", "attempt", "done"), [(True, 2, 0), (False, 1, 0), (True, 1, 1)])
+@covers("B-24", "G3")
+async def test_only_the_attempt_that_runs_completes_its_partition(
+    conn: Connection, own_job: bool, attempt: int, done: int
+) -> None:
+    """By its row alone: the lease of its job says the same, and neither leans on the other."""
+    job_id = new_id()
+    backfill_id = await a_backfill(conn, "running", "running")
+    await conn.execute("UPDATE backfill_partitions SET queue_job_id = $1", job_id)
+    given = [backfill_id], [1], [job_id if own_job else new_id()], [attempt], ["v"], [1.0]
+    assert len(await conn.fetch(sql("backfill", "complete"), *given)) == done
+    assert await conn.fetchval("SELECT count(*) FROM backfill_partitions WHERE state = 'completed'") == done
+    assert await conn.fetchval("SELECT count(*) FROM backfill_ended") == done
+
+
+@covers("B-24", "B-33", "G3")
+async def test_only_the_attempt_that_runs_fails_its_partition_or_moves_its_cursor(conn: Connection) -> None:
+    job_id, other = new_id(), new_id()
+    backfill_id = await a_backfill(conn, "running", "running")
+    await conn.execute("UPDATE backfill_partitions SET queue_job_id = $1", job_id)
+    advance, fail = sql("backfill", "advance"), sql("backfill", "fail")
+    for job, attempt in ((other, 1), (job_id, 2)):
+        assert await conn.fetchrow(advance, backfill_id, 1, job, attempt, {"at": 7}) is None
+    assert await conn.fetchrow(fail, backfill_id, 1, other, False, "it failed", "mark") is None
+    assert await conn.fetchrow(advance, backfill_id, 1, job_id, 1, {"at": 7})
+    assert await conn.fetchrow(fail, backfill_id, 1, job_id, False, "it failed", "mark")
+    row = await conn.fetchrow("SELECT state, cursor, error_message FROM backfill_partitions")
+    assert row is not None
+    assert tuple(row) == ("pending", {"at": 7}, "it failed")
+
+
+@covers("B-24", "G3", "G7")
+async def test_a_second_job_of_a_partition_that_runs_starts_nothing(pool: Pool) -> None:
+    gates = Gates()
+    async with engine(pool, [daily("days", gates)]) as running:
+        backfill_id = await running.create("days", 1)
+        await gates.until(lambda seen: seen.came[day(1)])
+        async with pool.connection() as conn:
+            payload = await conn.fetchval("SELECT payload FROM queue_jobs WHERE status = 'running'")
+            await enqueue(conn, NewJob("asset:days", payload, queue=QUEUE))
+            async with asyncio.timeout(20):
+                while not await conn.fetchval("SELECT count(*) FROM job_history WHERE status = 'cancelled'"):
+                    await asyncio.sleep(0.02)
+        gates.let()
+        row = await running.over(backfill_id)
+    assert (row["state"], row["completed_partitions"], gates.came[day(1)]) == ("completed", 1, 1)
 
 
 @covers("B-70", "G11")
