@@ -28,6 +28,8 @@ from starforge.backfill.scheme.keyed import KeyRange, Static
 from starforge.backfill.scheme.scheme import KeySpan, Named, SnapshotWindow, Window
 from starforge.backfill.scheme.snapshot_range import SnapshotRange
 from starforge.backfill.scheme.window import Daily, Monthly
+from starforge.backfill.state.retention import BATCH as BACKFILL_BATCH
+from starforge.backfill.state.retention import prune_backfills
 from starforge.db.pool import Connection, set_tenant
 from starforge.etl.ingest.call import given
 from starforge.etl.ingest.key import PRUNE_BATCH, prune_ingest_keys
@@ -334,6 +336,7 @@ class StarForge(Producer, Declarer):
             Task("quarantine", HOURLY_S, in_batches(retention.prune_quarantine, retention.BATCH)),
             Task("errors", HOURLY_S, in_batches(retention.prune_errors, retention.BATCH)),
             Task("objects", OBJECTS_S, in_batches(retention.drop_objects, retention.OBJECTS_BATCH)),
+            Task("backfills", HOURLY_S, in_batches(prune_backfills, BACKFILL_BATCH)),
             Task("ingest_keys", PRUNE_S, in_batches(prune_ingest_keys, PRUNE_BATCH)),
             Task("orphans", HOURLY_S, unfenced(sweep_objects)),
         ]

@@ -61,6 +61,8 @@ ROWS = {
         SELECT TENANT, id, 0, 'failed', 1 FROM backfill_jobs WHERE tenant_id = TENANT""",
     "backfill_poison": """(tenant_id, backfill_job_id, row_key, asset_name, ordinal, error_type,
         error_message) SELECT TENANT, id, 1, 'a', 0, 'E', 'm' FROM backfill_jobs WHERE tenant_id = TENANT""",
+    "backfill_made": """(tenant_id, asset_name, ordinal, partition_key, completed_at)
+        VALUES (TENANT, 'a', 0, 'k', now())""",
     "audit_logs": "(tenant_id, actor, role, operation) VALUES (TENANT, 'ann', 'operator', 'queue pause')",
     "operation_plans": """(tenant_id, id, actor, operation, arguments, fingerprint, change, expires_at)
         VALUES (TENANT, gen_random_uuid(), 'ann', 'queue pause', '{}', 'f', '{}', now())""",

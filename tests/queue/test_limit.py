@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from starforge.clock import randomness
-from starforge.db.pool import Connection, Pool
+from starforge.db.pool import Connection, Pool, connect
 from starforge.queue import flow
 from starforge.queue import limit as limits
 from starforge.queue.claim import claim
@@ -27,6 +28,8 @@ from starforge.queue.prune import prune_tokens
 from starforge.worker.registry import bury, expire, extend, stop
 from tests.conftest import Travel
 from tests.covers import covers
+from tests.postgres import TestServer
+from tests.proxy import Proxy, cut, once, proxied
 from tests.queue.jobs import a_worker
 
 MAIL = Limited("type", "mail")
@@ -148,6 +151,85 @@ async def test_what_was_given_back_or_is_anothers_by_now_is_not_taken_from_it(co
     await heir.take(conn, {MAIL: (2, 2)})
     await old.give_back(conn)
     assert await conn.fetchval(HELD) == heir.held(MAIL, 2) == 2
+
+
+@pytest.fixture
+async def lossy(
+    server: TestServer, database: str
+) -> AsyncIterator[tuple[Proxy, Callable[[], Awaitable[Connection]]]]:
+    """A proxy before the database, and what opens a connection through it."""
+    opened: list[Connection] = []
+
+    async def through() -> Connection:
+        opened.append(await connect(proxy.url(server.url(database.rpartition("/")[2]))))
+        return opened[-1]
+
+    async with proxied(server.port) as proxy:
+        yield proxy, through
+        for conn in opened:
+            await conn.close()
+
+
+def _loses(proxy: Proxy, words: str) -> None:
+    """Have the next answer to such a statement be lost, which the server has carried out."""
+    proxy.rule = once(lambda statement: statement.runs and words in statement.text, "after", cut)
+
+
+@covers("Q-47", "J-34")
+async def test_a_token_of_which_the_answer_was_lost_is_found_with_the_next_claim(
+    pool: Pool, lossy: tuple[Proxy, Callable[[], Awaitable[Connection]]]
+) -> None:
+    """Else it stands empty, and under a limit of one nothing starts for as long as the worker lives."""
+    proxy, through = lossy
+    async with pool.connection() as conn:
+        await enqueue_many(conn, [NewJob("t", {}) for _ in range(3)])
+        worker, other = await Worker.of(conn, a_type(total=1)), await Worker.of(conn, a_type(total=1))
+        _loses(proxy, "INSERT INTO limit_tokens")
+        with pytest.raises((OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
+            await worker.claim(await through())
+        assert await conn.fetchval(HELD) == 1
+        assert await other.claim(conn) == 0, "whose it is lives"
+        assert await worker.claim(await through()) == 1
+        assert await other.claim(conn) == 0
+
+
+@covers("Q-47", "J-34")
+async def test_a_token_that_went_back_without_an_answer_is_used_no_more(
+    pool: Pool,
+    lossy: tuple[Proxy, Callable[[], Awaitable[Connection]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be another's by then: two would run under a limit of one."""
+    monkeypatch.setattr(limits, "IDLE_S", 0.0)
+    proxy, through = lossy
+    async with pool.connection() as conn:
+        tokens, other = await _tokens(conn), await _tokens(conn)
+        await tokens.take(conn, {MAIL: (1, 1)})
+        _loses(proxy, "DELETE FROM limit_tokens")
+        with pytest.raises((OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
+            await tokens.tidy(await through(), dict)
+        assert tokens.held(MAIL, 1) == 0
+        await other.take(conn, {MAIL: (1, 1)})
+        await tokens.tidy(conn, dict)
+        assert (tokens.held(MAIL, 1), other.held(MAIL, 1)) == (0, 1)
+
+
+async def test_a_token_that_was_to_go_back_and_never_did_goes_back_later(
+    pool: Pool,
+    lossy: tuple[Proxy, Callable[[], Awaitable[Connection]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "IDLE_S", 0.0)
+    proxy, through = lossy
+    async with pool.connection() as conn:
+        tokens = await _tokens(conn)
+        await tokens.take(conn, {MAIL: (1, 1)})
+        proxy.rule = once(lambda said: said.runs and "DELETE FROM limit_tokens" in said.text, "before", cut)
+        with pytest.raises((OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
+            await tokens.tidy(await through(), dict)
+        assert (tokens.held(MAIL, 1), await conn.fetchval(HELD)) == (0, 1)
+        await tokens.tidy(conn, dict)
+        assert await conn.fetchval(HELD) == 0
 
 
 async def test_unneeded_tokens_go_back_after_a_second_and_needed_ones_stay(

@@ -48,6 +48,9 @@ def list_(
     ] = None,
     health: Annotated[str | None, typer.Option(help="Only so: stale, no-progress or ok.")] = None,
     sort: Annotated[str | None, typer.Option(help="newest, eta or heartbeat first.")] = None,
+    after: Annotated[
+        UUID | None, typer.Option(metavar="ID", help="Go on behind this one: the last of the page before.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,7 +62,14 @@ def list_(
 
     async def look(conn: Connection, _tenant: str) -> list[Listed]:
         return await list_backfills(
-            conn, state=state, asset=asset, older_s=older_s, health=health, sort=order, most=limit
+            conn,
+            state=state,
+            asset=asset,
+            older_s=older_s,
+            health=health,
+            sort=order,
+            after=after,
+            most=limit,
         )
 
     found = read(look, tenant=tenant)
@@ -75,7 +85,8 @@ def list_(
         reason_last=True,
     )
     if len(found) == limit:
-        say(f"These are {limit}: --limit shows more.")
+        goes_on = f"--after {found[-1].id} goes on, " if order == "newest" else ""
+        say(f"These are {limit}: {goes_on}--limit shows more.")
 
 
 def _row(one: Listed) -> tuple[object, ...]:

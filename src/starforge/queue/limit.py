@@ -3,7 +3,8 @@
 A limit of N is N slots. A worker leases slots as tokens, rows that name it, and starts no more jobs under
 the limit than it holds tokens for. Nothing is ever counted: a slot has one holder, so N is not exceeded
 whatever dies. A token outlives its use for about a second, because the next job usually needs it again;
-tokens of workers that are recorded as dead or stopped are free.
+tokens of workers that are recorded as dead or stopped are free. Where an answer was lost, the rows say which
+slots a worker has: one that it did not know of would stand empty for as long as it lives.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ BEYOND_MAX = 100_000
 IDLE_S = 1.0
 """What was not needed for this long is given back."""
 
+DOUBT_S = (0.0, 5.0, 130.0)
+"""After a statement about tokens had no answer, it is asked so many seconds later which are this worker's: at
+once, and for one that the server was still at, once more, and after the engine role's statement_timeout."""
+
 
 class Limited(NamedTuple):
     """What a limit counts: the jobs of a queue, of a type, or of a type and key."""
@@ -58,6 +63,7 @@ class Tokens:
         self._begin = worker_id.int & 0x7FFFFFFF
         self._held: dict[Limited, _Held] = {}
         self._tidied_s = monotonic_s()
+        self._doubt_at_s: list[float] = []
 
     def held(self, limited: Limited, limit: int) -> int:
         """How many jobs may run here under this limit: slots beyond a lowered limit count no more."""
@@ -124,8 +130,12 @@ class Tokens:
         self, conn: Connection, wanted: Mapping[Limited, tuple[int, int]], begin: int
     ) -> Counter[Limited]:
         columns = zip(*((*limited, limit, more) for limited, (limit, more) in wanted.items()), strict=True)
-        rows = await conn.fetch(sql("queue", "take_tokens"), *columns, self._worker_id, begin)
-        failpoint("after_take_tokens")
+        try:
+            rows = await conn.fetch(sql("queue", "take_tokens"), *columns, self._worker_id, begin)
+            failpoint("after_take_tokens")
+        except BaseException:
+            self._doubt()
+            raise
         got: Counter[Limited] = Counter()
         for limited in wanted:
             self._held.setdefault(limited, _Held())
@@ -135,14 +145,32 @@ class Tokens:
             insort(self._held[limited].slots, slot)
         return got
 
+    def _doubt(self) -> None:
+        """A statement was not answered: whether it was carried out, the rows say."""
+        self._doubt_at_s = [monotonic_s() + after_s for after_s in DOUBT_S]
+
+    async def _settle(self, conn: Connection) -> None:
+        """Hold what is this worker's by the rows, and nothing else."""
+        rows = await conn.fetch(sql("queue", "tokens_of"), self._worker_id)
+        self._doubt_at_s.pop(0)
+        slots: dict[Limited, list[int]] = {limited: [] for limited in self._held}
+        for scope, name, key, slot in rows:
+            slots.setdefault(Limited(scope, name, key), []).append(slot)
+        for limited, found in slots.items():
+            self._held.setdefault(limited, _Held()).slots = found
+
     async def tidy(self, conn: Connection, count: Callable[[], Mapping[Limited, int]]) -> None:
         """Give back what was not needed since the last tidying; at most once per IDLE_S.
+
+        Where an answer was lost, find out first which tokens there are.
 
         Args:
             conn: Where they go back.
             count: Returns how many jobs are in hand under each limit.
         """
         now_s = monotonic_s()
+        if self._doubt_at_s and now_s >= self._doubt_at_s[0]:
+            await self._settle(conn)
         if now_s - self._tidied_s < IDLE_S or not self._held:
             return
         self._tidied_s, used = now_s, count()
@@ -167,6 +195,10 @@ class Tokens:
         if not tokens:
             return
         columns = zip(*((*limited, slot) for limited, slot in tokens), strict=True)
-        await conn.execute(sql("queue", "give_tokens"), *columns, self._worker_id)
-        for limited, slot in tokens:
+        for limited, slot in tokens:  # first of all: without an answer they may be another's all the same
             self._held[limited].slots.remove(slot)
+        try:
+            await conn.execute(sql("queue", "give_tokens"), *columns, self._worker_id)
+        except BaseException:
+            self._doubt()
+            raise

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from starforge.backfill.act import bulk_operations
 from starforge.db.pool import Pool
 from starforge.ops.audit import Result
 from starforge.ops.errors import ReasonMissingError
@@ -79,6 +80,22 @@ async def test_resume_all_leaves_paused_what_would_skip_partitions_and_tells_it(
     assert (done.matched, done.changed, done.sample) == (2, 1, (str(good),))
     assert f"{bad} stays paused: checkpoint 'p2' is ahead of 2 partitions" in done.summary
     assert (await states(pool))[bad] == "paused"
+
+
+async def test_resume_all_holds_no_more_than_it_compares_in_a_moment(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_operations, "COMPARED_MAX", 3)
+    ids = {await made(pool, "running", *["pending"] * size) for size in (2, 2, 9)}
+    await bulk(pool, "pause-all")
+    resumed, left = set(), 3
+    while left:
+        done = await bulk(pool, "resume-all")
+        resumed |= set(done.sample)
+        assert 1 <= len(done.sample) <= left
+        left -= len(done.sample)
+        assert (f"; {left} more are as they were" in done.summary) == (left > 0)
+    assert resumed == {str(one) for one in ids}
 
 
 @covers("F-25", "B-27", "B-70")

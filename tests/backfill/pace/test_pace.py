@@ -101,12 +101,11 @@ def test_without_readings_it_stays_as_it_is() -> None:
     assert "nothing is known of the database's health now" in pace.reason
 
 
-def test_the_next_holder_begins_where_the_last_one_was() -> None:
-    throttle = Throttle(LIMITS, share=0.25)
-    pace = throttle.judge(CALM, 0.0)
-    assert (pace.share, pace.reason[:49]) == (0.25, "25% of the concurrency: as the last holder left i")
-    assert throttle.judge(CALM, 10.0).share == 0.5
-    assert Throttle(LIMITS, share=0.3).judge(CALM, 0.0).share == 0.25, "no grade: the next one below"
+def test_a_new_holder_is_as_slow_as_the_last_one_from_its_first_look_on() -> None:
+    """What slowed the last one down is read anew before anything is started, and named by its cause."""
+    assert Throttle(LIMITS).judge(CALM, 0.0).cause == ""
+    pace = Throttle(LIMITS).judge(Health(lock_waits=99), 0.0)
+    assert (pace.share, pace.cause) == (0.0, "locks")
 
 
 @given(st.lists(st.tuples(HEALTH, st.floats(0, 20)), max_size=60))

@@ -36,6 +36,24 @@ async def test_backfills_are_listed_by_state_asset_age_and_number(conn: Connecti
     assert await listed(conn, most=1) == ["new"]
 
 
+@covers("B-29")
+async def test_a_list_goes_on_behind_the_last_one_of_the_page_before(conn: Connection) -> None:
+    at = await now(conn)
+    for n in range(7):  # two of them of one moment
+        await a_backfill(conn, f"a{n}", created_at=at - timedelta(minutes=max(n, 1)))
+    whole = await list_backfills(conn)
+    seen = await list_backfills(conn, most=3)
+    while page := await list_backfills(conn, most=3, after=seen[-1].id):
+        assert len(page) <= 3
+        seen += page
+    assert seen == whole
+    assert len(seen) == 7
+    with pytest.raises(InvalidInputError, match="only the newest are listed in pages: by eta"):
+        await list_backfills(conn, sort="eta", after=whole[0].id)
+    with pytest.raises(UnknownBackfillError):
+        await list_backfills(conn, after=uuid4())
+
+
 @covers("B-29", "B-31")
 async def test_health_tells_a_silent_coordinator_from_a_lack_of_progress(conn: Connection) -> None:
     at = await now(conn)

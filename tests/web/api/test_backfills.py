@@ -40,7 +40,21 @@ async def test_the_list_and_the_status_have_progress_and_estimate(
     assert (one["state"], one["completed"], one["failed"], one["left"]) == ("running", 3, 2, 1)
     assert (one["average_ms"], one["eta"]["at"]) == (12.5, None)
     assert one["eta"]["basis"]
-    assert (await client.get(f"{PATH}?state=paused", headers=viewer)).json() == {"backfills": []}
+    paused = (await client.get(f"{PATH}?state=paused", headers=viewer)).json()
+    assert paused == {"backfills": [], "next_after": None}
+
+
+@covers("B-29")
+async def test_the_list_comes_in_pages(client: httpx.AsyncClient, pool: Pool, bearer: Bearer) -> None:
+    ids = {str(await made(pool, asset=f"a{n}")) for n in range(3)}
+    viewer, seen, after = await bearer("viewer"), [], ""
+    for _ in range(2):
+        page = (await client.get(f"{PATH}?limit=2{after}", headers=viewer)).json()
+        seen += [one["id"] for one in page["backfills"]]
+        after = f"&after={page['next_after']}"
+    assert (len(seen), set(seen), page["next_after"]) == (3, ids, None)
+    answer = await client.get(f"{PATH}?after=what", headers=viewer)
+    assert (answer.status_code, "UUID" in answer.text) == (422, True)
 
 
 @covers("B-33")
@@ -66,7 +80,7 @@ async def test_a_token_shows_the_backfills_of_its_tenant_and_nobody_sees_any_wit
     theirs = await made(pool, tenant="theirs")
     assert (await client.get(PATH)).status_code == 401
     ours = await bearer("admin", name="ours")
-    assert (await client.get(PATH, headers=ours)).json() == {"backfills": []}
+    assert (await client.get(PATH, headers=ours)).json()["backfills"] == []
     for path in ("", "/partitions", "/failures"):
         found = await client.get(f"{PATH}/{theirs}{path}", headers=ours)
         assert (found.status_code, found.json()["code"]) == (404, "SF530")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from msgspec import Meta
 
@@ -11,12 +13,15 @@ from starforge.backfill.act.locked import Why
 from starforge.backfill.act.state_operations import end
 from starforge.backfill.partition.gates import before_partitions, withheld
 from starforge.backfill.state.ages import AgeSettings
-from starforge.backfill.state.integrity import blocking
+from starforge.backfill.state.integrity import blocking, unfit
 from starforge.db.statement import sql
 from starforge.operation import Caller, Change, operation
 from starforge.queue.gate import Gate, closed_gates
 
 PAUSE_ALL = "backfill pause-all"
+
+COMPARED_MAX = 1_000_000
+"""Partitions that one act compares at most, while it holds the backfills."""
 
 Asset = Annotated[
     Annotated[str, Meta(min_length=1, max_length=200)] | None,
@@ -59,13 +64,12 @@ async def resume_all(
     One whose checkpoint does not fit its partitions stays paused, and is told.
     """
     found, more = await _live(caller, ("paused",), asset, paused_with=None if everyone else PAUSE_ALL)
-    rows, skipped = [], []
-    for row in found:
-        reasons = await blocking(caller.conn, row["id"], caller.tenant)
-        if reasons:
-            skipped.append(f"{row['id']} stays paused: {reasons[0]}")
-        else:
-            rows.append(row)
+    compared = _compared(found)
+    held = await unfit(caller.conn, _ids(compared), caller.tenant)
+    rows = [row for row in compared if row["id"] not in held]
+    skipped = [await _stays(caller, row["id"]) for row in compared if row["id"] in held]
+    if len(compared) < len(found):
+        skipped.append(f"{len(found) - len(compared)} more are as they were, for they are large: ask again")
     await caller.conn.fetch(
         sql("backfill", "resume"),
         _ids(rows),
@@ -94,6 +98,25 @@ async def cancel_pending(
     message = f"cancelled by {caller.actor} with all that were pending: {reason}"
     too = await end(caller, _ids(rows), reason, message, "backfill cancel-pending")
     return bulk(rows, "cancelled", "pending: cancelled", more, too=too)
+
+
+def _compared(found: list[Any]) -> list[Any]:
+    """Return the first of these, as many as have COMPARED_MAX partitions, and one at least."""
+    upto = accumulate(row["total"] for row in found)
+    return [
+        row
+        for place, (row, total) in enumerate(zip(found, upto, strict=True))
+        if not place or total <= COMPARED_MAX
+    ]
+
+
+async def _stays(caller: Caller, backfill_id: UUID) -> str:
+    reasons = await blocking(caller.conn, backfill_id, caller.tenant)
+    return (
+        f"{backfill_id} stays paused: {reasons[0]}"
+        if reasons
+        else f"{backfill_id} changed just now: ask again"
+    )
 
 
 async def _live(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,20 +10,28 @@ from starforge.backfill.act.locked import Locked
 from starforge.backfill.asset.declared import declared_assets
 from starforge.backfill.create.create import CreatedBackfill, create_frozen
 from starforge.backfill.create.options import Options
+from starforge.backfill.select.listing import Columns
 from starforge.db.statement import sql
 from starforge.operation import Caller
+
+AT_ONCE = 5_000
 
 
 async def chosen(
     caller: Caller, row: Locked, states: Sequence[str], fingerprint: str | None = None
-) -> list[tuple[str, int]]:
+) -> Columns:
     """Return key and ordinal of the backfill's partitions in these states, in their order."""
-    rows = await caller.conn.fetch(sql("backfill", "chosen"), row.id, caller.tenant, states, fingerprint)
-    return [(key, ordinal) for key, ordinal in rows]
+    found = Columns([], array("q"))
+    rows = caller.conn.cursor(
+        sql("backfill", "chosen"), row.id, caller.tenant, states, fingerprint, prefetch=AT_ONCE
+    )
+    async for key, ordinal in rows:
+        found.add(key, ordinal)
+    return found
 
 
 async def renew(
-    caller: Caller, row: Locked, partitions: list[tuple[str, int]], options: Options, why: str
+    caller: Caller, row: Locked, partitions: Columns, options: Options, why: str
 ) -> CreatedBackfill:
     """Create a backfill of these partitions, whose parent `row` is.
 

@@ -88,7 +88,7 @@ async def _anew(caller: Caller, row: Locked, fingerprint: str | None) -> Change:
         summary=f"{row.named} is over: what failed in it{_so(fingerprint)} {named}, {made.told()}",
         matched=len(failed),
         changed=len(failed),
-        sample=tuple(key for key, _ in failed[:SAMPLE_MAX]),
+        sample=tuple(failed.keys[:SAMPLE_MAX]),
         before={**row.terms(), "failed": len(failed)},
         after={
             **({} if caller.planning else {"backfill": str(made.id)}),

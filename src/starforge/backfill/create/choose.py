@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import itemgetter
 
 from starforge.backfill.asset.asset import Asset, Assets
 from starforge.backfill.errors import NothingSelectedError
 from starforge.backfill.scheme.keyed import Static
+from starforge.backfill.select.listing import Columns, Marked
 from starforge.backfill.select.select import Facts, Request, select
 from starforge.backfill.select.selection import Frozen, Selection, counted
-from starforge.backfill.show.stale import stale_partitions
+from starforge.backfill.show.stale import Search
 from starforge.db.pool import Connection
 
 
@@ -23,27 +23,27 @@ async def choose(
     """
     if not request.stale:
         return await select(assets, request, facts)
-    found = await stale_partitions(
+    asset = assets.get(request.asset)
+    search = await Search.begin(
         conn, assets, facts, request.asset, tenant=tenant, first=request.first, last=request.last
     )
-    if not found.partitions:
+    marks, last = bytearray(), ""
+    async for key, _, why in search.partitions():
+        marks.append(why is not None)
+        last = key if why else last
+    if not last:
         raise NothingSelectedError(
-            f"asset {request.asset}: none of {counted(found.total)} is stale; `starforge backfill stale"
-            f" {request.asset}` says what counts"
+            f"asset {asset.name}: none of {counted(search.part.total)} is stale; `starforge backfill stale"
+            f" {asset.name}` says what counts"
         )
-    asset = assets.get(request.asset)
-    listed = await frozen(asset, ((one.key, one.ordinal) for one in found.partitions), facts)
-    return Selection((Frozen(asset, listed, request.canary),), tuple(found.notes))
+    listed = Marked(search.part, marks, last)
+    return Selection((Frozen(asset, listed, request.canary),), tuple(search.notes))
 
 
-async def frozen(
-    asset: Asset, partitions: Iterable[tuple[str, int]], facts: Facts
-) -> tuple[tuple[str, int], ...]:
+async def frozen(asset: Asset, partitions: Iterable[tuple[str, int]], facts: Facts) -> Columns:
     """Return partitions in the order of their ordinals, each once, with ordinals that are the database's."""
-    found: Iterable[tuple[str, int]] = partitions
     scheme = asset.partitions
-    if isinstance(scheme, Static):
-        registered = await facts.ordinals(asset.name, scheme.names)
-        found = ((key, registered.get(key, ordinal)) for key, ordinal in partitions)
-    ordered = sorted(found, key=itemgetter(1))
-    return tuple(one for one, before in zip(ordered, [None, *ordered], strict=False) if one != before)
+    if not isinstance(scheme, Static):
+        return Columns.of(partitions)
+    registered = await facts.ordinals(asset.name, scheme.names)
+    return Columns.of((key, registered.get(key, ordinal)) for key, ordinal in partitions)

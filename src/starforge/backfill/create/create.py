@@ -19,8 +19,9 @@ from starforge.backfill.asset.asset import SNAPSHOT_JOB_TYPE, Asset, Assets
 from starforge.backfill.create.choose import choose, frozen
 from starforge.backfill.create.facts import DatabaseFacts
 from starforge.backfill.create.options import Options, document
-from starforge.backfill.create.overlap import overlaps, ranges, refusal
+from starforge.backfill.create.overlap import overlaps, refusal
 from starforge.backfill.errors import NothingSelectedError, OverlapError, PartitionsRunError
+from starforge.backfill.scheme.scheme import ranges
 from starforge.backfill.select.select import Request, check_frozen
 from starforge.backfill.select.selection import AnyPart, Frozen, Listed, Selection, counted
 from starforge.backfill.state.slots import set_slots

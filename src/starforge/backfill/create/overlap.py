@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from starforge.backfill.scheme.scheme import Span, clipped, merged
+from starforge.backfill.scheme.scheme import Span, clipped, merged, ranges
 from starforge.backfill.select.select import command
 from starforge.backfill.select.selection import AnyPart, Frozen, counted
 from starforge.db.pool import Connection
@@ -89,11 +89,6 @@ def refusal(part: AnyPart, found: Sequence[Overlap]) -> str:
         f"asset {name}: {each}. `starforge backfill status {first}` shows it, `starforge backfill cancel"
         f" {first} --reason TEXT` ends it{_rest(part, found)}"
     )
-
-
-def ranges(spans: Iterable[Span]) -> list[asyncpg.Range[int]]:
-    """Return spans as an int8multirange."""
-    return [asyncpg.Range(first, end) for first, end in spans]
 
 
 def _rest(part: AnyPart, found: Sequence[Overlap]) -> str:

@@ -17,12 +17,12 @@ from starforge.backfill.asset.asset import Asset, Assets
 from starforge.backfill.asset.upstream import Upstream
 from starforge.backfill.create.facts import DatabaseFacts
 from starforge.backfill.create.options import Options
-from starforge.backfill.create.overlap import free, overlaps, ranges, refusal
+from starforge.backfill.create.overlap import free, overlaps, refusal
 from starforge.backfill.errors import MapsElsewhereError
 from starforge.backfill.partition.gates import before_partitions
 from starforge.backfill.partition.partition import QUEUE
-from starforge.backfill.scheme.keyed import Static
-from starforge.backfill.scheme.scheme import Span, merged
+from starforge.backfill.scheme.keyed import KeyRange, Static
+from starforge.backfill.scheme.scheme import Span, merged, ranges
 from starforge.backfill.select.select import command
 from starforge.backfill.select.selection import AnyPart, Selection, counted
 from starforge.db.budget import read_budget
@@ -176,7 +176,10 @@ class _Look:
             self._found("upstream", part.asset, text)
             return
         places = await self._places(above, wanted)
-        row = await self._conn.fetchrow(sql("backfill", "uncovered"), self._tenant, edge.name, ranges(places))
+        ranged = isinstance(above.partitions, KeyRange)
+        row = await self._conn.fetchrow(
+            sql("backfill", "uncovered"), self._tenant, edge.name, ranges(places), ranged
+        )
         assert row is not None
         missing = [(each.lower, each.upper) for each in row["missing"]]
         if not missing:

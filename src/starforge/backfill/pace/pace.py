@@ -170,7 +170,7 @@ class Pace:
     """In words; empty where it is open."""
 
     cause: str = ""
-    """In a word, for metrics: live, connections, locks, wal, replication, held (by the holder before)."""
+    """In a word, for metrics: live, connections, locks, wal, replication."""
 
     def slots(self, concurrency: int) -> int:
         """Return how many partitions may run at once: one at least, unless it is stopped."""
@@ -216,13 +216,12 @@ class Pressure:
 class Throttle:
     """Turns readings into a pace; falls at once, rises step by step."""
 
-    def __init__(self, settings: PaceSettings | None = None, *, share: float = 1.0) -> None:
-        """Begin with what the last holder had: one of `GRADES`, or the next one below."""
+    def __init__(self, settings: PaceSettings | None = None) -> None:
+        """Begin open: the first look comes before anything is started, and sees what the last holder saw."""
         self._settings = settings or PaceSettings.read()
-        self._grade = next((at for at, grade in enumerate(GRADES) if grade <= share), len(GRADES) - 1)
+        self._grade = 0
         self._calm_since_s: float | None = None
-        self._reason = "" if self._grade == 0 else "as the last holder left it"
-        self._cause = "held"
+        self._reason = self._cause = ""
 
     def judge(self, health: Health, now_s: float) -> Pace:
         """Return the pace after a look; now_s is on any clock that only moves forward."""

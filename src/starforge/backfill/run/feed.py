@@ -7,7 +7,8 @@ import structlog
 from starforge.backfill.pace.pace import Pace
 from starforge.backfill.partition.partition import QUEUE
 from starforge.backfill.run.caps import capped
-from starforge.backfill.run.known import BEFORE_ALL, Known, Row
+from starforge.backfill.run.known import Known, Row
+from starforge.backfill.run.read import BEFORE_ALL
 from starforge.backfill.state.slots import set_slots, slots_of
 from starforge.clock import failpoint, monotonic_s, new_id
 from starforge.db.pool import Connection
@@ -168,7 +169,7 @@ async def drop(conn: Connection, known: Known) -> int:
         known.fed_upto = dropped[-1]
         known.frontier.fold(dropped)
         for ordinal in dropped:
-            known.look.end(known.place(ordinal), "cancelled")
+            known.look.end(known.frontier.position(ordinal), "cancelled")
         known.in_flight.difference_update(dropped)
         known.retried.difference_update(dropped)
         known.cancelled += len(dropped)

@@ -5,8 +5,6 @@ All of it is read from the rows when a coordinator begins, and again whenever so
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from asyncpg import Record
 from starforge.backfill.estimate.eta import Estimator, Eta, NoEta, Pulse
 from starforge.backfill.pace.breaker import FailureBreaker
 from starforge.backfill.run.look import Look
+from starforge.backfill.run.read import BEFORE_ALL, read_partitions
 from starforge.backfill.state.checkpoint import Frontier
 from starforge.clock import monotonic_s
 from starforge.db.pool import Connection
@@ -34,7 +33,6 @@ from starforge.telemetry.metrics import (
 log = structlog.get_logger("backfill")
 
 FOLDED_MAX = 5_000
-PAGE = 50_000
 LOOK_S = 1.0
 """How often the estimate is made anew."""
 
@@ -49,7 +47,6 @@ SILENT_S = 30.0
 """After so long without an end it is looked whether the jobs in hand are still there."""
 
 UNKNOWN = NoEta("no partition has completed yet; one is needed for an estimate")
-BEFORE_ALL = -(1 << 63)
 NEVER_S = float("-inf")
 ENDED = ("completed", "failed", "cancelled")
 
@@ -124,35 +121,21 @@ class Known:
         cls, conn: Connection, backfill_id: UUID, row: Row, before: Known | None, *, resumed: bool
     ) -> Known:
         """Read a backfill from its rows: all that is in hand, and what is over behind the checkpoint."""
-        ordinals = before.ordinals if before else await _ordinals(conn, backfill_id)
-        frontier = Frontier(ordinals, upto=row["checkpoint_ordinal"])
-        running: set[int] = set()
-        after = BEFORE_ALL
-        while True:
-            # All of them: what was asked to run again may lie before the checkpoint.
-            page = await conn.fetchrow(sql("backfill", "ordinals"), backfill_id, after, PAGE)
-            if page is None or not page["ordinals"]:
-                break
-            frontier.fold(page["over"] or ())
-            running.update(page["running"] or ())
-            after = page["ordinals"][-1]
+        found = await read_partitions(
+            conn, backfill_id, row["checkpoint_ordinal"], before.ordinals if before else None
+        )
+        ordinals, look, running = found.ordinals, found.look, set(found.running)
         waiting = await conn.fetch(sql("backfill", "waiting"), row["job_type"], str(backfill_id))
-        given_back = await conn.fetch(sql("backfill", "orphans"), backfill_id, sorted(running))
+        given_back = await conn.fetch(sql("backfill", "orphans"), backfill_id, found.running)
         running.difference_update(each["ordinal"] for each in given_back)
-        look = None if before else Look.restore(row["look"], len(ordinals))
-        if look is not None and look.counts() != [row[f"{key}_partitions"] for key in ENDED]:
-            look = None  # some of it was asked to run again meanwhile
-        if look is None:
-            parts = min(60, len(ordinals))
-            strip = await conn.fetch(sql("backfill", "strip"), backfill_id, len(ordinals), max(parts, 1))
-            fresh = Look.begin(len(ordinals), strip)
-            if before:
-                fresh.failures, fresh.ended, fresh.began_s = (
-                    before.look.failures,
-                    before.look.ended,
-                    before.look.began_s,
-                )
-            look = fresh
+        if before:
+            look.failures, look.ended, look.began_s = (
+                before.look.failures,
+                before.look.ended,
+                before.look.began_s,
+            )
+        else:
+            look.failures = Look.noted(row["look"])
         estimator = before.estimator if before else _estimator(row)
         if resumed:
             estimator.resume(monotonic_s(), paused_s=row["paused_s"])
@@ -160,7 +143,7 @@ class Known:
             id=backfill_id,
             version=row["version"],
             ordinals=ordinals,
-            frontier=frontier,
+            frontier=found.frontier,
             look=look,
             estimator=estimator,
             breaker=before.breaker if before and not resumed else _breaker(row, resumed=resumed),
@@ -184,8 +167,8 @@ class Known:
         retried = 0
         for row in rows:
             ordinal, outcome = row["ordinal"], row["outcome"]
-            place = self.place(ordinal)
-            if place == len(self.ordinals) or self.ordinals[place] != ordinal:
+            place = self.frontier.place(ordinal)
+            if place is None:
                 continue  # somebody deleted the partition since
             self.estimator.finish((row["duration_ms"] or 0.0) / 1000, outcome)
             if outcome in ("retried", "failed"):
@@ -259,9 +242,6 @@ class Known:
                 seconds=round((row["duration_ms"] or 0.0) / 1000, 3),
                 **why,
             )
-
-    def place(self, ordinal: int) -> int:
-        return bisect_left(self.ordinals, ordinal)
 
     @property
     def due(self) -> bool:
@@ -351,19 +331,3 @@ def _breaker(row: Row, *, resumed: bool) -> FailureBreaker:
 
 def _retried(waiting: Sequence[Row]) -> set[int]:
     return {each["ordinal"] for each in waiting if each["retry_in_s"] is not None}
-
-
-async def _ordinals(conn: Connection, backfill_id: UUID) -> Sequence[int]:
-    found = await conn.fetchrow(sql("backfill", "places"), backfill_id)
-    assert found is not None
-    count, first, last = found
-    if not count:
-        return range(0)
-    if last - first + 1 == count:
-        return range(first, last + 1)
-    ordinals, after = array("q"), BEFORE_ALL
-    while len(ordinals) < count:
-        page = await conn.fetchval(sql("backfill", "ordinals"), backfill_id, after, PAGE)
-        ordinals.extend(page)
-        after = page[-1]
-    return ordinals

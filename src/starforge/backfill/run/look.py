@@ -7,7 +7,7 @@ show where a backfill is and what fails in it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -50,32 +50,40 @@ class Look:
     began_s: float = 0.0
 
     @classmethod
-    def begin(cls, total: int, rows: Iterable[Any] = ()) -> Look:
-        """Begin with what the partitions' rows say of each part."""
+    def begin(cls, total: int) -> Look:
+        """Begin with nothing that is over."""
         parts = min(PARTS_MAX, total)
-        new = cls(total, [[0, 0, 0, _size(part, parts, total)] for part in range(parts)])
-        for row in rows:
-            new.strip[row["part"]][:3] = [row["completed"], row["failed"], row["cancelled"]]
-        return new
+        return cls(
+            total,
+            [
+                [0, 0, 0, _begins(part + 1, parts, total) - _begins(part, parts, total)]
+                for part in range(parts)
+            ],
+        )
 
-    @classmethod
-    def restore(cls, stored: Mapping[str, Any] | None, total: int) -> Look | None:
-        """Go on from a stored one; None where there is none, or it is of another make."""
+    @staticmethod
+    def noted(stored: Mapping[str, Any] | None) -> dict[str, Failure]:
+        """Return the failures that a stored one has; none where there is none, or it is of another make."""
         try:
-            assert stored is not None
-            new = cls(total, [[int(n) for n in part] for part in stored["strip"]])
-            new.failures = {one["fingerprint"]: Failure(**one) for one in stored["failures"]}
-        except (AssertionError, KeyError, TypeError, ValueError):
-            return None
-        return new if sum(part[3] for part in new.strip) == total else None
+            return {one["fingerprint"]: Failure(**one) for one in (stored or {})["failures"]}
+        except (KeyError, TypeError):
+            return {}
+
+    def part(self, place: int) -> int:
+        """Return the part that a place lies in."""
+        return place * len(self.strip) // self.total
+
+    def begins(self, part: int) -> int:
+        """Return the first place of a part."""
+        return _begins(part, len(self.strip), self.total)
 
     def counts(self) -> list[int]:
         """Return how many partitions completed, failed and are cancelled."""
         return [sum(part[at] for part in self.strip) for at in range(len(PLACES))]
 
-    def end(self, place: int, outcome: str) -> None:
-        """Count a partition that is over, by its place in the order."""
-        self.strip[place * len(self.strip) // self.total][PLACES[outcome]] += 1
+    def end(self, place: int, outcome: str, by: int = 1) -> None:
+        """Count a partition that is over, by its place in the order; by -1: it is not counted after all."""
+        self.strip[self.part(place)][PLACES[outcome]] += by
 
     def fail(self, key: str, fingerprint: str, message: str, at: datetime) -> None:
         """Note an attempt that failed, for good or not."""
@@ -130,6 +138,6 @@ class Look:
         }
 
 
-def _size(part: int, parts: int, total: int) -> int:
-    """Return how many places fall into a part: those with place · parts // total == part."""
-    return -(-(part + 1) * total // parts) - -(-part * total // parts)
+def _begins(part: int, parts: int, total: int) -> int:
+    """Return the first place of a part: the first with place · parts // total == part."""
+    return -(-part * total // parts)

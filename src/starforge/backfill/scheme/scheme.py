@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+import asyncpg
+
 INT8_MIN, INT8_MAX = -(2**63), 2**63 - 1
 
 Span = tuple[int, int]
@@ -147,3 +149,8 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 def clipped(spans: Iterable[Span], to: Span) -> list[Span]:
     """Return the part of the spans that lies inside another."""
     return merged((max(first, to[0]), min(end, to[1])) for first, end in spans)
+
+
+def ranges(spans: Iterable[Span]) -> list[asyncpg.Range[int]]:
+    """Return spans as an int8multirange."""
+    return [asyncpg.Range(first, end) for first, end in spans]

@@ -32,7 +32,7 @@ from starforge.backfill.scheme.keyed import KeyRange, Static
 from starforge.backfill.scheme.scheme import Span, clipped, merged
 from starforge.backfill.scheme.window import TimeScheme
 from starforge.backfill.select.canary import check_share
-from starforge.backfill.select.selection import Part, Selection, counted
+from starforge.backfill.select.selection import Listing, Part, Selection, counted
 from starforge.errors import InvalidInputError
 from starforge.settings import Settings, setting
 
@@ -150,7 +150,7 @@ async def select(assets: Assets, request: Request, facts: Facts) -> Selection:
     return Selection(tuple([await _registered(part, facts) for part in parts]), tuple(notes))
 
 
-def check_frozen(asset: Asset, listed: Sequence[tuple[str, int]]) -> None:
+def check_frozen(asset: Asset, listed: Listing) -> None:
     """Check a list that was chosen one by one: that it is not too long, and the asset still has its keys.
 
     Raises: TooManyPartitionsError, PartitionKeyError.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from starforge.backfill.asset.asset import Asset
 from starforge.backfill.scheme.scheme import Span, merged
@@ -50,7 +50,7 @@ class Part:
         """What they cover, for the database's check against overlaps: half-open, merged, in order."""
         if self.ordinals is None:
             return list(self.spans)
-        return merged((ordinal, ordinal + 1) for _, ordinal in self._in_order())
+        return merged((ordinal, ordinal + 1) for _, ordinal in self.in_order())
 
     @property
     def canary(self) -> Canary | None:
@@ -60,12 +60,12 @@ class Part:
     def partitions(self) -> Iterator[Listed]:
         """Make the partitions in the order in which they run, one at a time; the same ones at each call."""
         if self.canary is None:
-            for key, ordinal in self._in_order():
+            for key, ordinal in self.in_order():
                 yield Listed(key, ordinal, False)
             return
         positions = self.canary.positions()
         due = next(positions, None)
-        for position, (key, ordinal) in enumerate(self._in_order()):
+        for position, (key, ordinal) in enumerate(self.in_order()):
             chosen = position == due
             if chosen:
                 due = next(positions, None)
@@ -73,7 +73,7 @@ class Part:
 
     @property
     def first_key(self) -> str:
-        return next(iter(self._in_order()))[0]
+        return next(iter(self.in_order()))[0]
 
     @property
     def last_key(self) -> str:
@@ -89,7 +89,8 @@ class Part:
         """Return it as `--json` shows it."""
         return _document(self)
 
-    def _in_order(self) -> Iterator[tuple[str, int]]:
+    def in_order(self) -> Iterator[tuple[str, int]]:
+        """Make keys and ordinals in the order of ordinals, one at a time."""
         if self.ordinals is None:
             return self.asset.partitions.listed(self.spans)
         return iter(self._registered(self.ordinals))
@@ -99,13 +100,23 @@ class Part:
         return sorted(((key, ordinals[key]) for key in names), key=lambda listed: listed[1])
 
 
+class Listing(Protocol):
+    """Keys and ordinals in the order of ordinals, each once; see listing.py."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[str, int]]: ...
+
+    @property
+    def last_key(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Frozen:
     """Partitions of one asset that were chosen one by one, with the ordinals that they have."""
 
     asset: Asset
-    listed: tuple[tuple[str, int], ...]
-    """Key and ordinal, in the order of ordinals, each once."""
+    listed: Listing
 
     share: float | None = None
     level: int = 0
@@ -144,11 +155,11 @@ class Frozen:
 
     @property
     def first_key(self) -> str:
-        return self.listed[0][0]
+        return next(iter(self.listed))[0]
 
     @property
     def last_key(self) -> str:
-        return self.listed[-1][0]
+        return self.listed.last_key
 
     def told(self) -> str:
         """Return it in one line, for people."""

@@ -115,6 +115,7 @@ async def list_backfills(
     older_s: float | None = None,
     health: str | None = None,
     sort: str = "newest",
+    after: UUID | None = None,
     most: int = 50,
 ) -> list[Listed]:
     """List the backfills that fit, at most `most`.
@@ -125,7 +126,9 @@ async def list_backfills(
         older_s: Only created at least so many seconds ago.
         health: Only so: ok, stale or no-progress.
         sort: newest first, by eta (the next to end first), or by heartbeat (the oldest first).
-    Raises: InvalidInputError for a word that does not exist, or too many.
+        after: Those behind this one, of the newest: the last of the page before.
+    Raises: InvalidInputError for a word that does not exist, or too many, or a page of another order;
+        UnknownBackfillError for an `after` that the tenant does not have.
     """
     _known("state", state, BACKFILL.states)
     _known("health", health, HEALTHS)
@@ -138,8 +141,22 @@ async def list_backfills(
         raise InvalidInputError(f"{most} backfills cannot be listed; ask for 1 to {LISTED_MAX}")
     ages = AgeSettings.read()
     bounds = (ages.suspect_s, ages.bulk_recovery_s, QUIET_S, QUIET_TIMES)
-    rows = await conn.fetch(sql("backfill", "list"), state, asset, older_s, health, *bounds, sort, most)
+    behind = None if after is None else await _created_at(conn, after, sort)
+    rows = await conn.fetch(
+        sql("backfill", "list"), state, asset, older_s, health, *bounds, sort, most, behind, after
+    )
     return [_listed(row) for row in rows]
+
+
+async def _created_at(conn: Connection, after: UUID, sort: str) -> datetime:
+    if sort != "newest":
+        raise InvalidInputError(
+            f"only the newest are listed in pages: by {sort} ask for more at once, or without `after`"
+        )
+    found: datetime | None = await conn.fetchval(sql("backfill", "created"), after)
+    if found is None:
+        raise UnknownBackfillError(after)
+    return found
 
 
 def _listed(row: asyncpg.Record) -> Listed:

@@ -6,18 +6,19 @@ was not kept counts as made by the present one, and one without inputs is never 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from sys import intern
 
 from starforge.backfill.asset.asset import Asset, Assets
 from starforge.backfill.asset.upstream import Upstream
 from starforge.backfill.errors import MapsElsewhereError
+from starforge.backfill.scheme.scheme import Span
 from starforge.backfill.select.select import Facts, Request, select
+from starforge.backfill.select.selection import Part
+from starforge.backfill.show.made import EVERYWHERE, Beside, ByName, ByPlace, made
 from starforge.db.pool import Connection
-from starforge.db.statement import sql
 
-AT_ONCE = 5_000
 MISSING, OLDER, CODE = "missing", "older", "code"
 
 
@@ -52,16 +53,11 @@ class Staleness:
         return sum(one.kind == kind for one in self.partitions)
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """When a partition was completed, in seconds since 1970, and by which code."""
+Known = tuple[float, str | None]
+"""When a partition was completed, in seconds since 1970, and by which code."""
 
-    at_s: float
-    code: str | None
-
-
-Newest = Callable[[str], tuple[float, str] | None]
-"""From a partition's key to its newest input: when it was made, and its name."""
+Newest = Callable[[str, int], Awaitable[tuple[float, str] | None]]
+"""From a partition's key and ordinal to its newest input: when it was made, and its name."""
 
 
 async def stale_partitions(
@@ -86,54 +82,96 @@ async def stale_partitions(
         last: To this key, included; without it to the last.
     Raises: what `select` raises of a range.
     """
-    selection = await select(assets, Request(asset=name, first=first, last=last), facts)
-    part, asset = selection.asked, assets.get(name)
-    made = {key: found async for key, found in _made(conn, tenant, name)}
-    notes: list[str] = []
-    inputs = [await _input(conn, tenant, assets, asset, edge) for edge in asset.upstream]
-    found: list[Stale] = []
-    for key, ordinal, _ in part.partitions():
-        try:
-            why = _why(asset, made.get(key), key, inputs)
-        except MapsElsewhereError as error:
-            notes.append(f"whether partitions are older than their inputs is not known: {error}")
-            inputs = []
-            why = _why(asset, made.get(key), key, inputs)
-        if why is not None:
-            found.append(Stale(key, ordinal, *why))
-    return Staleness(name, part.total, found, notes)
+    search = await Search.begin(conn, assets, facts, name, tenant=tenant, first=first, last=last)
+    found = [Stale(key, ordinal, *why) async for key, ordinal, why in search.partitions() if why]
+    return Staleness(name, search.part.total, found, search.notes)
 
 
-async def _made(conn: Connection, tenant: str, asset: str) -> AsyncIterator[tuple[str, _Made]]:
-    rows = conn.cursor(sql("backfill", "made"), tenant, asset, prefetch=AT_ONCE)
-    async for key, at_s, code in rows:
-        yield key, _Made(at_s, None if code is None else intern(code))
+@dataclass(slots=True)
+class Search:
+    """A search for stale partitions, which keeps none of what it has looked at."""
+
+    part: Part
+    """What is looked at."""
+
+    notes: list[str]
+    """What could not be judged."""
+
+    _conn: Connection
+    _tenant: str
+    _assets: Assets
+
+    @classmethod
+    async def begin(
+        cls,
+        conn: Connection,
+        assets: Assets,
+        facts: Facts,
+        name: str,
+        *,
+        tenant: str,
+        first: str | None = None,
+        last: str | None = None,
+    ) -> Search:
+        """Find out what there is to look at; as `stale_partitions`."""
+        selection = await select(assets, Request(asset=name, first=first, last=last), facts)
+        part = selection.asked
+        assert isinstance(part, Part), "a range is asked for"
+        return cls(part, [], conn, tenant, assets)
+
+    async def partitions(self) -> AsyncIterator[tuple[str, int, tuple[str, str] | None]]:
+        """Yield key and ordinal of every partition in order, and why it is stale: kind and words."""
+        asset, part = self.part.asset, self.part
+        own = Beside(made(self._conn, self._tenant, asset.name, part.covers))
+        inputs = [await self._input(edge) for edge in asset.upstream]
+        for key, ordinal in part.in_order():
+            known = await own.of(key, ordinal)
+            try:
+                why = await _why(asset, known, key, ordinal, inputs)
+            except MapsElsewhereError as error:
+                self.notes.append(f"whether partitions are older than their inputs is not known: {error}")
+                inputs = []
+                why = await _why(asset, known, key, ordinal, inputs)
+            yield key, ordinal, why
+
+    async def _input(self, edge: Upstream) -> Newest:
+        """Return what finds the newest of the upstream partitions that one of the asset's is made from."""
+        below, above = self.part.asset, self._assets.get(edge.name)
+        names = above.partitions.registers
+        if edge.maps is None and below.partitions == above.partitions and not names:
+            beside = Beside(made(self._conn, self._tenant, above.name, self.part.covers))
+
+            async def alike(key: str, ordinal: int) -> tuple[float, str] | None:
+                found = await beside.of(key, ordinal)
+                return None if found is None else (found[0], f"{key} of {above.name}")
+
+            return alike
+        wanted: Sequence[Span] = EVERYWHERE
+        if edge.maps is None and not names:
+            wanted = self._assets.inputs(below, edge, self.part.spans)
+        rows = made(self._conn, self._tenant, above.name, wanted)
+        times = await (ByName() if names else ByPlace()).read(rows)
+
+        async def mapped(key: str, _ordinal: int) -> tuple[float, str] | None:
+            spans = self._assets.inputs(below, edge, [below.partitions.span(key, key)])
+            found = ((times.at_s(one, place), one) for one, place in above.partitions.listed(spans))
+            newest = max(((at_s, one) for at_s, one in found if at_s is not None), default=None)
+            return None if newest is None else (newest[0], f"{newest[1]} of {above.name}")
+
+        return mapped
 
 
-def _why(asset: Asset, made: _Made | None, key: str, inputs: Iterable[Newest]) -> tuple[str, str] | None:
-    if made is None:
+async def _why(
+    asset: Asset, known: Known | None, key: str, ordinal: int, inputs: Iterable[Newest]
+) -> tuple[str, str] | None:
+    if known is None:
         return MISSING, "no backfill has completed it"
+    at_s, code = known
     for newest in inputs:
-        found = newest(key)
-        if found is not None and found[0] > made.at_s:
+        found = await newest(key, ordinal)
+        if found is not None and found[0] > at_s:
             return OLDER, f"{found[1]} was made after it"
-    if made.code is not None and made.code != asset.version:
+    if code is not None and code != asset.version:
         # Half a million partitions may say the same.
-        return CODE, intern(f"version {made.code} of the code made it, and it is {asset.version} now")
+        return CODE, intern(f"version {code} of the code made it, and it is {asset.version} now")
     return None
-
-
-async def _input(conn: Connection, tenant: str, assets: Assets, below: Asset, edge: Upstream) -> Newest:
-    """Return what finds the newest of the upstream partitions that one of the asset's is made from."""
-    above = assets.get(edge.name)
-    made = {key: found.at_s async for key, found in _made(conn, tenant, above.name)}
-
-    def named(key: str) -> tuple[float, str] | None:
-        at_s = made.get(key)
-        return None if at_s is None else (at_s, f"{key} of {above.name}")
-
-    def mapped(key: str) -> tuple[float, str] | None:
-        spans = assets.inputs(below, edge, [below.partitions.span(key, key)])
-        return max(filter(None, (named(one) for one, _ in above.partitions.listed(spans))), default=None)
-
-    return named if edge.maps is None and below.partitions == above.partitions else mapped

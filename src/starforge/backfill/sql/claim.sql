@@ -4,10 +4,12 @@
 --         completed, a pending one also a live worker that knows its type; one that ended or is paused is taken while something of it is not counted.
 --         What is this worker's by its row and not in its hands is what it lost, or took and was not told; what is
 --         resumed is nobody's, whoever may still count what ended before, and its planned resume is over. Who writes rows that refer to it is not in the way
--- index   backfill_jobs_due, workers_live
+-- index   backfill_jobs_open, backfill_jobs_pkey, workers_live: paused ones with nothing to be counted are not looked at
 WITH next AS (
     SELECT d.id, d.state FROM backfill_jobs AS d
-    WHERE d.closed_at IS NULL AND d.id <> ALL ($3::uuid[])
+    WHERE d.id = ANY (ARRAY (SELECT id FROM backfill_jobs WHERE closed_at IS NULL AND state <> 'paused')
+                      || ARRAY (SELECT DISTINCT backfill_job_id FROM backfill_ended))
+      AND d.closed_at IS NULL AND d.id <> ALL ($3::uuid[])
       AND (d.worker_id IS NULL OR d.worker_id = $1 OR d.state = 'resuming'
            OR coalesce(d.heartbeat_at, d.updated_at) < sf_now() - $2 * interval '1 second'
            OR EXISTS (SELECT FROM workers AS w WHERE w.id = d.worker_id AND w.state IN ('stopped', 'dead')))

@@ -1,14 +1,16 @@
 -- list: backfills of the caller's tenant that fit.                                          (B-29, B-31, B-32, B-70)
 -- takes   state text, asset text, older_s float8, health text, each or null; stale_s, resuming_s, quiet_s float8,
---         quiet_times float8, sort text (newest, eta or heartbeat), most int
+--         quiet_times float8, sort text (newest, eta or heartbeat), most int, created_at timestamptz and id uuid of the one behind
+--         which, of the newest, the list goes on (null: from the newest on)
 -- gives   a row for each: what it is, how far it is, how it is doing
--- index   backfill_jobs_listed; no partition is read
+-- index   backfill_jobs_tenant: of the newest no more is read than is listed; no partition is read
 WITH fitting AS (
     SELECT b.*, extract(epoch FROM sf_now() - coalesce(b.heartbeat_at, b.updated_at))::float8 AS silent_s,
            extract(epoch FROM sf_now() - coalesce(b.progress_at, b.started_at))::float8 AS quiet_s
     FROM backfill_jobs AS b
     WHERE b.tenant_id = sf_tenant() AND ($1::text IS NULL OR b.state = $1) AND ($2::text IS NULL OR b.asset_name = $2)
       AND ($3::float8 IS NULL OR b.created_at <= sf_now() - make_interval(secs => $3))
+      AND (b.created_at, b.id) < (coalesce($11::timestamptz, 'infinity'), coalesce($12::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
 ), judged AS (
     SELECT *, CASE
         WHEN closed_at IS NULL AND state NOT IN ('pending', 'paused')
@@ -38,5 +40,5 @@ SELECT j.id, j.tenant_id AS tenant, j.asset_name AS asset, j.state, j.health, j.
 FROM judged AS j
 LEFT JOIN workers AS w ON w.id = j.worker_id
 WHERE $4::text IS NULL OR j.health = $4
-ORDER BY CASE $9::text WHEN 'eta' THEN j.estimated_completion_at WHEN 'heartbeat' THEN j.heartbeat_at END, j.created_at DESC
+ORDER BY CASE $9::text WHEN 'eta' THEN j.estimated_completion_at WHEN 'heartbeat' THEN j.heartbeat_at END, j.created_at DESC, j.id DESC
 LIMIT $10::int

@@ -1,7 +1,7 @@
 -- past_durations: how long partitions of an asset took in its last backfills.                (B-67)
 -- takes   tenant_id text, asset_name text, backfills int, partitions of each int
 -- gives   one row (partitions, median_ms, p90_ms); the last two are null where there is none
--- index   backfill_jobs_listed backwards, backfill_partitions_pkey
+-- index   backfill_jobs_asset, backfill_partitions_pkey
 WITH recent AS (
     SELECT id FROM backfill_jobs WHERE tenant_id = $1 AND asset_name = $2 ORDER BY created_at DESC LIMIT $3
 )

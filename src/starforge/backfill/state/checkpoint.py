@@ -74,6 +74,24 @@ class Frontier:
         self._advance()
         return self.ordinal
 
+    def fold_places(self, first: int, over: str) -> None:
+        """Take in many at once: which partitions are terminal, from a place on.
+
+        Args:
+            first: Place of the first one, counted from 0.
+            over: 1 or 0 for each.
+        """
+        over = over[max(0, self._at - first) :]
+        first = max(first, self._at)
+        if not over:
+            return
+        low, high = first >> 3, (first + len(over) + 7) >> 3
+        before = int.from_bytes(self._ended[low:high], "little")
+        after = before | int(over[::-1], 2) << (first & 7)
+        self._ended[low:high] = after.to_bytes(high - low, "little")
+        self._ahead += (after ^ before).bit_count()
+        self._advance()
+
     def _advance(self) -> None:
         """Go on over what is terminal, eight at a time where eight are."""
         ended, begun_at, total = self._ended, self._at, self.total
@@ -89,13 +107,21 @@ class Frontier:
         self._ahead -= at - begun_at
 
     def __contains__(self, ordinal: int) -> bool:
-        found = bisect_left(self._ordinals, ordinal)
-        return found < self.total and self._ordinals[found] == ordinal
+        return self.place(ordinal) is not None
+
+    def place(self, ordinal: int) -> int | None:
+        """Return how many partitions are before this one; None where it is none."""
+        ordinals = self._ordinals
+        if isinstance(ordinals, range):  # nothing has to be sought
+            found = ordinal - ordinals.start
+            return found if 0 <= found < len(ordinals) else None
+        found = bisect_left(ordinals, ordinal)
+        return found if found < self.total and ordinals[found] == ordinal else None
 
     def position(self, ordinal: int) -> int:
         """Return how many partitions are before this one; raise InvalidInputError where it is none."""
-        found = bisect_left(self._ordinals, ordinal)
-        if found == self.total or self._ordinals[found] != ordinal:
+        found = self.place(ordinal)
+        if found is None:
             raise InvalidInputError(f"ordinal {ordinal} is not a partition of this backfill")
         return found
 

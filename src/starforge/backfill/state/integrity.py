@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from starforge.backfill.errors import CheckpointMismatchError, UnknownBackfillError
@@ -29,8 +30,15 @@ async def integrity(conn: Connection, backfill_id: UUID, tenant: str) -> Verdict
     return comparison.verdict()
 
 
+async def unfit(conn: Connection, backfill_ids: Sequence[UUID], tenant: str) -> set[UUID]:
+    """Return those of these backfills that must not go on; `blocking` says why."""
+    return {row["id"] for row in await conn.fetch(sql("backfill", "unfit"), tenant, backfill_ids)}
+
+
 async def blocking(conn: Connection, backfill_id: UUID, tenant: str) -> list[str]:
     """Return why the backfill must not go on; [] where nothing is in the way."""
+    if not await unfit(conn, [backfill_id], tenant):
+        return []
     verdict = await integrity(conn, backfill_id, tenant)
     return [finding.text for finding in verdict.findings if finding.blocks]
 

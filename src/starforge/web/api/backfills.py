@@ -28,15 +28,17 @@ from starforge.web.guard import BACKFILLS, Asking
 from starforge.web.problem import MEDIA_TYPE, Problem, problem_of
 from starforge.web.reading import FIGURES_S, READ_ERRORS, within
 
-FILTERS = ("state", "asset", "older_than_s", "health", "sort", "limit")
+FILTERS = ("state", "asset", "older_than_s", "health", "sort", "after", "limit")
 PAGING = ("state", "after", "limit")
 
 
 @dataclass(frozen=True, slots=True)
 class Backfills:
-    """Backfills that fit."""
+    """Backfills that fit, a page of them."""
 
     backfills: list[Listed]
+    next_after: UUID | None
+    """Give it as `after` for the next page; null: this is the last one, or another order than the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +99,18 @@ async def _answer(pool: Pool, answer: Answer, request: Request) -> Response:
 
 async def _list(conn: Connection, request: Request) -> Backfills:
     asked = _asked(request, FILTERS)
-    return Backfills(
-        await reads.list_backfills(
-            conn,
-            state=asked.get("state"),
-            asset=asked.get("asset"),
-            older_s=_number(asked, "older_than_s", float, None),
-            health=asked.get("health"),
-            sort=asked.get("sort", "newest"),
-            most=_number(asked, "limit", int, 50),
-        )
+    sort, most = asked.get("sort", "newest"), _number(asked, "limit", int, 50)
+    found = await reads.list_backfills(
+        conn,
+        state=asked.get("state"),
+        asset=asked.get("asset"),
+        older_s=_number(asked, "older_than_s", float, None),
+        health=asked.get("health"),
+        sort=sort,
+        after=_uuid(asked["after"]) if "after" in asked else None,
+        most=most,
     )
+    return Backfills(found, found[-1].id if sort == "newest" and len(found) == most else None)
 
 
 async def _one(conn: Connection, request: Request) -> Status:
@@ -129,8 +132,12 @@ async def _failures(conn: Connection, request: Request) -> Failed:
 
 
 def _id(request: Request) -> UUID:
+    return _uuid(request.path_params["backfill_id"])
+
+
+def _uuid(text: str) -> UUID:
     try:
-        return UUID(request.path_params["backfill_id"])
+        return UUID(text)
     except ValueError:
         raise InvalidInputError("that is no backfill's id: it is a UUID, as the list has it") from None
 
@@ -161,7 +168,7 @@ def _paths() -> dict[str, Any]:
     }
     state, limit = _query("state", "string"), _query("limit", "integer")
     listed = [state, _query("asset", "string"), _query("older_than_s", "number")]
-    listed += [_query("health", "string"), _query("sort", "string"), limit]
+    listed += [_query("health", "string"), _query("sort", "string"), _query("after", "string"), limit]
     one = f"{BACKFILLS}/{{backfill_id}}"
     return {
         BACKFILLS: _get("Backfills that fit.", "backfill_list", listed, "Backfills"),
