@@ -13,6 +13,8 @@ from starforge.backfill.show.cause import WHAT_TO_DO, likely_cause
 from starforge.backfill.show.reads import failures, list_backfills, partitions
 from starforge.backfill.show.status import Status, status
 from starforge.db.pool import Connection, set_tenant
+from starforge.db.probing import plan_by_probes
+from starforge.db.statement import sql
 from starforge.errors import InvalidInputError
 from tests.backfill.rows import a_backfill, a_backfill_worker, now, parts
 from tests.covers import covers
@@ -110,6 +112,17 @@ async def test_a_filter_that_does_not_exist_is_refused_with_those_that_do(conn: 
         await list_backfills(conn, health="bad")
     with pytest.raises(InvalidInputError, match="ask for 1 to"):
         await list_backfills(conn, most=0)
+
+
+async def test_a_page_of_partitions_is_read_from_its_place_on_for_a_tenant_too(conn: Connection) -> None:
+    """A statement that anybody's plan serves, under row security: the last page reads no other."""
+    await conn.execute(plan_by_probes(local=True))
+    await conn.execute("SET LOCAL ROLE starforge_app")
+    await conn.execute(f"PREPARE page (uuid, text, bigint, int) AS {sql('backfill', 'partitions')}")
+    plan = await conn.fetch(f"EXPLAIN EXECUTE page ('{uuid4()}', NULL, 5, 10)")
+    [condition] = [row[0] for row in plan if "Index Cond" in row[0]]
+    assert "ordinal >= " in condition
+    await conn.execute("DEALLOCATE page")
 
 
 @covers("B-70")

@@ -10,7 +10,8 @@ WITH fitting AS (
     FROM backfill_jobs AS b
     WHERE b.tenant_id = sf_tenant() AND ($1::text IS NULL OR b.state = $1) AND ($2::text IS NULL OR b.asset_name = $2)
       AND ($3::float8 IS NULL OR b.created_at <= sf_now() - make_interval(secs => $3))
-      AND (b.created_at, b.id) < (coalesce($11::timestamptz, 'infinity'), coalesce($12::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      AND (b.created_at, b.id) < (CASE WHEN $11::timestamptz IS NULL THEN 'infinity' ELSE $11 END,
+                                    CASE WHEN $12::uuid IS NULL THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE $12 END)
 ), judged AS (
     SELECT *, CASE
         WHEN closed_at IS NULL AND state NOT IN ('pending', 'paused')

@@ -5,6 +5,6 @@
 SELECT q.row_key, q.asset_name, q.ordinal, p.partition_key, q.error_type, q.error_message, q.fingerprint, q.created_at
 FROM backfill_poison AS q
 LEFT JOIN backfill_partitions AS p ON p.backfill_job_id = q.backfill_job_id AND p.ordinal = q.ordinal
-WHERE q.backfill_job_id = $1 AND ($2::bigint IS NULL OR q.row_key > $2)
+WHERE q.backfill_job_id = $1 AND q.row_key >= CASE WHEN $2::bigint IS NULL THEN '-9223372036854775808' ELSE $2 END AND q.row_key IS DISTINCT FROM $2
 ORDER BY q.row_key
 LIMIT $3
