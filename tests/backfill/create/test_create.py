@@ -146,15 +146,23 @@ async def test_a_key_range_takes_in_what_the_table_holds(conn: Connection) -> No
     assert [(r.lower, r.upper) for r in (await row_of(conn, found.id))["covers"]] == [(101, 401)]
 
 
-async def test_the_highest_key_there_is_is_not_left_out_without_a_word(conn: Connection) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "ends"),
+    [(9223372036854775800, 9223372036854775807, {"end": 9223372036854775806}),
+     (-9223372036854775808, -9223372036854775800, {"start": -9223372036854775807})],
+)  # fmt: skip
+async def test_the_outermost_keys_there_are_are_not_left_out_without_a_word(
+    conn: Connection, low: int, high: int, ends: dict[str, Any]
+) -> None:
+    """No range ends behind the one, and none is found that begins with the other."""
     await conn.execute("CREATE TABLE ends (id bigint PRIMARY KEY)")
-    await conn.execute("INSERT INTO ends VALUES (9223372036854775800), (9223372036854775807)")
-    with pytest.raises(KeyTableError, match="declare the KeyRange with an end= below it"):
-        await made_of(conn, Assets([made("walk", KeyRange("ends", rows=100))]), asset="walk")
-    below = KeyRange("ends", rows=100, end=9223372036854775806)
-    found = await made_of(conn, Assets([made("walk", below)]), asset="walk")
-    listed = ["9223372036854775701..9223372036854775800", "9223372036854775801..9223372036854775806"]
-    assert await keys_of(conn, found.id) == listed
+    await conn.execute("INSERT INTO ends VALUES ($1), ($2)", low, high)
+    with pytest.raises(KeyTableError, match=f"has id {low} to {high}, .* declare start= or end="):
+        await made_of(conn, Assets([made("walk", KeyRange("ends", rows=1000))]), asset="walk")
+    found = await made_of(conn, Assets([made("walk", KeyRange("ends", rows=1000, **ends))]), asset="walk")
+    assert await conn.fetchval("SELECT count(*) FROM backfill_partitions") == found.partitions
+    ordinals = [row[0] for row in await conn.fetch("SELECT ordinal FROM backfill_partitions")]
+    assert min(ordinals) > -9223372036854775808
 
 
 @pytest.mark.parametrize(

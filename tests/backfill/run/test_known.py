@@ -17,7 +17,7 @@ from starforge.queue.outcome import Discard, Quarantined, RetryLater, Snooze
 from starforge.worker.overdue import Overdue, settle
 from tests.backfill.engine import daily, engine
 from tests.backfill.gates import Gates, day
-from tests.backfill.run.test_coordinate import act, ask
+from tests.backfill.run.test_coordinate import act, ask, held_by, tick
 from tests.covers import covers
 
 HOUR_S = 3600.0
@@ -186,6 +186,46 @@ async def test_where_nothing_else_was_kept_the_mean_duration_gives_the_first_est
         left_s = (row["estimated_completion_at"] - row["updated_at"]).total_seconds()
         assert left_s == pytest.approx(18 * 60, rel=0.5)
         assert row["completed_partitions"] == 2
+        gates.let()
+        await running.over(backfill_id)
+
+
+# ---- what is kept for whoever follows
+
+
+@pytest.mark.usefixtures("sound")
+@covers("B-37", "B-17")
+async def test_what_the_breaker_counted_is_gone_on_with_by_the_next_and_forgotten_by_a_resume(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARFORGE_BACKFILL_BREAKER_MIN", "6")
+    gates = Gates()
+    gates.fails = {day(number) for number in range(1, 12)}
+    async with engine(pool, [daily("days", gates, retries=0, concurrency=1)], coordinators=0) as running:
+        backfill_id = await running.create("days", 12, failed_max=12)
+
+        async def failed(number: int) -> None:
+            """Let so many fail, and have them counted."""
+            gates.let(*(day(each) for each in range(1, number + 1)))
+            async with asyncio.timeout(20):
+                while (await running.row(backfill_id))["failed_partitions"] < number:
+                    await tick(pool, hold)
+                    await asyncio.sleep(0.02)
+
+        _, hold = await held_by(pool, running)
+        await failed(4)
+        await ask(pool, "UPDATE workers SET state = 'dead' WHERE id = $1", hold.worker_id)
+        _, hold = await held_by(pool, running)
+        await failed(6)
+        row = await running.row(backfill_id)
+        assert (row["state"], row["state_by"]) == ("paused", "breaker"), "four of these are the first one's"
+        assert "6 of 6 attempts failed" in row["state_reason"]
+        running.coordinate()
+        gates.let(day(7), day(8))
+        await act(pool, "resume", backfill_id)
+        await running.until(backfill_id, lambda row: row["failed_partitions"] == 8)
+        assert (await running.row(backfill_id))["state"] == "running", "what was before does not count"
+        await act(pool, "cancel", backfill_id, reason="seen")
         gates.let()
         await running.over(backfill_id)
 

@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from starforge.backfill.errors import AssetDeclarationError, PartitionKeyError
-from starforge.backfill.scheme.keyed import KeyRange, Static
-from starforge.backfill.scheme.scheme import INT8_MAX, INT8_MIN, KeySpan, Named, clipped, merged
+from starforge.backfill.scheme.keyed import KEY_MAX, KEY_MIN, KeyRange, Static
+from starforge.backfill.scheme.scheme import KeySpan, Named, clipped, merged
 from tests.covers import covers
 
-KEYS = st.integers(-10_000, 10_000) | st.integers(INT8_MIN, INT8_MAX - 1)
+KEYS = st.integers(-10_000, 10_000) | st.integers(KEY_MIN, KEY_MAX)
 ROWS = st.integers(1, 5_000)
 
 
@@ -25,7 +25,7 @@ ROWS = st.integers(1, 5_000)
 def test_the_partitions_of_a_range_hold_each_value_once_and_are_in_order(
     lowest: int, more: int, rows: int
 ) -> None:
-    highest = min(INT8_MAX - 1, lowest + more)
+    highest = min(KEY_MAX, lowest + more)
     assume(more / rows < 2000)
     scheme = KeyRange("t", rows=rows)
     span = scheme.span(str(lowest), str(highest))

@@ -9,12 +9,24 @@ import asyncpg
 from hypothesis import given
 from hypothesis import strategies as st
 
+from starforge.backfill.asset.asset import asset
+from starforge.backfill.partition.partition import Partition
+from starforge.backfill.scheme.keyed import KeyRange
 from starforge.backfill.scheme.scheme import ranges
+from starforge.backfill.scheme.window import Daily
 from starforge.backfill.show import made as room
 from starforge.backfill.show.made import made
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
 from tests.backfill.rows import a_backfill, now
+
+
+async def fill(partition: Partition[Any]) -> None:
+    """Make nothing."""
+
+
+DAYS = asset("days", fill, partitions=Daily("1970-01-01"))
+ROWS = asset("rows", fill, partitions=KeyRange("t", rows=50))
 
 SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=12)
 
@@ -51,7 +63,7 @@ async def ended(
 async def found(
     conn: Connection, first: int = 0, end: int = 100, tenant: str = "default"
 ) -> list[tuple[Any, ...]]:
-    return [(key, code) async for _, key, _, code in made(conn, tenant, "days", [(first, end)])]
+    return [(key, code) async for _, key, _, code in made(conn, tenant, DAYS, [(first, end)])]
 
 
 async def test_the_newest_completion_of_each_partition_counts(conn: Connection) -> None:
@@ -88,6 +100,30 @@ async def test_many_stretches_of_one_backfill_are_read_as_one(conn: Connection) 
         (oldest, 1, count)
     ]
     assert [code for _, code in await found(conn)] == ["v2", "v1"] * (count // 2)
+
+
+async def test_a_part_of_a_range_that_was_made_again_hides_nothing_of_that_range(conn: Connection) -> None:
+    """As the poison rows of a partition are: the first of its keys begins where the partition does."""
+    for minutes, keys in ((-30, ("1..50", "51..100")), (-20, ("1..1",)), (-10, ("51..60",))):
+        backfill_id = await a_backfill(
+            conn,
+            "rows",
+            state="completed",
+            created_at=await now(conn, minutes * 60),
+            covers=ranges(ROWS.partitions.covers(keys)),
+            total_partitions=len(keys),
+            completed_partitions=len(keys),
+        )
+        for key in keys:
+            await conn.execute(
+                "INSERT INTO backfill_partitions (backfill_job_id, partition_key, tenant_id, ordinal, state)"
+                " VALUES ($1, $2, 'default', $3, 'completed')",
+                backfill_id,
+                key,
+                ROWS.partitions.ordinal(key),
+            )
+    known = [(ordinal, key) async for ordinal, key, _, _ in made(conn, "default", ROWS, [(1, 101)])]
+    assert known == [(1, "1..1"), (1, "1..50"), (51, "51..100"), (51, "51..60")]
 
 
 @given(SPANS, st.tuples(st.integers(0, 40), st.integers(1, 20)))

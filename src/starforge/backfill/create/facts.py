@@ -8,8 +8,7 @@ from datetime import datetime
 import asyncpg
 
 from starforge.backfill.errors import KeyTableError
-from starforge.backfill.scheme.keyed import KeyRange
-from starforge.backfill.scheme.scheme import INT8_MAX
+from starforge.backfill.scheme.keyed import KEY_MAX, KEY_MIN, KeyRange
 from starforge.db.pool import Connection
 from starforge.db.statement import quoted, sql
 from starforge.errors import told
@@ -48,12 +47,14 @@ class DatabaseFacts:
             what = f"the keys of {scheme.told()} cannot be read as {reader}"
             raise KeyTableError(f"{what}: {told(error)}") from None
         assert row is not None
-        if row["high"] == INT8_MAX and scheme.end is None:
+        if row["low"] is None:
+            return None
+        if (row["low"] < KEY_MIN and scheme.start is None) or (row["high"] > KEY_MAX and scheme.end is None):
             raise KeyTableError(
-                f"the highest {scheme.key} of {scheme.table} is {INT8_MAX}, behind which no range can end:"
-                " declare the KeyRange with an end= below it"
+                f"{scheme.table} has {scheme.key} {row['low']} to {row['high']}, and ranges reach from"
+                f" {KEY_MIN} to {KEY_MAX}: declare start= or end= to leave the outermost out"
             )
-        return None if row["low"] is None else (row["low"], row["high"])
+        return row["low"], row["high"]
 
     async def ordinals(self, asset: str, names: Sequence[str]) -> Mapping[str, int]:
         """Return the ordinal of each name; what has none gets the next one, in the order given."""

@@ -14,6 +14,8 @@ NAME_REFUSED = re.compile(r"[\x00-\x1f\x7f,\ud800-\udfff]")
 KEYS = re.compile(r"(-?\d{1,19})(?:\.\.(-?\d{1,19}))?", re.ASCII)
 IDENTIFIER_BYTES_MAX = 63
 ROWS_MAX = 1_000_000_000
+KEY_MIN, KEY_MAX = INT8_MIN + 1, INT8_MAX - 1
+"""Partitions are read from behind an ordinal on, and end before the next one: the two outermost have none."""
 
 
 class Static(Scheme):
@@ -92,7 +94,7 @@ class KeyRange(Scheme):
         key: Its key, a whole number.
         rows: Values of the key per partition, 1 to 1 000 000 000.
         start: Lowest value; without one the table's own when a backfill is created.
-        end: Highest value, included; the highest int8 cannot be one.
+        end: Highest value, included. The lowest and the highest int8 belong to no range.
     """
 
     table: str
@@ -108,7 +110,7 @@ class KeyRange(Scheme):
         _check_whole("rows", self.rows, 1, ROWS_MAX)
         for what, value in (("start", self.start), ("end", self.end)):
             if value is not None:
-                _check_whole(what, value, INT8_MIN, INT8_MAX - 1)
+                _check_whole(what, value, KEY_MIN, KEY_MAX)
         if self.start is not None and self.end is not None and self.end < self.start:
             raise AssetDeclarationError(
                 f"KeyRange({self.table!r}) ends at {self.end}, before its start {self.start}"
@@ -157,7 +159,7 @@ class KeyRange(Scheme):
         return f"{max(first, self._line(end - 1))}..{end - 1}"
 
     def _line(self, value: int) -> int:
-        return max(INT8_MIN, (value - 1) // self.rows * self.rows + 1)
+        return max(KEY_MIN, (value - 1) // self.rows * self.rows + 1)
 
     def _next_line(self, value: int) -> int:
         return min(INT8_MAX, (value - 1) // self.rows * self.rows + 1 + self.rows)
@@ -169,8 +171,8 @@ class KeyRange(Scheme):
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
             raise PartitionKeyError(key, f"ends before it starts: write {last}..{first}")
-        if not INT8_MIN <= first <= last < INT8_MAX:
-            raise PartitionKeyError(key, f"is out of reach: keys go from {INT8_MIN} to {INT8_MAX - 1}")
+        if not KEY_MIN <= first <= last <= KEY_MAX:
+            raise PartitionKeyError(key, f"is out of reach: keys go from {KEY_MIN} to {KEY_MAX}")
         return first, last + 1
 
 

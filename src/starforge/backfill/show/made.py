@@ -15,6 +15,8 @@ from typing import Any
 
 from asyncpg import Record
 
+from starforge.backfill.asset.asset import Asset
+from starforge.backfill.scheme.keyed import KeyRange
 from starforge.backfill.scheme.scheme import INT8_MAX, INT8_MIN, Span, ranges
 from starforge.db.pool import Connection
 from starforge.db.statement import sql
@@ -26,22 +28,23 @@ STRETCHES_MAX = 16
 EVERYWHERE: tuple[Span, ...] = ((INT8_MIN, INT8_MAX),)
 
 
-async def made(conn: Connection, tenant: str, asset: str, wanted: Sequence[Span]) -> AsyncIterator[Record]:
+async def made(conn: Connection, tenant: str, asset: Asset, wanted: Sequence[Span]) -> AsyncIterator[Record]:
     """Yield (ordinal, key, completed_s, code_version) of what was completed, in the order of ordinals.
 
     Args:
         conn: In a transaction that sees one moment.
         tenant: Whose backfills count.
-        asset: The asset's name.
+        asset: Of which asset.
         wanted: The ordinals that are asked for, in order; others may come too.
     """
     if not wanted:
         return
-    backfills = await conn.fetch(sql("backfill", "makers"), tenant, asset, ranges(wanted))
-    ids, firsts, ends = _stretches(backfills)
+    backfills = await conn.fetch(sql("backfill", "makers"), tenant, asset.name, ranges(wanted))
+    # A range of keys may be followed by a part of it: that one begins there too, and is another partition.
+    ids, firsts, ends = _stretches(backfills, each_alone=isinstance(asset.partitions, KeyRange))
     reach = wanted[0][0], wanted[-1][1]
     async for row in conn.cursor(
-        sql("backfill", "made"), tenant, asset, ids, firsts, ends, *reach, prefetch=AT_ONCE
+        sql("backfill", "made"), tenant, asset.name, ids, firsts, ends, *reach, prefetch=AT_ONCE
     ):
         yield row
 
@@ -102,8 +105,13 @@ class Beside:
         return found
 
 
-def _stretches(backfills: Iterable[Record]) -> tuple[list[Any], list[int], list[int]]:
-    """Return what is to be read of which backfill, the newest first: nothing that a newer one completed."""
+def _stretches(
+    backfills: Iterable[Record], *, each_alone: bool = False
+) -> tuple[list[Any], list[int], list[int]]:
+    """Return what is to be read of which backfill, the newest first: nothing that a newer one completed.
+
+    With `each_alone` all of each: places that a newer one covers say nothing of an older one's partitions.
+    """
     known = _Known()
     ids: list[Any] = []
     firsts: list[int] = []
@@ -117,7 +125,7 @@ def _stretches(backfills: Iterable[Record]) -> tuple[list[Any], list[int], list[
             ids.append(row["id"])
             firsts.append(first)
             ends.append(end)
-        if row["whole"]:
+        if row["whole"] and not each_alone:
             for span in places:
                 known.add(span)
     return ids, firsts, ends

@@ -122,7 +122,7 @@ class Search:
     async def partitions(self) -> AsyncIterator[tuple[str, int, tuple[str, str] | None]]:
         """Yield key and ordinal of every partition in order, and why it is stale: kind and words."""
         asset, part = self.part.asset, self.part
-        own = Beside(made(self._conn, self._tenant, asset.name, part.covers))
+        own = Beside(made(self._conn, self._tenant, asset, part.covers))
         inputs = [await self._input(edge) for edge in asset.upstream]
         for key, ordinal in part.in_order():
             known = await own.of(key, ordinal)
@@ -139,7 +139,7 @@ class Search:
         below, above = self.part.asset, self._assets.get(edge.name)
         names = above.partitions.registers
         if edge.maps is None and below.partitions == above.partitions and not names:
-            beside = Beside(made(self._conn, self._tenant, above.name, self.part.covers))
+            beside = Beside(made(self._conn, self._tenant, above, self.part.covers))
 
             async def alike(key: str, ordinal: int) -> tuple[float, str] | None:
                 found = await beside.of(key, ordinal)
@@ -149,7 +149,7 @@ class Search:
         wanted: Sequence[Span] = EVERYWHERE
         if edge.maps is None and not names:
             wanted = self._assets.inputs(below, edge, self.part.spans)
-        rows = made(self._conn, self._tenant, above.name, wanted)
+        rows = made(self._conn, self._tenant, above, wanted)
         times = await (ByName() if names else ByPlace()).read(rows)
 
         async def mapped(key: str, _ordinal: int) -> tuple[float, str] | None:
