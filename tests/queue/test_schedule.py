@@ -322,6 +322,7 @@ async def test_a_schedule_runs_now_beside_its_ticks_also_when_paused(database: s
     await declared(conn, a_schedule("0 3 * * *"))
     await perform(pool, "schedule pause", {"name": "s", "reason": "why not"}, **OPERATOR)
     planned = await plan(pool, "schedule run-now", {"name": "s"}, **OPERATOR)
+    assert planned.summary.startswith("a job of type"), "the act will make another one"
     assert await ticks(conn) == []
     await perform(pool, "schedule run-now", {"name": "s"}, **OPERATOR, plan_id=planned.id)
     assert await ticks(conn) == [NOON]

@@ -81,13 +81,14 @@ async def run_now(
     found = await schedule.find(caller.conn, caller.tenant, name)
     job = found.job_now(found.now.replace(microsecond=0))
     await enqueue(caller.conn, job)
+    named = "a job" if caller.planning else f"job {job.id}"
     return Change(
-        summary=f"job {job.id} of type {job.type!r} is enqueued for schedule {name!r}",
+        summary=f"{named} of type {job.type!r} is enqueued for schedule {name!r}",
         matched=1,
         changed=1,
         sample=(name,),
         before=found.terms(),
-        after={**found.terms(), "job_id": str(job.id)},
+        after={**found.terms(), **({} if caller.planning else {"job_id": str(job.id)})},
     )
 
 

@@ -76,12 +76,18 @@ async def retry(
 async def _queued(caller: Caller, snapshot_id: UUID, what: str, before: State, queued: Queued) -> Change:
     after = await snapshots.state(caller.conn, snapshot_id, caller.tenant)
     again = "is pending again" if queued.status == "pending" else f"is {queued.status}"
-    job = f"job {queued.job_id} ({queued.type}) {'was made' if queued.new else again}"
+    provisional = caller.planning and queued.new  # the act will make another one
+    named = "a job" if provisional else f"job {queued.job_id}"
+    job = f"{named} ({queued.type}) {'was made' if queued.new else again}"
     return Change(
         summary=f"snapshot {snapshot_id} {what}; {job}",
         matched=1,
         changed=1,
         sample=(str(snapshot_id),),
         before=before.document(),
-        after={**after.document(), "job_id": str(queued.job_id), "job_type": queued.type},
+        after={
+            **after.document(),
+            **({} if provisional else {"job_id": str(queued.job_id)}),
+            "job_type": queued.type,
+        },
     )
