@@ -169,12 +169,12 @@ async def test_a_reclaim_of_a_live_coordinator_gives_the_backfill_to_another_and
         one = await running.create("days", 300, concurrency=4)
         row = await began(running, one, 10)
         for _ in range(3):
-            last = row["lease_epoch"]
             done = await act(pool, "reclaim", one, reason=WHY)
-            assert done.after["lease_epoch"] == last + 1
+            aged = done.after["lease_epoch"]
+            assert aged > row["lease_epoch"]
 
-            def taken(row: dict[str, Any], last: int = last) -> bool:
-                return bool(row["lease_epoch"] > last + 1)
+            def taken(row: dict[str, Any], aged: int = aged) -> bool:
+                return bool(row["lease_epoch"] > aged)
 
             row = await running.until(one, taken, within_s=5)
         row = await running.over(one)
