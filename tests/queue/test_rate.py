@@ -120,6 +120,18 @@ async def test_unused_permits_go_back_after_a_second(conn: Connection, at: Clock
     assert await conn.fetchval("SELECT tokens FROM rate_buckets") == 5.0
 
 
+@pytest.mark.parametrize("rate", [Rate(50.0), Rate(3.0, 3), Rate(0.5, 2), Rate(2000.0, 100)])
+async def test_permits_of_which_the_answer_was_lost_are_there_again_once_the_bucket_has_filled(
+    conn: Connection, at: Clock, rate: Rate
+) -> None:
+    """Nobody gives them back: who knows of none claims nothing, and no other worker is told of them."""
+    await Permits().take(conn, {MAIL: (rate, 10_000)})
+    worker = Permits()
+    await at(rates.AHEAD_S + rate.burst / rate.per_s)
+    await worker.take(conn, {MAIL: (rate, rate.burst)})
+    assert worker.good(MAIL, rate) == rate.burst
+
+
 async def test_a_lowered_rate_is_not_made_to_pay_for_what_the_old_one_gave_ahead(
     conn: Connection, at: Clock
 ) -> None:
