@@ -12,9 +12,13 @@ from starforge.backfill.partition.partition import Partition
 from starforge.backfill.run import known
 from starforge.backfill.scheme.scheme import Window
 from starforge.db.pool import Pool
+from starforge.db.statement import sql
 from starforge.queue.declare import Retry
+from starforge.queue.enqueue import enqueue
+from starforge.queue.job import NewJob
 from starforge.queue.outcome import Discard, Quarantined, RetryLater, Snooze
 from starforge.worker.overdue import Overdue, settle
+from tests.backfill.backfills import a_backfill
 from tests.backfill.engine import daily, engine
 from tests.backfill.gates import Gates, day
 from tests.backfill.run.test_coordinate import act, ask, held_by, tick
@@ -188,6 +192,25 @@ async def test_where_nothing_else_was_kept_the_mean_duration_gives_the_first_est
         assert row["completed_partitions"] == 2
         gates.let()
         await running.over(backfill_id)
+
+
+@covers("B-24", "G3")
+async def test_an_attempt_that_begins_as_its_partition_is_given_back_goes_on(pool: Pool) -> None:
+    """The job waited when it was looked at, and its next attempt had begun by when the row was free."""
+    async with pool.connection() as conn, pool.connection() as other:
+        backfill_id = await a_backfill(conn, "running", "running")
+        job = await enqueue(conn, NewJob("asset:daily", {}, queue="backfill"))
+        await conn.execute("UPDATE backfill_partitions SET queue_job_id = $1", job.id)
+        async with conn.transaction():
+            await conn.execute("UPDATE queue_jobs SET status = 'running'")
+            await conn.execute("UPDATE backfill_partitions SET attempt_count = attempt_count + 1")
+            giving = asyncio.create_task(other.fetch(sql("backfill", "orphans"), backfill_id, [1]))
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            async with asyncio.timeout(20):
+                while not await conn.fetchval(waits):
+                    await asyncio.sleep(0.01)
+        assert await giving == []
+        assert await conn.fetchval("SELECT state FROM backfill_partitions") == "running"
 
 
 # ---- what is kept for whoever follows

@@ -13,6 +13,7 @@ from typing import Any
 
 from starforge.backfill.partition.gates import before_partitions, withheld
 from starforge.backfill.partition.partition import QUEUE
+from starforge.backfill.select.selection import counted
 from starforge.backfill.state.ages import AgeSettings
 from starforge.backfill.state.author import author
 from starforge.errors import shortened
@@ -180,7 +181,7 @@ def _running(row: Row, gates: list[Gate]) -> Why:
             f"starforge backfill status {row['id']} --partitions --state running",
         )
     if row["canary_partitions"] and row["canary_judged_at"] is None:
-        sample = f"a sample of {_count(row['canary_partitions'])} runs first"
+        sample = f"a sample of {counted(row['canary_partitions'])} runs first"
         return Why(f"{done}; {sample}, and the rest follows if it passes", "the end of the sample", shows)
     if row["pace"] < 1:
         throttled = f"throttled to {row['pace']:.0%}: {row['pace_reason'] or 'no reason is kept'}"
@@ -263,11 +264,11 @@ def _completed(row: Row, _gates: list[Gate]) -> Why:
     ended = row["completed_partitions"] + failed + row["cancelled_partitions"]
     if ended < total:
         return Why(
-            f"it says that it is, with {ended} of its {_count(total)} ended{_closing(row)}",
+            f"it says that it is, with {ended} of its {counted(total)} ended{_closing(row)}",
             "nothing: see what is wrong with it",
             f"starforge backfill verify {row['id']}",
         )
-    told = f"all of its {_count(total)} ended, {row['completed_partitions']} completed"
+    told = f"all of its {counted(total)} ended, {row['completed_partitions']} completed"
     if not failed:
         return Why(f"{told}{_closing(row)}", "nothing: it is done")
     told = f"{told} and {failed} failed, of which it tolerates {row['failed_max']}"
@@ -281,7 +282,7 @@ def _completed(row: Row, _gates: list[Gate]) -> Why:
 def _failed(row: Row, _gates: list[Gate]) -> Why:
     failed, most = row["failed_partitions"], row["failed_max"]
     if failed > most:
-        told = f"{failed} of its {_count(row['total_partitions'])} failed, and it tolerates {most}"
+        told = f"{failed} of its {counted(row['total_partitions'])} failed, and it tolerates {most}"
     else:
         told = row["error_message"] or "no reason is kept"
     return Why(
@@ -309,11 +310,7 @@ def _closing(row: Row) -> str:
 
 
 def _progress(row: Row) -> str:
-    return f"{row['completed_partitions']} of {_count(row['total_partitions'])} completed"
-
-
-def _count(partitions: int) -> str:
-    return "1 partition" if partitions == 1 else f"{partitions} partitions"
+    return f"{row['completed_partitions']} of {counted(row['total_partitions'])} completed"
 
 
 def _at(moment: datetime | None) -> str:
