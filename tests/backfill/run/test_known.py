@@ -218,7 +218,7 @@ async def test_an_attempt_that_begins_as_its_partition_is_given_back_goes_on(poo
 
 @pytest.mark.usefixtures("sound")
 @covers("B-37", "B-17")
-async def test_what_the_breaker_counted_is_gone_on_with_by_the_next_and_forgotten_by_a_resume(
+async def test_what_the_breaker_counted_is_gone_on_with_by_the_next_coordinator(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STARFORGE_BACKFILL_BREAKER_MIN", "6")
@@ -243,14 +243,33 @@ async def test_what_the_breaker_counted_is_gone_on_with_by_the_next_and_forgotte
         row = await running.row(backfill_id)
         assert (row["state"], row["state_by"]) == ("paused", "breaker"), "four of these are the first one's"
         assert "6 of 6 attempts failed" in row["state_reason"]
-        running.coordinate()
-        gates.let(day(7), day(8))
-        await act(pool, "resume", backfill_id)
-        await running.until(backfill_id, lambda row: row["failed_partitions"] == 8)
-        assert (await running.row(backfill_id))["state"] == "running", "what was before does not count"
-        await act(pool, "cancel", backfill_id, reason="seen")
         gates.let()
+        await act(pool, "cancel", backfill_id, reason="seen")
+        await ask(pool, "UPDATE workers SET state = 'dead' WHERE id = $1", hold.worker_id)
+        running.coordinate()
         await running.over(backfill_id)
+
+
+@pytest.mark.usefixtures("sound")
+@covers("B-22", "B-17")
+async def test_what_failed_before_a_resume_no_longer_counts_for_the_breaker(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARFORGE_BACKFILL_BREAKER_MIN", "6")
+    gates = Gates()
+    gates.fails = {day(number) for number in range(1, 8)}
+    async with engine(pool, [daily("days", gates, retries=0, concurrency=1)]) as running:
+        backfill_id = await running.create("days", 9, failed_max=9)
+        gates.let(*(day(number) for number in range(1, 5)))
+        await running.until(backfill_id, lambda row: row["failed_partitions"] == 4)
+        await act(pool, "pause", backfill_id)
+        gates.let(*gates.fails)
+        await running.until(backfill_id, lambda row: row["worker_id"] is None)
+        await act(pool, "resume", backfill_id)
+        row = await running.until(backfill_id, lambda row: row["failed_partitions"] == 7)
+        assert row["state"] == "running"
+        gates.let()
+        assert (await running.over(backfill_id))["state"] == "completed"
 
 
 # ---- rows that were changed by hand
