@@ -20,7 +20,7 @@ from starforge.backfill.create.options import Options
 from starforge.backfill.errors import AssetDeclarationError, MapsElsewhereError, StoredAssetError
 from starforge.backfill.partition.partition import Partition
 from starforge.backfill.scheme.hourly import Hourly
-from starforge.backfill.scheme.keyed import NAME_REFUSED, KeyRange, Static
+from starforge.backfill.scheme.keyed import KEY_MAX, KEY_MIN, NAME_REFUSED, KeyRange, Static
 from starforge.backfill.scheme.scheme import Scheme
 from starforge.backfill.scheme.snapshot_range import SnapshotRange
 from starforge.backfill.scheme.window import Daily, Monthly
@@ -54,7 +54,7 @@ def _is_name(text: str) -> bool:
 
 
 names = st.lists(st.text(min_size=1, max_size=20).filter(_is_name), min_size=1, max_size=5, unique=True)
-whole = st.integers(-(2**63), 2**63 - 2)
+whole = st.integers(KEY_MIN, KEY_MAX)
 key_ranges = st.builds(
     lambda rows, ends: KeyRange('shop."Or ders', key="i d", rows=rows, start=ends[0], end=ends[1]),
     st.integers(1, 10**9),

@@ -7,7 +7,6 @@ second and hardly any memory, for all of it has to fit into one look of a coordi
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -50,8 +49,7 @@ async def read_partitions(
     """
     ordinals = await _ordinals(conn, backfill_id) if known is None else known
     found = Partitions(ordinals, Frontier(ordinals, upto=checkpoint), Look.begin(len(ordinals)))
-    uncounted = sorted(row["ordinal"] for row in await conn.fetch(sql("backfill", "uncounted"), backfill_id))
-    place, after = 0, BEFORE_ALL
+    place, after, pages = 0, BEFORE_ALL, list[str]()
     while place < len(ordinals):
         row = await conn.fetchrow(sql("backfill", "states"), backfill_id, after, PAGE)
         assert row is not None
@@ -63,11 +61,14 @@ async def read_partitions(
                 raise InvalidInputError(f"partitions of backfill {backfill_id} changed as they were read")
             return await read_partitions(conn, backfill_id, checkpoint, None)
         _take(found, states, place)
-        for ordinal in uncounted[bisect_right(uncounted, after) : bisect_right(uncounted, last)]:
-            at = found.frontier.place(ordinal)
-            if at is not None and (outcome := LETTERS.get(states[at - place])):
-                found.look.end(at, outcome, -1)
+        pages.append(states)
         place, after = behind, last
+    every = "".join(pages)
+    # After the states: what ended between the two is open in them, and is counted with the next fold.
+    for row in await conn.fetch(sql("backfill", "uncounted"), backfill_id):
+        at = found.frontier.place(row["ordinal"])
+        if at is not None and (outcome := LETTERS.get(every[at])):
+            found.look.end(at, outcome, -1)
     return found
 
 
