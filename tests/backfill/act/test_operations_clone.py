@@ -219,13 +219,19 @@ async def test_what_runs_by_its_row_and_waits_in_the_queue_is_in_no_clones_way(s
 @covers("B-28")
 async def test_what_a_cancelled_backfill_still_makes_is_made_by_no_new_one(shop: Pool) -> None:
     over = await created(shop, "cancelled", "completed", "running")
+    theirs = await created(shop, "cancelled", "completed", "running", tenant="theirs")
     async with shop.connection() as conn:
         await conn.execute(JOBS, over, "running")
+        await conn.execute(JOBS, theirs, "running")
     arguments = {"asset": "orders", "keys": "2024-01-02", "override_preflight": True, "reason": WHY}
     with pytest.raises(PartitionsRunError, match=f"1 partition .* still run there: .* status {over}"):
         await perform(shop, "backfill create", arguments, **ANN)
     async with shop.connection() as conn:
-        await conn.execute("UPDATE queue_jobs SET status = 'pending' WHERE queue = 'backfill'")
+        await conn.execute(
+            "UPDATE queue_jobs SET status = 'pending' WHERE id IN"
+            " (SELECT queue_job_id FROM backfill_partitions WHERE backfill_job_id = $1)",
+            over,
+        )
     await perform(shop, "backfill create", arguments, **ANN)
 
 

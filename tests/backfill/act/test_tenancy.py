@@ -11,7 +11,9 @@ import asyncpg
 import pytest
 
 from starforge.backfill.errors import UnknownBackfillError
+from starforge.backfill.show.status import unclaimed
 from starforge.db.pool import Connection, Pool, connect, set_tenant
+from starforge.db.statement import sql
 from starforge.ops.perform import perform
 from starforge.ops.registry import operations
 from tests.backfill.backfills import WHY, a_backfill, row_of
@@ -200,3 +202,47 @@ async def test_the_servers_role_pauses_and_sees_its_own(scene: Scene, database: 
     whole = await Pool.open(database, size=1)
     assert (await row_of(whole, scene.ours))["version"] == done.after["version"]
     await whole.close()
+
+
+ONE: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "lock_one": ("running", ()),
+    "set": ("running", ("ann", 1, 1, 1, 1, None, "backfill set")),
+    "uncount": ("running", ("ann", 1, "backfill retry-failed")),
+    "plan_resume": ("paused", ("ann", None, "backfill pause")),
+    "reopen": ("running", (None, 10)),
+    "chosen": ("running", (["failed"], None)),
+    "integrity_stored": ("running", ()),
+    "integrity_seen": ("running", ()),
+}
+SEVERAL: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "pause": ("running", ("ann", WHY, None, "backfill pause")),
+    "resume": ("paused", ("ann", WHY, 121.0, "backfill resume")),
+    "cancel": ("running", ("ann", WHY, WHY, "backfill cancel")),
+    "reclaim": ("running", ("ann", 121.0, "backfill reclaim")),
+}
+
+
+@pytest.mark.parametrize("name", [*ONE, *SEVERAL])
+@covers("B-70", "G11")
+async def test_each_statement_of_an_act_is_confined_by_itself(scene: Scene, name: str) -> None:
+    """Also where who runs it sees every tenant's rows, and whatever was looked at before it."""
+    state, values = (ONE | SEVERAL)[name]
+    which = scene.theirs if name in ONE else [scene.theirs]
+    told = {}
+    for tenant in (OURS, THEIRS):
+        transaction = scene.owner.transaction()
+        await transaction.start()
+        await scene.owner.execute("UPDATE backfill_jobs SET state = 'paused' WHERE $1 = 'paused'", state)
+        rows = await scene.owner.fetch(sql("backfill", name), which, tenant, *values)
+        told[tenant] = [row for row in rows if row.get("reopened", 1)]
+        await transaction.rollback()
+    assert told[OURS] == []
+    assert told[THEIRS] != []
+
+
+@covers("B-70", "B-40")
+async def test_what_waits_for_a_coordinator_elsewhere_is_not_listed(scene: Scene) -> None:
+    await scene.owner.execute("UPDATE backfill_jobs SET worker_id = NULL")
+    async with scene.owner.transaction():
+        await set_tenant(scene.owner, OURS)
+        assert [one.id for one in await unclaimed(scene.owner)] == [scene.ours]

@@ -227,3 +227,16 @@ async def test_a_preflight_writes_nothing(conn: Connection) -> None:
     await looked(conn, Request(asset="regions"), assets=assets)
     for table in ("backfill_jobs", "backfill_names", "setting_overrides"):
         assert await conn.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+@covers("B-70", "B-67")
+async def test_what_another_tenant_has_or_had_says_nothing_of_this_ones(conn: Connection) -> None:
+    """Nor is any of it told: not who has the partitions, nor what failed, nor how long it took."""
+    over = await made_of(conn, SHOP, asset="orders", first="2024-01-01", last="2024-01-10", tenant="theirs")
+    await ended(conn, over.id, failed=9)
+    await made_of(conn, SHOP, asset="orders", first="2024-02-01", last="2024-02-10", tenant="theirs")
+    found = await looked(conn, Request(asset="orders", first="2024-02-01", last="2024-02-10"))
+    assert {each.check for each in found.findings} == {"worker"}
+    assert found.estimates == {}
+    [above] = of(await looked(conn, FEBRUARY), "upstream")
+    assert above.text.startswith("its upstream orders was never backfilled")
