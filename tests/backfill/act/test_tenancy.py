@@ -160,6 +160,22 @@ async def test_whatever_is_written_no_row_of_another_tenant_changes_or_is_added_
     assert await scene.rows_of_theirs() == before
 
 
+@covers("B-70")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO backfill_assets SELECT * FROM backfill_assets",
+        "UPDATE backfill_assets SET concurrency = 1",
+        "DELETE FROM backfill_assets",
+        "UPDATE backfill_names SET ordinal = ordinal + 1",
+        "DELETE FROM backfill_names",
+    ],
+)
+async def test_what_all_tenants_share_is_no_tenants_to_change(scene: Scene, statement: str) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await scene.app.execute(statement)
+
+
 @covers("B-70", "G11")
 async def test_no_operation_on_backfills_reaches_another_tenant_whoever_asks(
     scene: Scene, database: str

@@ -5,6 +5,7 @@ All of it is read from the rows when a coordinator begins, and again whenever so
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ LOOK_S = 1.0
 
 SAID_S = 10.0
 SAID_MAX = 20
-"""Of so many partitions that ended since the last tick each is said; of more, how it goes every SAID_S."""
+"""Of so many partitions that ended since the last tick each is said; of more, how it goes every SAID_S, and
+each in the debug log."""
 
 ERROR_CHARS_MAX = 300
 """Of an error, in the log; the partition's row has more of it."""
@@ -228,11 +230,15 @@ class Known:
             for row in told:
                 if row["outcome"] == outcome:
                     duration.observe((row["duration_ms"] or 0.0) / 1000)
+        many = len(told) > SAID_MAX
+        silent = many and not log.bind().is_enabled_for(logging.DEBUG)
         for row in told:
             outcome = row["outcome"]
-            if outcome == "completed" and len(told) > SAID_MAX:
+            if outcome == "completed" and silent:
                 continue
-            say = log.info if outcome == "completed" else log.warning
+            say = log.warning
+            if outcome == "completed":
+                say = log.debug if many else log.info
             why = {"error": shortened(row["error_message"], ERROR_CHARS_MAX)} if row["error_message"] else {}
             say(
                 f"partition.{outcome}",

@@ -29,3 +29,7 @@ CREATE POLICY backfill_made_operator ON backfill_made TO starforge_operator USIN
 CREATE POLICY backfill_made_engine ON backfill_made TO starforge_engine USING (true) WITH CHECK (true);
 CREATE POLICY backfill_made_app ON backfill_made TO starforge_app USING (tenant_id = sf_tenant());
 GRANT SELECT, INSERT, UPDATE, DELETE ON backfill_made TO starforge_engine, starforge_app, starforge_operator;
+
+-- Neither has a tenant: what workers declare and which ordinals names have is everybody's, and no tenant's to change.
+REVOKE INSERT, UPDATE, DELETE ON backfill_assets FROM starforge_app;
+REVOKE UPDATE, DELETE ON backfill_names FROM starforge_app;
