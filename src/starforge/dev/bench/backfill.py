@@ -229,6 +229,8 @@ async def _live(server: Database, role: str, found: Measured) -> None:
     """Measure the pick-up of live jobs, alone and beside a backfill at full speed."""
     for times, partitions in ((found.alone_ms, 0), (found.beside_ms, LIVE_PARTITIONS)):
         async with place(server, role) as here, _worker(here) as workers:
+            # Its process is there, and has met both kinds of work, before anything is measured.
+            await _until(here.admin, CLOSED, await _created(here.conn, "bench.warm", 100))
             if partitions:
                 backfill_id = await _created(here.conn, "bench.partition", partitions)
                 await _until(here.admin, SOME_DONE, backfill_id)
