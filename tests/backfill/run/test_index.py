@@ -15,7 +15,7 @@ PAGES_MAX = 40
 FEEDS = """
 SELECT sum(calls)::int AS calls, (sum(shared_blks_hit + shared_blks_read) / sum(calls))::float8 AS pages
 FROM pg_stat_statements
-WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query LIKE $1 || '%'
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query LIKE '%' || $1 || '%'
 """
 
 
