@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,5 +23,8 @@ async def spooled(chunks: AsyncIterator[bytes]) -> AsyncIterator[Opened]:
             file.seek(0)
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
+                await asyncio.sleep(
+                    0
+                )  # who reads it may compute for seconds: the jobs beside it go on between
 
         yield opened
