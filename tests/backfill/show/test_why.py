@@ -168,6 +168,25 @@ async def test_a_breaker_that_probes_lets_a_few_start_and_it_is_said_so(conn: Co
     assert found.next == "starforge breaker reset asset:orders"
 
 
+@covers("B-41")
+@pytest.mark.parametrize("by", ["breaker", "canary"])
+@pytest.mark.parametrize(("failed", "command"), [(0, "resume"), (2, "failures")])
+async def test_one_that_paused_itself_is_resumed_once_the_cause_is_mended(
+    conn: Connection, by: str, failed: int, command: str
+) -> None:
+    """Also where all that failed is to be retried yet."""
+    found = await one(
+        conn,
+        state="paused",
+        paused_at=await now(conn),
+        state_by=by,
+        total_partitions=9,
+        failed_partitions=failed,
+    )
+    assert found.moves == "a resume, once the cause is mended"
+    assert found.next == f"starforge backfill {command} {found.id}"
+
+
 async def test_a_running_one_says_what_holds_it_up(conn: Connection) -> None:
     worker, at = await a_backfill_worker(conn), await now(conn)
     base = {"state": "running", "worker_id": worker, "heartbeat_at": at, "progress_at": at,

@@ -248,8 +248,10 @@ def _paused(row: Row, _gates: list[Gate]) -> Why:
     who = by or "somebody who left no name, as SQL does,"
     told = f"{who} paused it at {_at(row['paused_at'])}{reason}; {_progress(row)}"
     resume = f"starforge backfill resume {row['id']}"
-    if by in FAILING and row["failed_partitions"]:
-        return Why(told, "a resume, once the cause is mended", f"starforge backfill failures {row['id']}")
+    if by in FAILING:
+        # What failed and is to be retried is no failed partition yet: the status shows it all the same.
+        shown = f"starforge backfill failures {row['id']}" if row["failed_partitions"] else resume
+        return Why(told, "a resume, once the cause is mended", shown)
     if row["resume_at"] is None:
         return Why(told, "a resume", resume)
     if row["resume_at"] > row["now"]:
